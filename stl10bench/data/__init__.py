@@ -1,0 +1,1 @@
+"""STL-10 on disk: reading, checking, downloading, drawing a stand-in, splitting."""

@@ -1,0 +1,83 @@
+"""Bytes <-> disk: whole or not at all, and never more than was agreed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from stl10bench.errors import BenchError, StorageError
+
+_CHUNK = 1 << 20
+_JSON_LIMIT = 1 << 20  # bytes
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, flush it to the disk and rename it into place.
+
+    The folder is made if it is missing. Raises StorageError with the path and the cause; an
+    existing file at `path` is then still the old one.
+    """
+    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({len(content)} bytes): {error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable (POSIX; elsewhere a folder cannot be opened: no-op)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, keys in their own order; NaN and infinities are refused."""
+    write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
+    """The JSON object in `path`; raises `error` for more than 1 MB or for anything else in it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_JSON_LIMIT + 1)
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror}") from cause
+    if len(content) > _JSON_LIMIT:
+        raise error(f"{path} is larger than {_JSON_LIMIT} bytes, the limit for a JSON file here")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{path} is not JSON: {cause}") from cause
+    if not isinstance(value, dict):
+        raise error(f"{path} holds a JSON {type(value).__name__}, an object is needed")
+    return value
+
+
+def digests(path: Path, *names: str, report: Callable[[int], None] = lambda _: None) -> list[str]:
+    """Hexadecimal sums of a file in one pass, e.g. `digests(path, "md5", "sha256")`.
+
+    `report` is called with the number of bytes read since its last call. Raises OSError.
+    """
+    sums = [hashlib.new(name, usedforsecurity=name != "md5") for name in names]
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            for one in sums:
+                one.update(chunk)
+            report(len(chunk))
+    return [one.hexdigest() for one in sums]
