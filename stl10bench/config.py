@@ -1,0 +1,140 @@
+"""RunConfig: all that decides a run's numbers, and nothing that does not."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stl10bench.errors import UsageError
+
+FORMAT = 1  # raised when the same settings begin to give other numbers
+
+Scalar = bool | int | float | str
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class RunConfig(BaseModel):
+    """One run. A field's description is its option's help; its bounds are the option's bounds.
+
+    `data` and `weights` name the content that the run is made from, never where it lies, so that
+    the same run has the same name on every machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str
+    """A registered name, or timm:<any timm model>."""
+    model_options: dict[str, Scalar | tuple[Scalar, ...]] = {}
+    """The options of the model's builder that differ from their defaults."""
+    data: str = ""
+    """The data's fingerprint."""
+    weights: str = "none"
+    """What a backbone starts from: none (random), sha256:<sum of the file>, hub:<repository>."""
+
+    image_size: int = Field(64, ge=8, le=1024)
+    """Height and width of the model's input, pixels."""
+    input: Literal["resize", "crop"] = "resize"
+    """How 96 px become the input size: resize, or crop (random in training, else the centre)."""
+    val_fraction: float = Field(0.1, ge=0, le=0.9)
+    """Share of the train split held out, stratified, to choose the epoch; 0 trains on all."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seeds the weights, the hold-out, the order, the augmentation and the dropout."""
+
+    epochs: int = Field(20, ge=1)
+    """Passes over the training images."""
+    batch_size: int = Field(128, ge=1)
+    """Images a step, over all processes together."""
+    optimizer: str = Field("adamw", min_length=1)
+    """sgd, adam, adamw, or the name of any optimizer in timm."""
+    lr: Positive = 0.001
+    """Learning rate, at its highest."""
+    backbone_lr: float = Field(1.0, gt=0, le=1)
+    """The backbone's learning rate as a share of --lr."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: Strength = 0.0
+    """Weight decay of weight matrices and kernels (biases and norms have none)."""
+    schedule: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_epochs: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Epochs over which the learning rate rises to --lr."""
+    step_epochs: int = Field(10, ge=1)
+    """Epochs between two drops of the step schedule."""
+    step_gamma: float = Field(0.1, gt=0, lt=1)
+    """What a drop of the step schedule multiplies the learning rate by."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target spread over all classes."""
+
+    brightness: Strength = 0.2
+    """Brightness is multiplied by 1 +- this at most."""
+    contrast: Strength = 0.2
+    """Contrast is multiplied by 1 +- this at most."""
+    saturation: Strength = 0.2
+    """Saturation is multiplied by 1 +- this at most."""
+    hue: float = Field(0.02, ge=0, le=0.5)
+    """Hue turns by +- this share of the colour circle at most."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    rotation: tuple[float, float] = (-10.0, 10.0)
+    """Lowest and highest angle of the rotation, degrees: LOW,HIGH."""
+
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Arithmetic of the layers: auto (by the device and the model), no (fp32), bf16, fp16."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        low, high = self.rotation
+        if not -180 <= low <= high <= 180:
+            raise ValueError(f"rotation = {low},{high}: LOW,HIGH within -180..180, LOW <= HIGH")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g}: must be less than epochs ({self.epochs})"
+            )
+        if self.input == "crop" and self.image_size > 96:
+            raise ValueError(
+                f"image_size = {self.image_size}: a crop is at most 96 px, or use --input resize"
+            )
+        return self
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as JSON values."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def name(self) -> str:
+        """`<model>-<hash8>`: the hash of FORMAT and `changed()`, safe as a folder's name."""
+        content = json.dumps([FORMAT, self.changed()], sort_keys=True)
+        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.model)[:60]
+        return f"{slug}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def make_config(settings: Mapping[str, Any]) -> RunConfig:
+    """A checked RunConfig; raises UsageError with the value, the rule and the nearest name."""
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+
+
+def _explain(problem: Any) -> str:
+    from difflib import get_close_matches
+
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        near = get_close_matches(where, list(RunConfig.model_fields), n=1, cutoff=0.5)
+        return f"unknown setting {where!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    if problem["type"] == "literal_error":
+        near = get_close_matches(
+            str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]), n=1
+        )
+        hint = f": did you mean {near[0]!r}?" if near else f": one of {problem['ctx']['expected']}"
+        return f"unknown {where} {problem['input']!r}{hint}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    rule = problem["msg"].removeprefix("Input should be ")
+    return f"{where} = {problem['input']!r}: must be {rule}"

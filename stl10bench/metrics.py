@@ -1,0 +1,53 @@
+"""Logits and labels -> loss, accuracy and its interval."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """NLL (mean, nats) and top-1 accuracy (0..1) of logits (N, C) and labels (N,), in float64.
+
+    Hits are counted as integers; of equal logits the first class counts.
+    """
+    loss = F.cross_entropy(logits.double(), labels).item()
+    hits = int((logits.argmax(1) == labels).sum())
+    return loss, hits / len(labels)
+
+
+def wilson(accuracy: float, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share `accuracy` of `count` independent trials.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    centre = accuracy + Z95**2 / (2 * count)
+    spread = Z95 * math.sqrt(accuracy * (1 - accuracy) / count + Z95**2 / (4 * count**2))
+    scale = 1 + Z95**2 / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in 0..1, of uint8 images (N, 3, H, W).
+
+    Exact: from a histogram of the 256 values.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(3):
+        share = torch.zeros(256, dtype=torch.float64)
+        for chunk in images[:, channel].split(1000):
+            share += torch.bincount(chunk.flatten().cpu(), minlength=256)
+        share /= share.sum()
+        mean = (share @ values).item()
+        means.append(mean)
+        stds.append(math.sqrt((share @ (values - mean) ** 2).item()))
+    return tuple(means), tuple(stds)

@@ -1,0 +1,59 @@
+"""Features -> logits, on top of pixels or of a backbone that may be frozen."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Head(nn.Module):
+    """Features (N, F) -> logits (N, C): linear layers, ReLU and dropout after each hidden one."""
+
+    def __init__(
+        self, features: int, num_classes: int, *, hidden: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        sizes = pairwise([features, *hidden, num_classes])
+        self.linears = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
+        self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in hidden)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, C) of features (N, ...), which are flattened."""
+        features = features.flatten(1)
+        *hidden, last = self.linears
+        for linear, dropout in zip(hidden, self.dropouts, strict=True):
+            features = dropout(F.relu(linear(features)))
+        logits: Tensor = last(features)
+        return logits
+
+
+class Classifier(nn.Module):
+    """A backbone and a head. Frozen, not one tensor of the backbone changes.
+
+    `requires_grad_(False)` alone would leave the batch-norm statistics moving, so a frozen
+    backbone also stays in evaluation mode and runs without gradients.
+    """
+
+    def __init__(self, backbone: nn.Module, head: Head, *, freeze: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.frozen = freeze
+        if freeze:
+            backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As nn.Module's, but a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, C) of float images (N, 3, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone(images)
+        logits: Tensor = self.head(features)
+        return logits

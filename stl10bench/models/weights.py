@@ -1,0 +1,84 @@
+"""Where a backbone's weights come from, by content and not by path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stl10bench import files
+from stl10bench.errors import CheckpointError, UsageError
+from stl10bench.models import registry
+from stl10bench.network import reachable
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`source` goes into the config: none, sha256:<sum>, hub:<repository>; `file` does not."""
+
+    source: str = NONE
+    file: Path | None = None
+
+
+def choose(model: str, *, file: Path | None, pretrained: bool, freeze: bool | None) -> Weights:
+    """What `model` starts from; `freeze` None means the model's default, which is frozen.
+
+    Light, but for the hub's name of a backbone, which timm knows. Raises UsageError when a frozen
+    backbone would be random or a model has no backbone, CheckpointError for an unreadable file.
+    """
+    backbone = registry.backbone(model)
+    if backbone is None:
+        if file is not None:
+            raise UsageError(f"--weights {file}: model {model!r} has no backbone to load them into")
+        return Weights()
+    if file is not None:
+        if not pretrained:
+            raise UsageError("--weights and --no-pretrained contradict each other: give one")
+        try:
+            return Weights(f"sha256:{files.digests(file, 'sha256')[0]}", file)
+        except OSError as error:
+            raise CheckpointError(f"cannot read the weights {file}: {error.strerror}") from error
+    if not pretrained:
+        if freeze is None or freeze:
+            raise UsageError(
+                "needs weights: --weights FILE, for a frozen backbone that is random learns "
+                "nothing (or train all of it: --no-freeze)"
+            )
+        return Weights()
+    import timm
+
+    if not timm.is_model(backbone):
+        return Weights()  # building the model will name the nearest
+    repository = timm.get_pretrained_cfg(backbone).hf_hub_id
+    if not repository:
+        raise UsageError(
+            f"timm has no pretrained weights for {backbone}: give --weights FILE, "
+            "or --no-pretrained --no-freeze"
+        )
+    return Weights(f"hub:{repository}")
+
+
+def fetch(weights: Weights) -> Path:
+    """The file of weights that are not `none`, downloaded from the hub unless it is there.
+
+    Raises CheckpointError, with the ways out, when the hub does not give them.
+    """
+    if weights.file is not None:
+        return weights.file
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository, _, revision = weights.source.removeprefix("hub:").partition("@")
+    wanted = {"repo_id": repository, "filename": "model.safetensors", "revision": revision or None}
+    try:
+        return Path(hf_hub_download(**wanted, local_files_only=True))
+    except LocalEntryNotFoundError:
+        reason = "no connection"  # its own five retries would take half a minute to say so
+    try:
+        if reachable(constants.ENDPOINT):
+            return Path(hf_hub_download(**wanted))
+    except Exception as error:  # whatever the network, the hub or its cache raises
+        reason = str(error).partition("\n")[0][:160]
+    raise CheckpointError(
+        f"needs weights: --weights FILE, for {repository} could not be fetched from the "
+        f"Hugging Face hub ({reason}); or train from scratch: --no-pretrained --no-freeze"
+    )
