@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+import stl10bench
 from stl10bench import files
 from stl10bench.config import RunConfig
 from stl10bench.errors import CheckpointError
@@ -32,10 +33,15 @@ class Header(BaseModel):
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]  # of the input, per channel, in 0..1
     std: tuple[float, float, float]
-    epoch: int
-    step: int
-    metrics: dict[str, float | None]
-    version: str  # of stl10bench
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, float | None] = {}  # test/... and val/..., not the speed: that would vary
+    version: str = stl10bench.__version__
+
+    def at(self, epoch: int, step: int, metrics: Mapping[str, float | None]) -> "Header":
+        """The header of the same run at another time, with the metrics that tell its quality."""
+        kept = {key: value for key, value in metrics.items() if "/" in key}
+        return self.model_copy(update={"epoch": epoch, "step": step, "metrics": kept})
 
 
 def save(path: Path, model: nn.Module, header: Header) -> None:
@@ -48,6 +54,12 @@ def save(path: Path, model: nn.Module, header: Header) -> None:
     content["sha256"] = _sum(content, tensors)
     metadata = {_KEY: json.dumps(content, allow_nan=False)}
     files.write(path, safetensors.torch.save(tensors, metadata))
+
+
+def save_predictions(path: Path, logits: Tensor, labels: Tensor) -> None:
+    """Write float32 logits (N, C) and int64 labels (N,), in the order of the test split."""
+    tensors = {"logits": logits.cpu().contiguous(), "labels": labels.cpu().contiguous()}
+    files.write(path, safetensors.torch.save(tensors))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:

@@ -1,6 +1,7 @@
 """Logits and labels -> loss, accuracy and its interval."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,14 +10,18 @@ from torch.nn import functional as F
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
-def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """NLL (mean, nats) and top-1 accuracy (0..1) of logits (N, C) and labels (N,), in float64.
+def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
+    """`<split>/loss`, the mean NLL in nats, and `<split>/accuracy`, top-1 in 0..1.
 
-    Hits are counted as integers; of equal logits the first class counts.
+    Of logits (N, C) and labels (N,), in float64 on the CPU; hits are counted as integers and of
+    equal logits the first class counts.
     """
-    loss = F.cross_entropy(logits.double(), labels).item()
+    logits, labels = logits.cpu().double(), labels.cpu()
     hits = int((logits.argmax(1) == labels).sum())
-    return loss, hits / len(labels)
+    return {
+        f"{split}/loss": F.cross_entropy(logits, labels).item(),
+        f"{split}/accuracy": hits / len(labels),
+    }
 
 
 def wilson(accuracy: float, count: int) -> tuple[float, float]:
@@ -30,9 +35,9 @@ def wilson(accuracy: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def finite(value: float) -> float | None:
-    """`value`, or None where JSON has no number for it."""
-    return value if math.isfinite(value) else None
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values, with None where JSON has no number for one."""
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

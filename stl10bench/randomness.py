@@ -1,4 +1,4 @@
-"""(seed, purpose, counters) -> a generator: every draw of a run is a function of where it is made."""
+"""(seed, purpose, counters) -> a generator: a draw depends on where it is made, on nothing else."""
 
 import numpy as np
 import torch

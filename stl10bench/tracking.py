@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from stl10bench.config import RunConfig
 from stl10bench.errors import StorageError, UsageError, unknown
+from stl10bench.metrics import finite
 from stl10bench.network import reachable
 
 PROJECT = "stl10bench"
@@ -68,8 +69,9 @@ class Log:
             self._file.close()
         self._mirror(self._accelerator.end_training)
 
-    def write(self, values: Mapping[str, Any], *, step: int) -> None:
-        """One row: metric paths (`train/loss`) -> numbers."""
+    def write(self, values: Mapping[str, float], *, step: int) -> None:
+        """One row: metric paths (`train/loss`) -> numbers, null where they are not finite."""
+        values = finite(values)
         if self._accelerator.is_main_process:
             try:
                 self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -80,10 +82,11 @@ class Log:
         self._mirror(lambda: self._accelerator.log(numbers, step=step))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """The run's final figures, where the tracker has a place for them."""
+        """The row's figures and words, where the tracker has a place for them."""
+        simple = {k: v for k, v in values.items() if isinstance(v, int | float | str)}
         if self._tracker == "wandb" and self._accelerator.is_main_process:
             self._mirror(
-                lambda: self._accelerator.get_tracker("wandb", unwrap=True).summary.update(values)
+                lambda: self._accelerator.get_tracker("wandb", unwrap=True).summary.update(simple)
             )
 
     def _mirror(self, call: Callable[[], Any]) -> None:

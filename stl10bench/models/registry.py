@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stl10bench.errors import UsageError, unknown
 
@@ -130,6 +130,14 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"option {first['loc'][0]} = {first['input']!r} of model {name!r}: {first['msg']}"
         ) from None
+
+
+def check_freeze(value: Any) -> bool:
+    """The option `freeze` of a backbone, as a boolean or as a word for one."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        raise UsageError(f"option freeze = {value!r}: must be true or false") from None
 
 
 def changed_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

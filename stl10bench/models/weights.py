@@ -1,6 +1,7 @@
 """Where a backbone's weights come from, by content and not by path."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from stl10bench import files
@@ -17,10 +18,11 @@ class Weights:
 
     source: str = NONE
     file: Path | None = None
+    sha256: str | None = None
 
 
-def choose(model: str, *, file: Path | None, pretrained: bool, freeze: bool | None) -> Weights:
-    """What `model` starts from; `freeze` None means the model's default, which is frozen.
+def choose(model: str, *, file: Path | None, pretrained: bool, frozen: bool | None) -> Weights:
+    """What `model` starts from; `frozen` is None for a model without a backbone.
 
     Light, but for the hub's name of a backbone, which timm knows. Raises UsageError when a frozen
     backbone would be random or a model has no backbone, CheckpointError for an unreadable file.
@@ -34,11 +36,12 @@ def choose(model: str, *, file: Path | None, pretrained: bool, freeze: bool | No
         if not pretrained:
             raise UsageError("--weights and --no-pretrained contradict each other: give one")
         try:
-            return Weights(f"sha256:{files.digests(file, 'sha256')[0]}", file)
+            digest = files.digests(file, "sha256")[0]
+            return Weights(f"sha256:{digest}", file, digest)
         except OSError as error:
             raise CheckpointError(f"cannot read the weights {file}: {error.strerror}") from error
     if not pretrained:
-        if freeze is None or freeze:
+        if frozen:
             raise UsageError(
                 "needs weights: --weights FILE, for a frozen backbone that is random learns "
                 "nothing (or train all of it: --no-freeze)"
@@ -57,28 +60,31 @@ def choose(model: str, *, file: Path | None, pretrained: bool, freeze: bool | No
     return Weights(f"hub:{repository}")
 
 
-def fetch(weights: Weights) -> Path:
-    """The file of weights that are not `none`, downloaded from the hub unless it is there.
+def fetch(weights: Weights) -> Weights:
+    """The same weights with their file, downloaded from the hub unless it is there, and its sum.
 
     Raises CheckpointError, with the ways out, when the hub does not give them.
     """
-    if weights.file is not None:
-        return weights.file
+    if weights.source == NONE or weights.file is not None:
+        return weights
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, _, revision = weights.source.removeprefix("hub:").partition("@")
-    wanted = {"repo_id": repository, "filename": "model.safetensors", "revision": revision or None}
-    try:
-        return Path(hf_hub_download(**wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
-        reason = "no connection"  # its own five retries would take half a minute to say so
-    try:
-        if reachable(constants.ENDPOINT):
-            return Path(hf_hub_download(**wanted))
-    except Exception as error:  # whatever the network, the hub or its cache raises
-        reason = str(error).partition("\n")[0][:160]
-    raise CheckpointError(
-        f"needs weights: --weights FILE, for {repository} could not be fetched from the "
-        f"Hugging Face hub ({reason}); or train from scratch: --no-pretrained --no-freeze"
+    get = partial(
+        hf_hub_download, repository, filename="model.safetensors", revision=revision or None
     )
+    try:
+        file = Path(get(local_files_only=True))
+    except LocalEntryNotFoundError:
+        try:
+            if not reachable(constants.ENDPOINT):  # else the hub's own retries take half a minute
+                raise ConnectionError(f"no connection to {constants.ENDPOINT}")
+            file = Path(get())
+        except Exception as error:  # whatever the network, the hub or its cache raises
+            reason = str(error).partition("\n")[0][:160]
+            raise CheckpointError(
+                f"needs weights: --weights FILE, for {repository} could not be fetched from the "
+                f"Hugging Face hub ({reason}); or train from scratch: --no-pretrained --no-freeze"
+            ) from error
+    return replace(weights, file=file, sha256=files.digests(file, "sha256")[0])

@@ -1,0 +1,219 @@
+"""What the commands do, for Python: the same settings in, the same rows out."""
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from stl10bench import recipes, runs
+from stl10bench.config import RunConfig, make_config
+from stl10bench.errors import CheckpointError, DataError, StorageError, unknown
+from stl10bench.models import registry
+from stl10bench.models import weights as model_weights
+from stl10bench.models.weights import Weights
+
+if TYPE_CHECKING:
+    from stl10bench.data.stl10 import Dataset
+
+DATASETS = ("stl10", "demo")
+SPLITS = ("test", "train", "val")
+
+
+def train(
+    model: str,
+    *,
+    recipe: str = recipes.DEFAULT,
+    dataset: str = "stl10",
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    verify: bool = True,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    runs_dir: str | Path = "runs",
+    tracker: str = "wandb",
+    device: str = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train `model` and return its row; a run that is finished already returns its stored row.
+
+    `settings` are RunConfig's fields (`epochs`, `lr`, `image_size`, ...) and the model's own
+    options (`freeze`, `hidden`, `dropout`, `channels`, ...); each beats the recipe. Progress goes
+    to `console`, by default nowhere. Raises a BenchError whose text says what to do.
+    """
+    config, start = check(
+        model, recipe=recipe, weights=weights, pretrained=pretrained, settings=settings
+    )
+    console = console or Console(quiet=True)
+    data = open_data(dataset, data_dir, download=download, verify=verify, console=console)
+
+    from stl10bench import device as machine
+
+    kind = machine.choose_device(device)
+    config = resolve(config, data.fingerprint, start, kind)
+    folder = Path(runs_dir) / config.name
+    if not overwrite and (row := runs.finished(folder, config)):
+        console.print(f"{folder} is finished already: --overwrite trains it again", markup=False)
+        return row
+
+    from stl10bench import tracking, training
+
+    tracking.check_tracker(tracker)
+    start = model_weights.fetch(start)
+    machine.set_threads(threads)
+    accelerator = machine.make_accelerator(kind, config.precision, tracker, folder)
+    main = accelerator.is_main_process
+    with runs.owned(folder, config, overwrite=overwrite) if main else nullcontext():
+        accelerator.wait_for_everyone()  # until the folder is there, and ours
+        console.print(machine.describe(accelerator, config.precision), markup=False)
+        return training.run(
+            config,
+            accelerator,
+            data,
+            folder=folder,
+            weights=start,
+            tracker=tracker,
+            console=console if main else Console(quiet=True),
+        )
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    split: str = "test",
+    dataset: str = "stl10",
+    data_dir: str | Path | None = None,
+    verify: bool = True,
+    device: str = "auto",
+    threads: int | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure a checkpoint on a split (test, train, or val: its own hold-out); returns the row.
+
+    Needs only the file and the data. Raises CheckpointError, DataError, UsageError.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
+    data = open_data(
+        dataset, data_dir, download=False, verify=verify, console=console or Console(quiet=True)
+    )
+
+    from stl10bench import device as machine
+    from stl10bench import training
+    from stl10bench.predict import load
+
+    kind = machine.choose_device(device)
+    machine.set_threads(threads)
+    predictor = load(path)
+    accelerator = machine.make_accelerator(kind, predictor.header.config.precision, "none", None)
+    return {
+        **training.test(predictor, accelerator, data, split=split),
+        "checkpoint": str(path),
+    }
+
+
+def check(
+    model: str,
+    *,
+    recipe: str = recipes.DEFAULT,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    settings: Mapping[str, Any],
+) -> tuple[RunConfig, Weights]:
+    """The config of a run, so far as it is known before torch is imported, and its weights.
+
+    Raises UsageError for names and values that cannot be, CheckpointError for unreadable weights.
+    """
+    registry.check_name(model)
+    given = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
+    options = {key: value for key, value in settings.items() if key not in RunConfig.model_fields}
+    options = {**given.pop("model_options", {}), **options}
+    frozen = None
+    if registry.backbone(model) is not None:
+        frozen = registry.check_freeze(options.get("freeze", True))
+    base = recipes.settings(recipe, model, frozen=frozen)
+    options = {**base.get("model_options", {}), **options}
+    config = make_config({**base, **given, "model": model, "model_options": options})
+    file = None if weights is None else Path(weights)
+    return config, model_weights.choose(model, file=file, pretrained=pretrained, frozen=frozen)
+
+
+def resolve(config: RunConfig, fingerprint: str, start: Weights, device: str) -> RunConfig:
+    """The config with everything filled in that its name is made of: data, weights, precision."""
+    from stl10bench.device import choose_precision
+
+    precision = choose_precision(
+        config.precision,
+        device,
+        config.model,
+        image_size=config.image_size,
+        frozen=bool(registry.check_options(config.model, config.model_options).get("freeze")),
+    )
+    return make_config(
+        {
+            **config.model_dump(),
+            "model_options": registry.changed_options(config.model, config.model_options),
+            "data": fingerprint,
+            "weights": start.source,
+            "precision": precision,
+        }
+    )
+
+
+def open_data(
+    dataset: str,
+    data_dir: str | Path | None,
+    *,
+    download: bool,
+    verify: bool,
+    console: Console,
+) -> "Dataset":
+    """The dataset in `data_dir` (default: $STL10BENCH_DATA, else `data`), checked.
+
+    The demo data lie in its subfolder `demo` and are drawn if they are missing; STL-10 is fetched
+    only with `download`. Processes of one machine take turns. Raises UsageError, DataError.
+    """
+    if dataset not in DATASETS:
+        raise unknown("dataset", dataset, DATASETS)
+    from filelock import FileLock
+
+    from stl10bench.data.stl10 import open_dataset
+
+    folder = data_folder(data_dir)
+    if dataset == "demo":
+        folder = folder / "demo"
+    if dataset == "demo" or download:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            lock.acquire()
+        except OSError as error:
+            raise StorageError(f"cannot write the data folder {folder}: {error}") from error
+        with lock:
+            if dataset == "demo":
+                from stl10bench.data.demo import make_demo
+
+                if not (folder / "stl10_binary").exists():
+                    console.print("drawing the demo data (about 20 s)")
+                    make_demo(folder)
+            else:
+                from stl10bench.data.download import download as fetch
+
+                fetch(folder, console=console)
+    data = open_dataset(folder, verify=verify)
+    if dataset == "demo" and data.name != "demo":
+        raise DataError(f"{folder} does not hold the demo data: move it away, or use --data-dir")
+    return data
+
+
+def data_folder(data_dir: str | Path | None) -> Path:
+    """`data_dir`, else $STL10BENCH_DATA, else `data`."""
+    return Path(data_dir or os.environ.get("STL10BENCH_DATA") or "data")

@@ -1,0 +1,66 @@
+"""A list of models -> a child process each -> their rows; light."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stl10bench.errors import UsageError
+from stl10bench.models import registry
+
+REPORT = ("logistic", "mlp", "cnn", "mobilenetv2")  # the report's five rows: the last counts twice
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row to be: a model, and whether its backbone is frozen (None where it has none)."""
+
+    model: str
+    freeze: bool | None
+
+
+def plan(models: Sequence[str], *, everything: bool, freeze: bool | None) -> list[Entry]:
+    """The rows of a benchmark; a backbone gives two, frozen and learned, unless one is asked for.
+
+    Raises UsageError for unknown names, and when nothing is asked for.
+    """
+    names = list(dict.fromkeys([*(REPORT if everything else ()), *models]))
+    if not names:
+        raise UsageError("benchmark what? Name models, or --all for the report's five rows")
+    entries = []
+    for name in names:
+        registry.check_name(name)
+        if registry.backbone(name) is None:
+            entries.append(Entry(name, None))
+        else:
+            both = (True, False) if freeze is None else (freeze,)
+            entries += [Entry(name, one) for one in both]
+    return entries
+
+
+def run(entry: Entry, arguments: Sequence[str]) -> dict[str, Any]:
+    """Train one entry in its own process; returns its row, or one with an `error`.
+
+    A process each keeps memory, failures and Accelerate's state from leaking into the next run.
+    What it says on the way goes to our stderr. Raises KeyboardInterrupt when it was interrupted.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("benchmark starts its own processes: run it without a launcher")
+    freeze = {None: [], True: ["--freeze"], False: ["--no-freeze"]}[entry.freeze]
+    command = [sys.executable, "-m", "stl10bench", "train", entry.model, *arguments, *freeze]
+    child = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    if child.returncode in (130, -2):
+        raise KeyboardInterrupt
+    if child.returncode == 0:
+        row: dict[str, Any] = json.loads(child.stdout)
+        return row
+    try:
+        reason = json.loads(child.stdout)["error"]
+    except (ValueError, KeyError, TypeError):
+        code = child.returncode
+        reason = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    options = {} if entry.freeze is None else {"freeze": entry.freeze}
+    return {"model": entry.model, "model_options": options, "error": reason}

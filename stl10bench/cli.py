@@ -1,0 +1,464 @@
+"""Command-line options -> settings -> rows on stdout; the only module that knows Typer; light."""
+
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import stl10bench
+from stl10bench import benchmark as benchmarks
+from stl10bench import recipes, results
+from stl10bench.config import RunConfig
+from stl10bench.errors import BenchError, UsageError
+from stl10bench.models import registry
+
+app = typer.Typer(
+    name="stl10bench",
+    help="Train and compare image classifiers on STL-10.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Download, check, draw or import data.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
+
+_NOT_OPTIONS = {"model", "model_options", "data", "weights"}  # of RunConfig: made, not given
+
+
+def _field_options() -> Specification:
+    """An option for each field of RunConfig; unset, the recipe or the field's default decides."""
+    specification: Specification = {}
+    for name, field in RunConfig.model_fields.items():
+        if name in _NOT_OPTIONS:
+            continue
+        kind: Any = field.annotation
+        metavar = None
+        if get_origin(kind) is Literal:
+            kind, metavar = str, "|".join(get_args(kind))
+        elif get_origin(kind) is tuple:
+            kind, metavar = str, "LOW,HIGH"
+        default = field.default
+        shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
+        option = typer.Option(
+            help=f"{field.description} [default: {shown}]".replace("[", r"\["),
+            metavar=metavar,
+            show_default=False,
+            rich_help_panel="Settings (the recipe's, unless given)",
+        )
+        specification[name] = (Annotated[kind | None, option], None)
+    return specification
+
+
+def _option(
+    kind: Any, help_text: str, default: Any = None, *names: str, **extra: Any
+) -> tuple[Any, Any]:
+    annotation = kind | None if default is None else kind
+    help_text = help_text.replace("[", r"\[")
+    return Annotated[annotation, typer.Option(*names, help=help_text, **extra)], default
+
+
+_DATA: Specification = {
+    "dataset": _option(str, "stl10, or demo: images drawn by code.", "stl10"),
+    "data_dir": _option(
+        Path,
+        "Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
+        Path("data"),
+        envvar="STL10BENCH_DATA",
+    ),
+    "verify": _option(bool, "Hold STL-10's files to their official MD5 sums.", True),
+}
+_MACHINE: Specification = {
+    "device": _option(str, "auto, cpu, cuda or mps.", "auto"),
+    "threads": _option(int, "CPU threads per process [default: cores / processes].", min=1),
+}
+_PLUGIN: Specification = {
+    "plugin": _option(str, "Import a module that registers models; the working folder counts."),
+}
+_MODEL_OPTIONS: Specification = {
+    "freeze": _option(
+        bool, "Train the head alone, or all of a backbone [default: freeze].", None,
+        "--freeze/--no-freeze", rich_help_panel="Model",
+    ),
+    "hidden": _option(
+        str, "Widths of the hidden linear layers, e.g. 512,256.", rich_help_panel="Model"
+    ),
+    "dropout": _option(float, "Dropout after each hidden linear layer.", rich_help_panel="Model"),
+    "model_option": _option(
+        list[str], "Any option of the model, e.g. channels=64,128,256,512; repeatable.",
+        None, metavar="KEY=VALUE", rich_help_panel="Model",
+    ),
+    "weights": _option(
+        Path, "The backbone's weights: safetensors in timm's keys.", rich_help_panel="Model"
+    ),
+    "pretrained": _option(
+        bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True,
+        rich_help_panel="Model",
+    ),
+}  # fmt: skip
+_RUN: Specification = {
+    "recipe": _option(str, f"Named settings: {', '.join(recipes.RECIPES)}.", recipes.DEFAULT),
+    "config": _option(Path, "JSON file of settings, e.g. a run's config.json."),
+    "runs_dir": _option(Path, "Folder of the run folders.", Path("runs")),
+    "tracker": _option(str, "wandb (offline without a key), tensorboard or none.", "wandb"),
+    "download": _option(bool, "Fetch STL-10 (2.6 GB) when it is missing.", False),
+    "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
+}
+_TRAINING: Specification = {
+    **_RUN, **_DATA, **_MACHINE, **_PLUGIN, **_MODEL_OPTIONS, **_field_options()
+}  # fmt: skip
+_JSON: Specification = {
+    "as_json": _option(bool, "Print one JSON object to stdout.", False, "--json"),
+}
+
+
+def _with(*specifications: Specification) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command that ends in `**options` the options of the specifications."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command).parameters.values()
+        parameters = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+        for specification in specifications:
+            for name, (kind, default) in specification.items():
+                parameters[name] = inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+                )
+        command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        command.__annotations__ = {name: p.annotation for name, p in parameters.items()}
+        return command
+
+    return decorate
+
+
+@app.command()
+@_with(_TRAINING, _JSON)
+def train(
+    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    **options: Any,
+) -> None:
+    """Train one model and print its row.
+
+    Examples: stl10bench train cnn --epochs 5 / stl10bench train mobilenetv2 --no-freeze
+    """
+    from stl10bench import api
+
+    as_json = options.pop("as_json")
+    row = api.train(model, console=_stderr(), **_settings(options))
+    if _is_main():
+        _print_rows([row], as_json=as_json)
+
+
+@app.command()
+@_with(_PLUGIN, _DATA, _MACHINE, _JSON)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
+    *,
+    split: Annotated[str, typer.Option(help="test, train, or val: the run's hold-out.")] = "test",
+    as_json: bool,
+    plugin: str | None,
+    **options: Any,
+) -> None:
+    """Measure a checkpoint; needs only the file and the data."""
+    from stl10bench import api
+
+    _load_plugin(plugin)
+    row = api.evaluate(checkpoint, split=split, console=_stderr(), **options)
+    if not _is_main():
+        return
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        low, high = row[f"{split}_accuracy_interval"]
+        typer.echo(
+            f"{row['model']} on {row['dataset']}, {split} split, {row[f'{split}_images']:,} "
+            f"images: accuracy {row[f'{split}_accuracy']:.4f} [{low:.4f}, {high:.4f}], "
+            f"loss {row[f'{split}_loss']}"
+        )
+
+
+@app.command()
+@_with(_TRAINING)
+def benchmark(
+    models: Annotated[list[str] | None, typer.Argument(help="Models, or --all.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="The report's five rows.")] = False,
+    style: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(results.FORMATS)}.")
+    ] = "table",
+    freeze: bool | None,
+    **options: Any,
+) -> None:
+    """Train what is missing, each model in its own process, and print one table.
+
+    Examples: stl10bench benchmark --all / stl10bench benchmark cnn timm:resnet18 --epochs 10
+    """
+    if style not in results.FORMATS:
+        raise results.unknown("format", style, results.FORMATS)
+    _load_plugin(options["plugin"])
+    entries = benchmarks.plan(models or [], everything=everything, freeze=freeze)
+    arguments = _arguments(options)
+    console, rows = _stderr(), []
+    for number, entry in enumerate(entries, 1):
+        kind = {None: "", True: " --freeze", False: " --no-freeze"}[entry.freeze]
+        title = f"[{number}/{len(entries)}] {entry.model}{kind}"
+        console.print(title, style="bold", markup=False, highlight=False)
+        rows.append(benchmarks.run(entry, arguments))
+    results.show(rows, style, _stdout())
+    if all("error" in row for row in rows):
+        raise UsageError("no run succeeded; the table says why")
+
+
+@app.command()
+def table(
+    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    style: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(results.FORMATS)}.")
+    ] = "table",
+) -> None:
+    """Print the table of all finished runs."""
+    rows = results.stored(runs_dir)
+    if not rows:
+        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
+    results.show(rows, style, _stdout())
+
+
+@app.command()
+@_with(_PLUGIN, _JSON)
+def models(*, plugin: str | None, as_json: bool) -> None:
+    """List the models."""
+    _load_plugin(plugin)
+    names = registry.names()
+    if as_json:
+        typer.echo(json.dumps({"models": names, "prefix": registry.TIMM}))
+    else:
+        typer.echo("\n".join([*names, f"{registry.TIMM}<any timm model>, e.g. timm:resnet18"]))
+
+
+@app.command()
+@_with(_PLUGIN, _JSON)
+def describe(
+    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    *,
+    image_size: Annotated[int, typer.Option(help="Input size, pixels.")] = 64,
+    num_classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
+    model_option: Annotated[
+        list[str] | None, typer.Option(help="Any option of the model.", metavar="KEY=VALUE")
+    ] = None,
+    plugin: str | None,
+    as_json: bool,
+) -> None:
+    """Print a model's layers, output shapes, parameters and MACs."""
+    _load_plugin(plugin)
+    registry.check_name(model)
+    given = _key_values(model_option)
+
+    from stl10bench.models import summary
+
+    module = registry.build(model, num_classes, image_size, given)
+    total, trainable = summary.parameters(module)
+    macs = summary.macs(module, image_size)
+    layers = summary.layers(module, image_size)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "model": model,
+                    "options": registry.check_options(model, given),
+                    "image_size": image_size,
+                    "parameters": total,
+                    "trainable_parameters": trainable,
+                    "macs": macs,
+                    "layers": [vars(layer) for layer in layers],
+                }
+            )
+        )
+        return
+    from rich.table import Table
+
+    grid = Table(title=f"{escape(model)}, {image_size} px", title_justify="left")
+    grid.add_column("layer")
+    grid.add_column("output", justify="right")
+    grid.add_column("parameters", justify="right")
+    for layer in layers:
+        shape = "x".join(map(str, layer.shape))
+        grid.add_row(layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "-")
+    _stdout().print(grid)
+    typer.echo(f"{total:,} parameters, {trainable:,} of them trainable; {macs:,} MACs an image")
+
+
+@data.command()
+def download(
+    data_dir: Annotated[Path, _DATA["data_dir"][0].__metadata__[0]] = Path("data"),
+    archive: Annotated[
+        Path | None, typer.Option("--from", help="An archive that is on disk already.")
+    ] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="The 100,000 unlabelled images as well.")
+    ] = False,
+) -> None:
+    """Fetch the official archive (2.6 GB, resumable), verify it and unpack what is needed."""
+    from stl10bench.data import download as downloads
+
+    members = downloads.LABELLED + (downloads.UNLABELLED if unlabelled else ())
+    downloads.download(data_dir, members=members, archive=archive, console=_stderr())
+    typer.echo(f"STL-10 is in {data_dir / 'stl10_binary'}")
+
+
+@data.command()
+@_with({key: _DATA[key] for key in ("data_dir", "verify")})
+def verify(*, data_dir: Path, verify: bool) -> None:
+    """Check the files and say what they are."""
+    from stl10bench.data.stl10 import open_dataset
+
+    found = open_dataset(data_dir, verify=verify)
+    typer.echo(
+        f"{found.name}: {len(found.train.labels):,} train and {len(found.test.labels):,} test "
+        f"images, {len(found.class_names)} classes, fingerprint {found.fingerprint[:12]}"
+    )
+
+
+@data.command("make-demo")
+def make_demo(
+    data_dir: Annotated[Path, _DATA["data_dir"][0].__metadata__[0]] = Path("data"),
+    train_images: Annotated[int, typer.Option("--train", help="Training images.", min=10)] = 2000,
+    test_images: Annotated[int, typer.Option("--test", help="Test images.", min=10)] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.", min=0)] = 0,
+) -> None:
+    """Draw the demo data into DATA_DIR/demo: ten classes made by code, in STL-10's layout."""
+    from stl10bench.data import demo
+
+    folder = data_dir / "demo"
+    demo.make_demo(folder, train=train_images, test=test_images, seed=seed)
+    typer.echo(f"demo data (drawn, not STL-10) are in {folder}: use them with --dataset demo")
+
+
+@data.command("import")
+def import_folder(
+    source: Annotated[Path, typer.Argument(help="A folder with a folder of images per class.")],
+    data_dir: Annotated[Path, typer.Option(help="Where to write stl10_binary/.")],
+    test_fraction: Annotated[float, typer.Option(help="Share of the test split.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seeds the split.", min=0)] = 0,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out what is no image.")
+    ] = False,
+) -> None:
+    """Write your own photos in STL-10's layout, 96x96."""
+    from stl10bench.data import folder
+
+    counts = folder.import_folder(
+        source, data_dir, test_fraction=test_fraction, seed=seed, skip_broken=skip_broken
+    )
+    typer.echo(f"wrote {data_dir / 'stl10_binary'}: {json.dumps(counts)}")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"stl10bench {stl10bench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    """What a command was given -> the keywords of `api.train`; unset options are left out."""
+    given = {key: value for key, value in options.items() if value is not None}
+    _load_plugin(given.pop("plugin", None))
+    stored: dict[str, Any] = {}
+    if path := given.pop("config", None):
+        from stl10bench.files import read_json
+
+        stored = {
+            key: value
+            for key, value in read_json(path, UsageError).items()
+            if key not in {"model", "data", "weights"}
+        }
+    if "rotation" in given:
+        given["rotation"] = tuple(given["rotation"].split(","))
+        if len(given["rotation"]) != 2:
+            raise UsageError(f"rotation = {options['rotation']}: must be LOW,HIGH, e.g. 0,20")
+    own = _key_values(given.pop("model_option", None))
+    return {**stored, **given, **own}
+
+
+def _key_values(pairs: list[str] | None) -> dict[str, str]:
+    for pair in pairs or []:
+        if "=" not in pair:
+            raise UsageError(f"--model-option {pair}: must be KEY=VALUE, e.g. dropout=0.5")
+    return dict(pair.split("=", 1) for pair in pairs or [])
+
+
+def _arguments(options: dict[str, Any]) -> list[str]:
+    """Options -> the command line that gives them again."""
+    arguments: list[str] = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            arguments += [part for one in value for part in (f"--{name}", one)]
+        elif value is not None:
+            arguments += [f"--{name}", str(value)]
+    return arguments
+
+
+def _load_plugin(module: str | None) -> None:
+    if module is not None:
+        registry.load_plugin(module)
+
+
+def _print_rows(rows: list[results.Row], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows[0]))
+    else:
+        results.show(rows, "table", _stdout())
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _stdout() -> Console:
+    return Console()
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, quiet=not _is_main())
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    _stderr().print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can act on are one line and an exit code."""
+    warnings.showwarning = _warn
+    try:
+        code = app(standalone_mode=False)
+    except (BenchError, typer.TyperException) as error:
+        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        line = " ".join(text.split())
+        if "--json" in sys.argv:
+            typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
+        typer.echo(f"error: {line}", err=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,124 @@
+"""The machine -> device, threads, precision and memory layout, each by a stated rule."""
+
+import os
+import platform
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from stl10bench.errors import UsageError, unknown
+from stl10bench.models import registry
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> str:
+    """`auto` is CUDA where there is a GPU, then Apple's MPS, then the CPU."""
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    found = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return next(device for device, there in found.items() if there)
+    if not found[name]:
+        raise UsageError(f"--device {name}: torch {torch.__version__} finds none; use --device cpu")
+    return name
+
+
+def set_threads(threads: int | None) -> int:
+    """Set and return torch's CPU threads: by default the cores we may use per local process.
+
+    `accelerate launch` sets one thread, and without a limit processes on one machine starve each
+    other, so neither the environment nor torch's own default is followed.
+    """
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """channels_last for a model with 2-d convolutions, where it is faster (measured), else NCHW."""
+    convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    return torch.channels_last if convolves else torch.contiguous_format
+
+
+def choose_precision(asked: str, device: str, model: str, *, image_size: int, frozen: bool) -> str:
+    """What `auto` means: a rule from what the device can do, not a timing.
+
+    CUDA: bf16 where the GPU has it (Ampere and later). CPU with bf16 instructions (AVX512-BF16,
+    AMX): bf16 for the cnn, a frozen backbone, and any backbone from 96 px on, where the
+    convolutions outweigh the conversions (measured; a trained MobileNetV2 at 64 px is faster in
+    fp32). Everything else is fp32. Raises UsageError for fp16 on a CPU.
+    """
+    if asked == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 does not work on a CPU: use bf16, no or auto")
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    large = registry.backbone(model) is not None and image_size >= 96
+    heavy = model == "cnn" or frozen or large
+    return "bf16" if device == "cpu" and heavy and _cpu_has_bf16() else "no"
+
+
+def _cpu_has_bf16() -> bool:
+    return any(
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+
+
+def make_accelerator(device: str, precision: str, tracker: str, folder: Path | None) -> Accelerator:
+    """Accelerate's state for one run: device, process group, mixed precision and tracker.
+
+    A second run in the same Python process starts from a fresh state. Raises UsageError when a
+    launcher started more processes than found each other.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    AcceleratorState._reset_state(reset_partial_state=world == 1)
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=precision,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=10))],
+    )
+    if accelerator.num_processes != world:
+        raise UsageError(
+            f"{world} processes were launched, {accelerator.num_processes} found each other: "
+            "launch CPU processes with torchrun --nproc_per_node N -m stl10bench ..."
+        )
+    return accelerator
+
+
+def describe(accelerator: Accelerator, precision: str) -> str:
+    """One line on where and how a run computes."""
+    arithmetic = "fp32" if precision == "no" else precision
+    return (
+        f"{accelerator.device.type}, {accelerator.num_processes} process(es) x "
+        f"{torch.get_num_threads()} threads, {arithmetic}"
+    )
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """The machine and the versions that made a row; no host name, no path."""
+    libraries = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.system(),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in libraries},
+    }
