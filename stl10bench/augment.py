@@ -120,7 +120,7 @@ def resample(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     Bilinear; the rotation is about the crop's centre and what lies outside the source is 0.
     """
     source_size, image_size = images.shape[-1], config.image_size
-    if source_size == image_size and config.rotation == (0, 0):
+    if source_size == image_size and config.rotation == (0.0, 0.0):
         return torch.where(draws.flip.bool().view(-1, 1, 1, 1), images.flip(3), images)
     radians = draws.angle.deg2rad()
     ratio = image_size / source_size

@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -31,8 +31,8 @@ class Header(BaseModel):
     format: int = FORMAT
     config: RunConfig
     class_names: tuple[str, ...]
-    mean: tuple[float, float, float]  # of the input, per channel, in 0..1
-    std: tuple[float, float, float]
+    mean: tuple[float, ...] = Field(min_length=3, max_length=3)  # per channel, of 0..1
+    std: tuple[float, ...] = Field(min_length=3, max_length=3)
     epoch: int = 0
     step: int = 0
     metrics: dict[str, float | None] = {}  # test/... and val/..., not the speed: that would vary
@@ -145,5 +145,5 @@ def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     for key in sorted(tensors):
         value = tensors[key]
         digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -17,7 +17,7 @@ import stl10bench
 from stl10bench import benchmark as benchmarks
 from stl10bench import recipes, results
 from stl10bench.config import RunConfig
-from stl10bench.errors import BenchError, UsageError
+from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
 
 app = typer.Typer(
@@ -203,7 +203,7 @@ def benchmark(
     Examples: stl10bench benchmark --all / stl10bench benchmark cnn timm:resnet18 --epochs 10
     """
     if style not in results.FORMATS:
-        raise results.unknown("format", style, results.FORMATS)
+        raise unknown("format", style, results.FORMATS)
     _load_plugin(options["plugin"])
     entries = benchmarks.plan(models or [], everything=everything, freeze=freeze)
     arguments = _arguments(options)

@@ -49,7 +49,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     means, stds = [], []
     for channel in range(3):
         share = torch.zeros(256, dtype=torch.float64)
-        for chunk in images[:, channel].split(1000):
+        for chunk in torch.split(images[:, channel], 1000):
             share += torch.bincount(chunk.flatten().cpu(), minlength=256)
         share /= share.sum()
         mean = (share @ values).item()

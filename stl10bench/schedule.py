@@ -36,11 +36,13 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
         return torch.optim.AdamW(parameters)
     from timm import optim
 
-    known = optim.list_optimizers()
+    known = {str(name) for name in optim.list_optimizers()}  # type: ignore[attr-defined]
     if config.optimizer not in known:
-        raise unknown("optimizer", config.optimizer, {*_TORCH, *known})
+        raise unknown("optimizer", config.optimizer, known.union(_TORCH))
     try:
-        return optim.create_optimizer_v2(parameters, opt=config.optimizer, lr=config.lr)
+        return optim.create_optimizer_v2(  # type: ignore[attr-defined,no-any-return]
+            parameters, opt=config.optimizer, lr=config.lr
+        )
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise UsageError(f"optimizer {config.optimizer!r} cannot be made: {error}") from error
 

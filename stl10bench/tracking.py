@@ -14,7 +14,6 @@ from accelerate import Accelerator
 
 from stl10bench.config import RunConfig
 from stl10bench.errors import StorageError, UsageError, unknown
-from stl10bench.metrics import finite
 from stl10bench.network import reachable
 
 PROJECT = "stl10bench"
@@ -69,9 +68,8 @@ class Log:
             self._file.close()
         self._mirror(self._accelerator.end_training)
 
-    def write(self, values: Mapping[str, float], *, step: int) -> None:
-        """One row: metric paths (`train/loss`) -> numbers, null where they are not finite."""
-        values = finite(values)
+    def write(self, values: Mapping[str, float | None], *, step: int) -> None:
+        """One row: metric paths (`train/loss`) -> numbers, None where there is none."""
         if self._accelerator.is_main_process:
             try:
                 self._file.write(json.dumps({"step": step, **values}) + "\n")

@@ -97,7 +97,8 @@ def run(
     schedule = make_schedule(config, optimizer.optimizer, steps_per_epoch)
     header = checkpoint.Header(config=config, class_names=dataset.class_names, mean=mean, std=std)
 
-    best, seconds = None, 0.0
+    best: Best | None = None
+    seconds = 0.0
     started = time.monotonic()
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     with Log(folder, config, accelerator, tracker) as log, bar:
@@ -119,7 +120,7 @@ def run(
                 logits = evaluate(model, val.images, normalise, config.image_size, accelerator)
                 values |= metrics.score(logits, val.labels, "val")
             step = epoch * steps_per_epoch
-            log.write({"epoch": epoch, **values, "time": time.time()}, step=step)
+            log.write(metrics.finite({"epoch": epoch, **values, "time": time.time()}), step=step)
             console.print(epoch_line(epoch, config.epochs, values), highlight=False)
             rank = (values["val/accuracy"], -values["val/loss"]) if len(val_rows) else (epoch, 0.0)
             header = header.at(epoch, step, metrics.finite(values))
@@ -132,6 +133,7 @@ def run(
         if main:
             checkpoint.save(folder / "last.safetensors", model, header)
 
+        assert best is not None  # there is at least one epoch
         bar.update(task, description=f"{config.model}: test split")
         model.load_state_dict(best.state)
         test = load(dataset.test, np.arange(len(dataset.test.labels)), config, device)
@@ -247,7 +249,8 @@ def evaluate(
         model(normalise(augment.centre(images[part].to(accelerator.device), image_size)))
         for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
     ]
-    return accelerator.gather(torch.cat(logits).float())[: len(images)].cpu()
+    gathered: Tensor = accelerator.gather(torch.cat(logits).float())
+    return gathered[: len(images)].cpu()
 
 
 def count_steps(config: RunConfig, images: int, processes: int) -> int:

@@ -34,8 +34,8 @@ def timm_model(
     except (RuntimeError, AssertionError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise UsageError(
-            f"image_size = {image_size}: timm:{name} cannot take it ({first}); its own is "
-            f"{timm.get_pretrained_cfg(name).input_size[-1]} px"
+            f"image_size = {image_size}: timm:{name} cannot take it ({first}); "
+            "try a larger --image-size"
         ) from None
     head = Head(features, num_classes, hidden=hidden, dropout=dropout)
     return Classifier(backbone, head, freeze=freeze)
@@ -90,5 +90,6 @@ def load_pretrained(backbone: nn.Module, name: str, image_size: int, state: dict
 
 def _settings(name: str, image_size: int) -> dict[str, Any]:
     """How the backbone is made: features only, and the size where the architecture fixes it."""
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    settings = timm.get_pretrained_cfg(name)
+    fixed = settings is not None and settings.fixed_input_size
     return {"num_classes": 0, **({"img_size": image_size} if fixed else {})}

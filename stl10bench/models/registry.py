@@ -124,12 +124,13 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in given.items()
     }
     try:
-        return schema.model_validate(values).model_dump()
+        checked: dict[str, Any] = schema.model_validate(values).model_dump()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(
             f"option {first['loc'][0]} = {first['input']!r} of model {name!r}: {first['msg']}"
         ) from None
+    return checked
 
 
 def check_freeze(value: Any) -> bool:

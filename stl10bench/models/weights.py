@@ -51,7 +51,8 @@ def choose(model: str, *, file: Path | None, pretrained: bool, frozen: bool | No
 
     if not timm.is_model(backbone):
         return Weights()  # building the model will name the nearest
-    repository = timm.get_pretrained_cfg(backbone).hf_hub_id
+    settings = timm.get_pretrained_cfg(backbone)
+    repository = settings.hf_hub_id if settings else None
     if not repository:
         raise UsageError(
             f"timm has no pretrained weights for {backbone}: give --weights FILE, "

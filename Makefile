@@ -1,0 +1,41 @@
+# Everything here sets itself up: `make demo` and `make test` need nothing but Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# Options of every run that `make benchmark` trains, e.g. ARGS="--data-dir DIR --weights FILE".
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo benchmark check fix test clean
+
+help:  ## Explain the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; assert v >= (3, 11), f"Python {v[0]}.{v[1]}: 3.11 or later is needed; make PYTHON=python3.12"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(READY)  ## Make .venv and install the package with its development tools
+
+demo: $(READY)  ## Draw the demo data, train the five models on them, print the table
+	$(BIN)/stl10bench benchmark --all --dataset demo --no-pretrained --recipe quick --tracker none $(ARGS)
+
+benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data download)
+	$(BIN)/stl10bench benchmark --all $(ARGS)
+
+check: $(READY)  ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(READY)  ## Mend what lint and formatting can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(READY)  ## Run the tests, on two cores without network
+	$(BIN)/pytest -n 2 --dist loadfile
+
+clean:  ## Remove .venv and caches; runs and data stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
