@@ -40,7 +40,7 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     if config.optimizer not in known:
         raise unknown("optimizer", config.optimizer, known.union(_TORCH))
     try:
-        return optim.create_optimizer_v2(  # type: ignore[attr-defined,no-any-return]
+        return optim.create_optimizer_v2(  # type: ignore[attr-defined]
             parameters, opt=config.optimizer, lr=config.lr
         )
     except (TypeError, ValueError, AssertionError, ImportError) as error:

@@ -194,7 +194,7 @@ def train_epoch(
         rows = order[batch * batch_size + first :][:share]
         draws = augment.draw(config, batch_size, train.images.shape[-1], epoch=epoch, batch=batch)
         images = train.images[rows].to(device, non_blocking=True)
-        images = normalise(augment.apply(images, draws.rows(first, share, device), config))
+        images = normalise(augment.apply(images, draws.rows(first, first + share, device), config))
         labels = train.labels[rows.to(device)]
 
         step = (epoch - 1) * steps + batch

@@ -1,0 +1,220 @@
+"""Files in STL-10's binary layout -> checked, memory-mapped images and labels."""
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stl10bench import files
+from stl10bench.errors import DataError, StorageError
+
+FOLDER = "stl10_binary"
+STAMP = ".stl10bench.json"  # remembers sums, so that they are computed once
+MARKER = "demo.json"  # written by make-demo beside the files that it drew
+SIDE = 96  # pixels
+IMAGE_BYTES = 3 * SIDE * SIDE
+
+CLASS_NAMES = tuple(
+    ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+)
+OFFICIAL: dict[str, tuple[int, str]] = {  # name -> bytes, MD5
+    "train_X.bin": (138_240_000, "918c2871b30a85fa023e0c44e0bee87f"),
+    "train_y.bin": (5_000, "5a34089d4802c674881badbb80307741"),
+    "test_X.bin": (221_184_000, "7f263ba9f9e0b06b93213547f721ac82"),
+    "test_y.bin": (8_000, "36f9794fa4beb8a2c72628de14fa638e"),
+    "unlabeled_X.bin": (2_764_800_000, "5242ba1fed5e4be9e1e742405eb56ca4"),
+    "class_names.txt": (55, "6de44d022411c4d5cda4673b7f147c3f"),
+    "fold_indices.txt": (47_794, "4bbf8cd098ab9f87fe03fbcb37c06b28"),
+}
+NEEDED = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "class_names.txt")
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels."""
+
+    images: Images  # uint8 (N, 3, 96, 96): a view on the mapped file, planes swapped
+    labels: Labels  # int64 (N,), 0..C-1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The labelled splits of one folder."""
+
+    name: str  # STL-10 (the official sums), STL-10 layout (any other content), or demo
+    fingerprint: str  # sha256 over the names and sums of the NEEDED files
+    class_names: tuple[str, ...]
+    folder: Path
+    train: Split
+    test: Split
+
+
+def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
+    """The dataset in `data_dir`/stl10_binary: mapped, not loaded.
+
+    Every file is checked for its size, its counts and its labels. Files with the official class
+    names must have the official MD5 sums, unless make-demo wrote them; `verify=False` takes them
+    as data of their own instead. Raises DataError with the file, what was expected and what was
+    found.
+    """
+    folder = data_dir / FOLDER
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {', '.join(missing)}: get STL-10 with "
+            f"'stl10bench data download --data-dir {data_dir}', or give --data-dir, "
+            "or try --dataset demo"
+        )
+    class_names = _class_names(folder / "class_names.txt")
+    train = _split(folder, "train", len(class_names))
+    test = _split(folder, "test", len(class_names))
+    absent = sorted(set(range(len(class_names))) - set(train.labels.tolist()))
+    if absent:
+        raise DataError(f"{folder / 'train_y.bin'}: no image of class {class_names[absent[0]]!r}")
+
+    sums = _sums(folder)
+    name = "STL-10 layout"
+    if (folder / MARKER).exists():
+        _check_marker(folder, sums)
+        name = "demo"
+    elif class_names == CLASS_NAMES and verify:
+        _check_official(folder, sums)
+        name = "STL-10"
+    content = "".join(f"{name} {sums[name]['sha256']}\n" for name in NEEDED)
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return Dataset(name, fingerprint, class_names, folder, train, test)
+
+
+def unlabelled(data_dir: Path) -> Images:
+    """uint8 (N, 3, 96, 96): the unlabelled images, mapped. Raises DataError."""
+    path = data_dir / FOLDER / "unlabeled_X.bin"
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing: 'stl10bench data download --unlabelled --data-dir {data_dir}'"
+        )
+    return _images(path)
+
+
+def folds(dataset: Dataset) -> tuple[Labels, ...]:
+    """The rows of the train split in each pre-defined fold. Raises DataError."""
+    path = dataset.folder / "fold_indices.txt"
+    count = len(dataset.train.labels)
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        rows = tuple(np.array(line.split(), dtype=np.int64) for line in lines)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is missing: 'stl10bench data download --data-dir {dataset.folder.parent}'"
+        ) from None
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{path}: lines of zero-based row numbers expected: {error}") from None
+    for number, fold in enumerate(rows, 1):
+        if not len(fold) or fold.min() < 0 or fold.max() >= count:
+            raise DataError(f"{path}: line {number} needs rows 0..{count - 1} of the train split")
+    return rows
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    if path.stat().st_size > 100_000:
+        raise DataError(f"{path}: {path.stat().st_size} bytes, at most 100,000 expected")
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: UTF-8 text expected: {error}") from None
+    if not 2 <= len(names) <= 255 or not all(names) or len(set(names)) < len(names):
+        raise DataError(f"{path}: 2 to 255 different names expected, one a line; found {names!r}")
+    return names
+
+
+def _split(folder: Path, split: str, classes: int) -> Split:
+    images = _images(folder / f"{split}_X.bin")
+    path = folder / f"{split}_y.bin"
+    if path.stat().st_size != len(images):
+        raise DataError(
+            f"{path}: {len(images)} labels expected, one for each image of {split}_X.bin; "
+            f"found {path.stat().st_size}"
+        )
+    stored = np.fromfile(path, dtype=np.uint8)
+    wrong = np.flatnonzero((stored < 1) | (stored > classes))
+    if len(wrong):
+        raise DataError(
+            f"{path}: labels 1..{classes} expected; found {stored[wrong[0]]} at index {wrong[0]}"
+        )
+    return Split(images, stored.astype(np.int64) - 1)
+
+
+def _images(path: Path) -> Images:
+    """The file's images; each plane is stored column by column, so height and width are swapped."""
+    size = path.stat().st_size
+    if size == 0 or size % IMAGE_BYTES:
+        raise DataError(
+            f"{path}: a multiple of {IMAGE_BYTES} bytes expected (3x{SIDE}x{SIDE}); found {size}, "
+            f"which is {size // IMAGE_BYTES} images and {size % IMAGE_BYTES} bytes"
+        )
+    stored = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, SIDE, SIDE)
+    return stored.transpose(0, 1, 3, 2)
+
+
+def _sums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size, time, MD5 and sha256 of the NEEDED files; from the stamp where it is still true."""
+    stamp = folder / STAMP
+    known: dict[str, Any] = {}
+    if stamp.exists():
+        try:
+            known = files.read_json(stamp, DataError)
+        except DataError as error:
+            warnings.warn(f"{error}; the sums are computed again", stacklevel=3)
+    sums: dict[str, dict[str, Any]] = {}
+    for name in NEEDED:
+        state = (folder / name).stat()
+        facts = {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+        old = known.get(name)
+        if isinstance(old, dict) and facts.items() <= old.items() and {"md5", "sha256"} <= set(old):
+            sums[name] = old
+        else:
+            md5, sha256 = files.digests(folder / name, "md5", "sha256")
+            sums[name] = {**facts, "md5": md5, "sha256": sha256}
+    if sums != known:
+        try:
+            files.write_json(stamp, sums)
+        except StorageError as error:
+            warnings.warn(f"{error}; the sums will be computed in every run", stacklevel=3)
+    return sums
+
+
+def _check_official(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
+    for name in NEEDED:
+        size, md5 = OFFICIAL[name]
+        found = sums[name]
+        if found["bytes"] != size or found["md5"] != md5:
+            raise DataError(
+                f"{folder / name} is not STL-10's: expected {size} bytes, MD5 {md5}; found "
+                f"{found['bytes']} bytes, MD5 {found['md5']}; download it again, or use it as "
+                "other data with --no-verify"
+            )
+
+
+def _check_marker(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
+    marker = files.read_json(folder / MARKER, DataError)
+    expected = marker.get("sha256")
+    for name in NEEDED:
+        want = expected.get(name) if isinstance(expected, dict) else None
+        if sums[name]["sha256"] != want:
+            raise DataError(
+                f"{folder / name} is not what make-demo wrote: sha256 {want} expected, found "
+                f"{sums[name]['sha256']}; delete {folder} and draw it again"
+            )
+
+
+def marker(generator: int, seed: int, counts: dict[str, int], sums: dict[str, str]) -> bytes:
+    """The content of demo.json: what drew the files, and their sha256."""
+    content = {"generator": generator, "seed": seed, "counts": counts, "sha256": sums}
+    return (json.dumps(content, indent=2) + "\n").encode()
