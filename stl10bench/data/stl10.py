@@ -19,8 +19,17 @@ MARKER = "demo.json"  # written by make-demo beside the files that it drew
 SIDE = 96  # pixels
 IMAGE_BYTES = 3 * SIDE * SIDE
 
-CLASS_NAMES = tuple(
-    ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+CLASS_NAMES = (
+    "airplane",
+    "bird",
+    "car",
+    "cat",
+    "deer",
+    "dog",
+    "horse",
+    "monkey",
+    "ship",
+    "truck",
 )
 OFFICIAL: dict[str, tuple[int, str]] = {  # name -> bytes, MD5
     "train_X.bin": (138_240_000, "918c2871b30a85fa023e0c44e0bee87f"),

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
+from stl10bench.config import RunConfig
 from stl10bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -114,9 +116,9 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = options(name)
     for key in given:
         if key not in known:
-            if not known:
-                raise UsageError(f"model {name!r} has no options, {key!r} was given")
-            raise unknown(f"option of model {name!r}:", key, known)
+            near = get_close_matches(key, [*known, *RunConfig.model_fields], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known) or 'none'}"
+            raise UsageError(f"model {name!r} has no option {key!r}: {hint}")
     fields: dict[str, Any] = {key: (p.annotation, p.default) for key, p in known.items()}
     schema = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
     values = {

@@ -1,0 +1,42 @@
+"""What several test modules need: small data in STL-10's layout, and runs without a tracker."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+NAMES = ("ant", "bee", "cow", "dog")
+
+
+def write_layout(
+    data_dir: Path, *, train: int = 40, test: int = 20, names: tuple[str, ...] = NAMES
+) -> Path:
+    """Write noisy images, each class with its own colour, as `data_dir`/stl10_binary."""
+    folder = data_dir / "stl10_binary"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        labels = np.arange(count) % len(names)
+        tint = np.random.default_rng(1).integers(40, 215, (len(names), 3, 1, 1))
+        images = tint[labels] + rng.integers(-40, 41, (count, 3, 96, 96))
+        images.astype(np.uint8).tofile(folder / f"{split}_X.bin")
+        (labels + 1).astype(np.uint8).tofile(folder / f"{split}_y.bin")
+    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 40 training and 20 test images of four classes."""
+    return write_layout(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No user's W&B key, data folder or launcher reaches a test; no test reaches a network."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "STL10BENCH_DATA", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
