@@ -1,7 +1,6 @@
 """Files in STL-10's binary layout -> checked, memory-mapped images and labels."""
 
 import hashlib
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,9 +220,3 @@ def _check_marker(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
                 f"{folder / name} is not what make-demo wrote: sha256 {want} expected, found "
                 f"{sums[name]['sha256']}; delete {folder} and draw it again"
             )
-
-
-def marker(generator: int, seed: int, counts: dict[str, int], sums: dict[str, str]) -> bytes:
-    """The content of demo.json: what drew the files, and their sha256."""
-    content = {"generator": generator, "seed": seed, "counts": counts, "sha256": sums}
-    return (json.dumps(content, indent=2) + "\n").encode()
