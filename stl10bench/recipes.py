@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "logistic": {"epochs": 20},
         "mlp": {"epochs": 20},
-        "cnn": {"epochs": 10, "batch_size": 64, "model_options": {"channels": (64, 128, 128, 256)}},
+        "cnn": {"epochs": 8, "batch_size": 64, "model_options": {"channels": (64, 128, 128, 256)}},
         "frozen": {"epochs": 5},
         "learned": {"epochs": 8, "batch_size": 64},
         "other": {"epochs": 5},

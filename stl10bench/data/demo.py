@@ -61,18 +61,18 @@ def draw(label: int, seed: int, split: int, index: int) -> NDArray[np.uint8]:
     size = SIDE * _SCALE
     image = Image.fromarray(_background(rng, size))
     pen = ImageDraw.Draw(image)
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(rng.integers(4, 11)):
         _clutter(pen, rng, size, largest=0.35)
 
     body = _colour(rng)
     around = np.asarray(image, dtype=np.float64).mean((0, 1))
-    while np.abs(body - around).mean() < 40:  # it must be seen
+    while np.abs(body - around).mean() < 25:  # it must be seen
         body = _colour(rng)
     tones = [body, body * 0.62, 255 - (255 - body) * 0.55, body * 0.1 + 12, body * 0.1 + 225]
-    turn, mirror = np.deg2rad(rng.normal(0, 14)), rng.choice((-1, 1))
+    turn, mirror = np.deg2rad(rng.normal(0, 22)), rng.choice((-1, 1))
     stretch = rng.uniform(0.85, 1.15)
-    scale = size * rng.uniform(0.26, 0.44)
-    centre = size * (0.5 + rng.uniform(-0.14, 0.14, 2))
+    scale = size * rng.uniform(0.18, 0.42)
+    centre = size * (0.5 + rng.uniform(-0.18, 0.18, 2))
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     shape = rotation @ np.diag([mirror * stretch, 1 / stretch]) * scale
     for points, tone, width in _DRAWINGS[label](rng):
@@ -82,14 +82,15 @@ def draw(label: int, seed: int, split: int, index: int) -> NDArray[np.uint8]:
             pen.line(corners, fill=colour, width=max(1, round(width * scale)), joint="curve")
         else:
             pen.polygon(corners, fill=colour)
-    for _ in range(rng.integers(0, 3)):
-        _clutter(pen, rng, size, largest=0.14)
+    for _ in range(rng.integers(1, 5)):
+        _clutter(pen, rng, size, largest=0.2)
 
     image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.float64)
     light = rng.uniform(0.75, 1.2) * (1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, SIDE))
-    pixels = pixels * light[None, :, None] + rng.normal(0, rng.uniform(2, 14), pixels.shape)
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    pixels = pixels * light[None, :, None] + rng.normal(0, rng.uniform(4, 26), pixels.shape)
+    drawn: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return drawn
 
 
 def _write(folder: Path, train: int, test: int, seed: int) -> None:
@@ -121,7 +122,8 @@ def _background(rng: Rng, size: int) -> NDArray[np.uint8]:
     second = np.clip(first + rng.uniform(-70, 70, 3), 0, 255)
     wave = np.sin(rng.uniform(3, 30) * (across * np.sin(angle) + along) + rng.uniform(0, 6))
     pixels = first * (1 - share) + second * share + rng.uniform(0, 14) * wave[..., None]
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.clip(pixels, 0, 255).astype(np.uint8)
+    return drawn
 
 
 def _clutter(pen: ImageDraw.ImageDraw, rng: Rng, size: int, *, largest: float) -> None:
