@@ -61,8 +61,8 @@ class RunConfig(BaseModel):
     """Weight decay of weight matrices and kernels (biases and norms have none)."""
     schedule: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
     """Course of the learning rate after the warm-up."""
-    warmup_epochs: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """Epochs over which the learning rate rises to --lr."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises to --lr."""
     step_epochs: int = Field(10, ge=1)
     """Epochs between two drops of the step schedule."""
     step_gamma: float = Field(0.1, gt=0, lt=1)
@@ -91,10 +91,6 @@ class RunConfig(BaseModel):
         low, high = self.rotation
         if not -180 <= low <= high <= 180:
             raise ValueError(f"rotation = {low},{high}: LOW,HIGH within -180..180, LOW <= HIGH")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g}: must be less than epochs ({self.epochs})"
-            )
         if self.input == "crop" and self.image_size > 96:
             raise ValueError(
                 f"image_size = {self.image_size}: a crop is at most 96 px, or use --input resize"

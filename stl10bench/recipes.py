@@ -37,9 +37,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "tuned": {
         "logistic": {"epochs": 40, "lr": 1e-3, "weight_decay": 0.05},
         "mlp": {"epochs": 40, "lr": 1e-3, "weight_decay": 0.05},
-        "cnn": {"epochs": 12, "batch_size": 64, "weight_decay": 0.05, "warmup_epochs": 1},
+        "cnn": {"epochs": 12, "batch_size": 64, "weight_decay": 0.05, "warmup": 0.1},
         "frozen": {"epochs": 12, "weight_decay": 0.05},
-        "learned": {"epochs": 12, "weight_decay": 0.05, "warmup_epochs": 1},
+        "learned": {"epochs": 12, "weight_decay": 0.05, "warmup": 0.1},
         "other": {"weight_decay": 0.05},
     },
     "quick": {

@@ -56,13 +56,13 @@ def make_schedule(
     warm-up, or 0.3 of the steps where that is 0.
     """
     steps = config.epochs * steps_per_epoch
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = round(config.warmup * steps)
     if config.schedule == "one-cycle":
         return lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=max(steps, 2) + 1,
-            pct_start=warmup / steps if warmup else 0.3,
+            pct_start=config.warmup or 0.3,
             cycle_momentum=False,
         )
     main: lr_scheduler.LRScheduler

@@ -216,7 +216,7 @@ def train_epoch(
     if not math.isfinite(mean_loss):
         raise DivergedError(
             f"diverged: the training loss of epoch {epoch} is {mean_loss} at learning rate "
-            f"{lr:.3g}; lower --lr or raise --warmup-epochs"
+            f"{lr:.3g}; lower --lr or raise --warmup"
         )
     return {
         "train/loss": mean_loss,

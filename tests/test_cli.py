@@ -1,0 +1,234 @@
+"""The command line as a user meets it: what it prints where, and how it exits."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stl10bench.cli import main
+
+TINY = ["--image-size", "8", "--epochs", "1", "--batch-size", "8", "--tracker", "none"]
+
+
+class Ended:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+
+@pytest.fixture
+def cli(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    data_dir: Path,
+) -> Any:
+    """Run the real entry point in this process, with the small data and a runs folder of its own."""
+    monkeypatch.setenv("STL10BENCH_DATA", str(data_dir))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["stl10bench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def test_train_prints_one_table_to_stdout_and_the_epochs_to_stderr(cli: Any) -> None:
+    ended = cli("train", "logistic", *TINY, "--epochs", "2")
+    assert ended.code == 0
+    assert "logistic" in ended.out
+    assert "epoch" not in ended.out
+    assert re.findall(r"epoch (\d)/2", ended.err) == ["1", "2"]
+
+
+def test_json_prints_one_object_and_nothing_else_to_stdout(cli: Any, tmp_path: Path) -> None:
+    row = json.loads(cli("train", "mlp", *TINY, "--hidden", "8,4", "--json").out)
+    assert row["model_options"] == {"hidden": [8, 4], "dropout": 0.0}
+    assert (tmp_path / "runs" / row["checkpoint"]).is_file()
+    again = cli("train", "mlp", *TINY, "--hidden", "8,4", "--json")
+    assert json.loads(again.out) == row
+    assert "finished already" in again.err
+
+
+def test_evaluate_needs_only_the_checkpoint_and_the_data(cli: Any, tmp_path: Path) -> None:
+    row = json.loads(cli("train", "logistic", *TINY, "--json").out)
+    moved = tmp_path / "elsewhere" / "model.safetensors"
+    moved.parent.mkdir()
+    (tmp_path / "runs" / row["checkpoint"]).rename(moved)
+    found = json.loads(cli("evaluate", str(moved), "--json").out)
+    assert found["test_accuracy"] == row["test_accuracy"]
+    ended = cli("evaluate", str(moved))
+    assert f"accuracy {row['test_accuracy']:.4f}" in ended.out
+
+
+def test_an_option_beats_the_config_file_and_the_file_beats_the_recipe(
+    cli: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.json").write_text('{"lr": 0.5, "epochs": 7, "weight_decay": 0.25}')
+    row = json.loads(
+        cli("train", "logistic", *TINY, "--config", "mine.json", "--lr", "0.125", "--json").out
+    )
+    assert (row["config"]["lr"], row["config"]["epochs"]) == (0.125, 1)
+    assert row["config"]["weight_decay"] == 0.25
+
+
+def test_the_config_of_a_run_reproduces_the_run(cli: Any, tmp_path: Path) -> None:
+    row = json.loads(cli("train", "mlp", *TINY, "--hidden", "8", "--lr", "0.01", "--json").out)
+    config = tmp_path / "runs" / row["run"] / "config.json"
+    again = cli("train", "mlp", "--config", str(config), "--tracker", "none", "--json")
+    assert json.loads(again.out)["run"] == row["run"]
+
+
+def test_benchmark_puts_a_failed_model_in_its_place_and_goes_on(cli: Any, tmp_path: Path) -> None:
+    options = [*TINY, "--image-size", "32", "--no-pretrained"]
+    ended = cli("benchmark", "logistic", "cnn", "mobilenetv2", *options, "--format", "json")
+    assert ended.code == 0
+    rows = json.loads(ended.out)
+    assert [row["model"] for row in rows] == ["logistic", "cnn", "mobilenetv2", "mobilenetv2"]
+    assert "needs at least 61 px" in rows[1]["error"]
+    assert rows[2]["error"].startswith("needs weights: --weights FILE")
+    assert (rows[3]["model_options"]["freeze"], rows[3]["pretrained"]) == (False, False)
+    assert rows[0]["test_accuracy"] >= 0
+    again = cli("benchmark", "logistic", *options, "--format", "csv")
+    (line,) = csv.DictReader(io.StringIO(again.out))
+    assert line["run"] == rows[0]["run"]
+    assert float(line["test_accuracy"]) == rows[0]["test_accuracy"]
+    shown = cli("table").out
+    assert "logistic" in shown
+    assert "mobilenetv2 (learned, from scratch)" in shown
+
+
+def test_models_lists_every_registered_name(cli: Any) -> None:
+    assert cli("models").out.split()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
+
+
+def test_describe_gives_the_layer_table_of_the_report(cli: Any) -> None:
+    out = cli("describe", "cnn").out
+    assert "8,807,106 parameters" in out
+    assert "256x62x62" in out
+    layers = json.loads(cli("describe", "cnn", "--json").out)["layers"]
+    assert [layer["parameters"] for layer in layers if layer["kind"] == "Conv2d"] == [
+        7_168,
+        1_180_160,
+        2_359_808,
+        4_609_000,
+    ]
+
+
+def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "my_models.py").write_text(
+        "from torch import nn\n"
+        "from stl10bench import register\n\n"
+        "@register\n"
+        "def mean_colour(num_classes: int, image_size: int, *, width: int = 4) -> nn.Module:\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, width),\n"
+        "                         nn.Linear(width, num_classes))\n"
+    )
+    row = json.loads(
+        cli(
+            *("train", "mean_colour", "--plugin", "my_models", *TINY),
+            *("--model-option", "width=5", "--json"),
+        ).out
+    )
+    assert row["parameters"] == 3 * 5 + 5 + 5 * 4 + 4
+    assert row["model_options"] == {"width": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ("train mpl", 2, "unknown model 'mpl': did you mean 'mlp'"),
+        ("train cnn --lr 0", 2, "lr = 0.0: must be greater than 0"),
+        ("train cnn --lr -1", 2, "lr = -1.0: must be greater than 0"),
+        ("train cnn --lr nan", 2, "lr = nan: must be a finite number"),
+        ("train cnn --lr inf", 2, "lr = inf: must be a finite number"),
+        ("train cnn --epochs 0", 2, "epochs = 0: must be greater than or equal to 1"),
+        ("train cnn --batch-size 0", 2, "batch_size = 0: must be greater than or equal to 1"),
+        ("train logistic --batch-size 64", 2, "batch_size = 64: there are only 36"),
+        ("train cnn --image-size 60 --batch-size 8", 2, "image_size = 60: cnn with 4 convolutions needs at"),
+        ("train cnn --recipe tuend", 2, "unknown recipe 'tuend': did you mean 'tuned'"),
+        ("train cnn --schedule cosin", 2, "unknown schedule 'cosin': did you mean 'cosine'"),
+        ("train logistic --optimizer sgdd --batch-size 8", 2, "unknown optimizer 'sgdd': did you mean 'sgd"),
+        ("train cnn --rotation 20", 2, "rotation = 20: must be LOW,HIGH"),
+        ("train cnn --rotation 20,0", 2, "rotation = 20.0,0.0: LOW,HIGH within"),
+        ("train cnn --model-option width", 2, "must be KEY=VALUE"),
+        ("train cnn --model-option width=3", 2, "model 'cnn' has no option 'width'"),
+        ("train cnn --hidden 12,a", 2, "option hidden = 'a' of model 'cnn'"),
+        ("train cnn --plugin no_such", 2, "no plugin module 'no_such'"),
+        ("train mobilenetv2 --freeze --no-pretrained", 2, "needs weights: --weights FILE"),
+        ("train mobilenetv2 --no-pretrained", 2, "train all of it: --no-freeze"),
+        ("train logistic --weights x.safetensors", 2, "'logistic' has no backbone"),
+        ("train mobilenetv2 --weights no.safetensors", 4, "cannot read the weights no.safe"),
+        ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),
+        ("train cnn --data-dir nowhere", 3, "stl10bench data download --data-dir nowhere"),
+        ("train cnn --config no.json", 2, "cannot read no.json"),
+        ("trian cnn", 2, "No such command 'trian'. Did you mean 'train'?"),
+        ("evaluate no.safetensors", 4, "no checkpoint no.safetensors"),
+        ("evaluate pickle.pt", 4, "is a pickle"),
+        ("evaluate noise.safetensors", 4, "is not a safetensors file"),
+        ("evaluate noise.safetensors --split tset", 2, "unknown split 'tset': did you mean 'test'"),
+        ("benchmark", 2, "Name models, or --all"),
+        ("benchmark mpl", 2, "unknown model 'mpl'"),
+        ("benchmark mlp --format tabel", 2, "unknown format 'tabel': did you mean 'table'"),
+        ("table --runs-dir none", 2, "no finished run in none"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_remedy(
+    cli: Any, tmp_path: Path, arguments: str, code: int, text: str
+) -> None:
+    import torch
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pt")
+    (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)) * 10)
+    ended = cli(*arguments.split())
+    assert (ended.code, ended.out) == (code, "")
+    last = ended.err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert text in last
+
+
+def test_an_error_with_json_is_an_object_on_stdout(cli: Any) -> None:
+    ended = cli("train", "mpl", "--json")
+    assert json.loads(ended.out)["exit_code"] == ended.code == 2
+
+
+def test_light_commands_import_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['stl10bench', '--help']\n"
+        "from stl10bench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'wandb', 'numpy', 'matplotlib'}\n"
+        "sys.exit(repr(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "benchmark" in ended.stdout
+
+
+def test_python_dash_m_works_with_another_working_folder(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "stl10bench", "--version"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.fullmatch(r"stl10bench \d+\.\d+\.\d+\n", ended.stdout)
