@@ -1,0 +1,141 @@
+"""metrics.jsonl is the truth; W&B, TensorBoard and no tracker at all are mirrors of it."""
+
+import json
+import socket
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stl10bench
+from stl10bench.errors import UsageError
+
+TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8}
+
+
+def train(data_dir: Path, runs_dir: Path, **options: Any) -> dict[str, Any]:
+    settings = {**TINY, "data_dir": data_dir, "runs_dir": runs_dir, **options}
+    row: dict[str, Any] = stl10bench.train("mlp", hidden=(8, 4), **settings)
+    return row
+
+
+def epochs_of(folder: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "epoch" in line]
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of an offline W&B run: LevelDB's log format around protobuf messages."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, position, parts = path.read_bytes(), 7, b""  # after W&B's own 7-byte header
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+def test_an_offline_wandb_run_holds_config_epochs_and_summary(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    row = train(data_dir, tmp_path, tracker="wandb")
+    (path,) = (tmp_path / row["run"]).glob("wandb/offline-run-*/*.wandb")
+    config: dict[str, Any] = {}
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    runs = []
+    for record in records(path):
+        if record.HasField("run"):
+            runs.append(record.run)
+        for update in [*record.run.config.update, *record.config.update]:
+            config[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
+        for update in record.summary.update:
+            summary[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
+        if record.HasField("history"):
+            items = record.history.item
+            history.append(
+                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            )
+    assert {run.display_name for run in runs} == {row["run"]}
+    assert {run.run_group for run in runs} == {"mlp"}
+    assert (config["model"], config["epochs"], config["lr"]) == ("mlp", 2, row["config"]["lr"])
+    assert config["model.hidden"] == "8,4"
+    logged = [line for line in history if "epoch" in line]
+    for line, truth in zip(logged, epochs_of(tmp_path / row["run"]), strict=True):
+        for key in ("epoch", "train/loss", "val/accuracy", "lr"):
+            assert line[key] == pytest.approx(truth[key])
+    assert summary["test_accuracy"] == row["test_accuracy"]
+    assert summary["test_loss"] == pytest.approx(row["test_loss"])
+
+
+def test_without_a_tracker_only_the_metrics_are_written(data_dir: Path, tmp_path: Path) -> None:
+    row = train(data_dir, tmp_path, tracker="none")
+    folder = tmp_path / row["run"]
+    assert not (folder / "wandb").exists()
+    assert len(epochs_of(folder)) == 2
+
+
+def test_a_key_without_a_server_warns_and_logs_offline(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.warns(UserWarning, match="no connection to .*: logging to W&B offline"):
+        row = train(data_dir, tmp_path, tracker="wandb")
+    folder = tmp_path / row["run"]
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+    kept = [path for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts]
+    assert not any(b"0123456789" * 4 in path.read_bytes() for path in kept)
+
+
+def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "no-such-mode")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        row = train(data_dir, tmp_path, tracker="wandb")
+    failures = [w for w in caught if "tracker wandb failed" in str(w.message)]
+    assert len(failures) == 1
+    assert "metrics.jsonl goes on" in str(failures[0].message)
+    assert len(epochs_of(tmp_path / row["run"])) == 2
+
+
+def test_a_tracker_that_is_not_installed_names_the_extra(data_dir: Path, tmp_path: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard"):
+        row = train(data_dir, tmp_path, tracker="tensorboard")
+        assert list((tmp_path / row["run"]).rglob("events.out.tfevents.*"))
+    else:
+        with pytest.raises(UsageError, match=r"pip install 'stl10bench\[tensorboard\]'"):
+            train(data_dir, tmp_path, tracker="tensorboard")
+
+
+def test_the_same_metrics_are_written_with_and_without_a_tracker(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    varying = {"time", "seconds", "images_per_second"}
+    logs = []
+    for name in ("none", "wandb"):
+        row = train(data_dir, tmp_path / name, tracker=name)
+        logs.append(
+            [
+                {key: value for key, value in line.items() if key not in varying}
+                for line in epochs_of(tmp_path / name / row["run"])
+            ]
+        )
+    assert logs[0] == logs[1]
