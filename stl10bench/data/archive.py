@@ -1,0 +1,152 @@
+"""A gzipped tar as a stream of bytes -> its known members, verified and renamed into place."""
+
+import hashlib
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from stl10bench import files
+from stl10bench.data.stl10 import FOLDER
+from stl10bench.errors import DataError, StorageError
+
+_Plain: TypeAlias = "io.BufferedReader[_Chunks]"
+
+_BLOCK = 1 << 20  # bytes
+_LIMIT = 4 << 30  # bytes; the official archive holds 3.1 GB
+_MEMBERS = 1000  # the official archive holds eight
+
+
+def unpack(
+    stream: Iterator[bytes],
+    folder: Path,
+    wanted: Mapping[str, tuple[int, str]],
+    *,
+    source: str,
+    report: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Take the `wanted` files (name -> bytes, MD5) out of a gzipped tar, into `folder`.
+
+    Reads no further than the last of them. Only a regular file called stl10_binary/NAME with the
+    right size and sum is taken; whatever else the archive holds is skipped unseen. `report` is
+    called with the bytes taken since its last call, `source` names the archive in errors. Raises
+    DataError for an archive that is cut, damaged, too large or of other content, StorageError.
+    """
+    missing = {f"{FOLDER}/{name}": facts for name, facts in wanted.items()}
+    with io.BufferedReader(_Chunks(_inflate(stream, source)), _BLOCK) as plain:
+        for _ in range(_MEMBERS):
+            if not missing:
+                return
+            header = plain.read(tarfile.BLOCKSIZE)
+            if not header.strip(b"\0"):
+                raise DataError(f"{source} ends without {', '.join(missing)}")
+            try:
+                member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+            except tarfile.HeaderError as error:
+                raise DataError(f"{source} is no tar archive, or damaged: {error}") from None
+            name = member.name.removeprefix("./")
+            if name not in missing:
+                _skip(plain, member.size, source)
+                continue
+            size, md5 = missing.pop(name)
+            if not member.isreg() or member.size != size:
+                kind = f"{member.size} bytes" if member.isreg() else "a link or a special file"
+                raise DataError(f"{source}: {name} should be a file of {size} bytes; it is {kind}")
+            _take(plain, folder / Path(name).name, size, md5, source=source, report=report)
+            _skip(plain, -size % tarfile.BLOCKSIZE, source, padding=False)
+    if missing:
+        raise DataError(f"{source} holds more than {_MEMBERS} members: it is not STL-10's")
+
+
+def _take(
+    plain: _Plain,
+    path: Path,
+    size: int,
+    md5: str,
+    *,
+    source: str,
+    report: Callable[[int], None],
+) -> None:
+    part = path.with_name(f".{path.name}.part")
+    found = hashlib.new("md5", usedforsecurity=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                while left := size - file.tell():
+                    content = plain.read(min(left, _BLOCK))
+                    if not content:
+                        raise DataError(f"{source} is cut short within {path.name}")
+                    found.update(content)
+                    file.write(content)
+                    report(len(content))
+                file.flush()
+                os.fsync(file.fileno())
+            if found.hexdigest() != md5:
+                raise DataError(
+                    f"{source}: {path.name} is not STL-10's: MD5 {md5} expected, "
+                    f"found {found.hexdigest()}"
+                )
+            if path.exists():
+                raise DataError(f"{path} has appeared meanwhile: it is left as it is")
+            part.rename(path)
+            files.sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({size} bytes): {error}") from error
+
+
+def _skip(plain: _Plain, size: int, source: str, *, padding: bool = True) -> None:
+    if not 0 <= size <= _LIMIT:
+        raise DataError(f"{source} holds a member of {size} bytes: it is not STL-10's")
+    left = size + (-size % tarfile.BLOCKSIZE if padding else 0)
+    while left:
+        content = plain.read(min(left, _BLOCK))
+        if not content:
+            raise DataError(f"{source} is cut short")
+        left -= len(content)
+
+
+def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(wbits=31)  # 31: gzip with its header
+    total = 0
+    try:
+        for chunk in stream:
+            while chunk and not inflater.eof:
+                plain = inflater.decompress(chunk, _BLOCK)
+                chunk = inflater.unconsumed_tail
+                total += len(plain)
+                if total > _LIMIT:
+                    raise DataError(f"{source} holds more than {_LIMIT} bytes: it is not STL-10's")
+                yield plain
+            if inflater.eof:
+                return
+        yield inflater.flush()  # at most what one block of input left behind
+    except zlib.error as error:
+        raise DataError(f"{source} is no gzip archive, or damaged: {error}") from None
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of byte strings as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
