@@ -21,7 +21,17 @@ Row = dict[str, Any]
 FORMATS = ("table", "markdown", "csv", "json")
 _MISSING = "-"
 _ACCURACY = "test accuracy [95 %]"
-_LEFT_OUT_FIRST = ("precision", "trainable", "px", "MACs", "images/s", "pretrained", "parameters")
+_LEFT_OUT_FIRST = (
+    "precision",
+    "trainable",
+    "MACs",
+    "images/s",
+    "pretrained",
+    "parameters",
+    "train s",
+    "test loss",
+    "px",
+)
 
 
 def stored(runs_dir: Path) -> list[Row]:
@@ -129,7 +139,8 @@ def print_table(rows: Sequence[Row], title: str, console: Console) -> None:
         console = Console(file=console.file, width=200)
     shown = [name for name, _ in _COLUMNS]
     for name in _LEFT_OUT_FIRST:
-        if console.measure(to_table(rows, title, shown)).maximum <= console.width:
+        wide = console.options.update(max_width=1000)
+        if console.measure(to_table(rows, title, shown), options=wide).maximum <= console.width:
             break
         shown.remove(name)
     console.print(to_table(rows, title, shown))
@@ -146,7 +157,7 @@ def to_table(rows: Sequence[Row], title: str, shown: Sequence[str]) -> Table:
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     for name in shown:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(escape(cell) for cell in cells(row, shown)))
     return table
