@@ -1,6 +1,7 @@
 """Files in STL-10's binary layout -> checked, memory-mapped images and labels."""
 
 import hashlib
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,14 +72,21 @@ def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
     Every file is checked for its size, its counts and its labels. Files with the official class
     names must have the official MD5 sums, unless make-demo wrote them; `verify=False` takes them
     as data of their own instead. Raises DataError with the file, what was expected and what was
-    found.
+    found, StorageError for a file that cannot be read.
     """
+    try:
+        return _open(data_dir, verify=verify)
+    except OSError as error:
+        raise StorageError(f"cannot read {data_dir / FOLDER}: {error}") from error
+
+
+def _open(data_dir: Path, *, verify: bool) -> Dataset:
     folder = data_dir / FOLDER
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise DataError(
             f"{folder} lacks {', '.join(missing)}: get STL-10 with "
-            f"'stl10bench data download --data-dir {data_dir}', or give --data-dir, "
+            f"'stl10bench data download --data-dir {_quoted(data_dir)}', or give --data-dir, "
             "or try --dataset demo"
         )
     class_names = _class_names(folder / "class_names.txt")
@@ -106,27 +114,48 @@ def unlabelled(data_dir: Path) -> Images:
     path = data_dir / FOLDER / "unlabeled_X.bin"
     if not path.is_file():
         raise DataError(
-            f"{path} is missing: 'stl10bench data download --unlabelled --data-dir {data_dir}'"
+            f"{path} is missing: get it with 'stl10bench data download --unlabelled "
+            f"--data-dir {_quoted(data_dir)}'"
         )
     return _images(path)
 
 
 def folds(dataset: Dataset) -> tuple[Labels, ...]:
-    """The rows of the train split in each pre-defined fold. Raises DataError."""
+    """The rows of the train split in each pre-defined fold, int64, as they stand in the file.
+
+    STL-10's own are held to their sum. Raises DataError.
+    """
     path = dataset.folder / "fold_indices.txt"
     count = len(dataset.train.labels)
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        rows = tuple(np.array(line.split(), dtype=np.int64) for line in lines)
-    except FileNotFoundError:
+        content = path.read_bytes()
+    except OSError as error:
+        remedy = "only STL-10 and the demo data have folds"
+        if dataset.name == "STL-10":
+            remedy = (
+                "they lie at the archive's end, get them with 'stl10bench data download "
+                f"--unlabelled --data-dir {_quoted(dataset.folder.parent)}'"
+            )
+        raise DataError(f"cannot read {path} ({error.strerror}): {remedy}") from None
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    size, md5 = OFFICIAL[path.name]
+    if dataset.name == "STL-10" and found != md5:
         raise DataError(
-            f"{path} is missing: 'stl10bench data download --data-dir {dataset.folder.parent}'"
-        ) from None
+            f"{path} is not STL-10's: expected {size} bytes, MD5 {md5}; found {len(content)} "
+            f"bytes, MD5 {found}; move it away and download it again"
+        )
+    try:
+        rows = tuple(np.array(line.split(), dtype=np.int64) for line in content.splitlines())
     except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: lines of zero-based row numbers expected: {error}") from None
     for number, fold in enumerate(rows, 1):
-        if not len(fold) or fold.min() < 0 or fold.max() >= count:
-            raise DataError(f"{path}: line {number} needs rows 0..{count - 1} of the train split")
+        if not len(fold) or fold.min() < 0 or fold.max() >= count or len(set(fold)) < len(fold):
+            raise DataError(
+                f"{path}: different rows 0..{count - 1} of the train split expected in line "
+                f"{number}, found {len(fold)}: {fold[:5].tolist()}..."
+            )
+    if not rows:
+        raise DataError(f"{path}: one line for each fold expected, found none")
     return rows
 
 
@@ -138,7 +167,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: UTF-8 text expected: {error}") from None
     if not 2 <= len(names) <= 255 or not all(names) or len(set(names)) < len(names):
-        raise DataError(f"{path}: 2 to 255 different names expected, one a line; found {names!r}")
+        shown = f"{len(names)}: {', '.join(map(repr, names[:12]))}"
+        raise DataError(f"{path}: 2 to 255 different names expected, one a line; found {shown}")
     return names
 
 
@@ -220,3 +250,8 @@ def _check_marker(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
                 f"{folder / name} is not what make-demo wrote: sha256 {want} expected, found "
                 f"{sums[name]['sha256']}; delete {folder} and draw it again"
             )
+
+
+def _quoted(path: Path) -> str:
+    """As a shell needs it in a command."""
+    return shlex.quote(str(path))
