@@ -68,7 +68,7 @@ def train(
     machine.set_threads(threads)
     accelerator = machine.make_accelerator(kind, config.precision, tracker, folder)
     main = accelerator.is_main_process
-    with runs.owned(folder, config, overwrite=overwrite) if main else nullcontext():
+    with runs.owned(folder, config) if main else nullcontext():
         accelerator.wait_for_everyone()  # until the folder is there, and ours
         console.print(machine.describe(accelerator, config.precision), markup=False)
         return training.run(

@@ -315,12 +315,12 @@ def download(
 
 
 @data.command()
-@_with({key: _DATA[key] for key in ("data_dir", "verify")})
-def verify(*, data_dir: Path, verify: bool) -> None:
+@_with({"data_dir": _DATA["data_dir"]})
+def verify(*, data_dir: Path) -> None:
     """Check the files and say what they are."""
     from stl10bench.data.stl10 import open_dataset
 
-    found = open_dataset(data_dir, verify=verify)
+    found = open_dataset(data_dir)
     typer.echo(
         f"{found.name}: {len(found.train.labels):,} train and {len(found.test.labels):,} test "
         f"images, {len(found.class_names)} classes, fingerprint {found.fingerprint[:12]}"

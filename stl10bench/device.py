@@ -111,12 +111,20 @@ def describe(accelerator: Accelerator, precision: str) -> str:
     )
 
 
+def _cpu_name() -> str:
+    """The processor's own name on Linux, elsewhere what Python knows of it."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """The machine and the versions that made a row; no host name, no path."""
     libraries = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "platform": platform.system(),
         "python": platform.python_version(),

@@ -24,10 +24,10 @@ def finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
 
 
 @contextmanager
-def owned(folder: Path, config: RunConfig, *, overwrite: bool) -> Iterator[None]:
+def owned(folder: Path, config: RunConfig) -> Iterator[None]:
     """Own `folder` while a run writes it; its status.json says running, finished or why not.
 
-    With `overwrite` what lies there is moved to `<folder>.old-<n>` first. Raises BusyError when
+    What an earlier run left there is moved to `<folder>.old-<n>` first. Raises BusyError when
     another process owns it, StorageError when it cannot be written.
     """
     from filelock import FileLock, Timeout
@@ -41,7 +41,7 @@ def owned(folder: Path, config: RunConfig, *, overwrite: bool) -> Iterator[None]
     except OSError as error:
         raise StorageError(f"cannot write the run folder {folder}: {error}") from error
     with lock:
-        if overwrite and any(folder.iterdir()):
+        if (folder / "metrics.jsonl").exists():
             folder.rename(_unused(folder))
             folder.mkdir()
         files.write_json(folder / "config.json", config.model_dump(mode="json"))

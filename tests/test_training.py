@@ -1,6 +1,7 @@
 """One run: what it computes, what it leaves behind, what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_the_same_seed_gives_the_same_bits(data_dir: Path, tmp_path: Path, model
 def test_another_seed_gives_other_weights(data_dir: Path, tmp_path: Path) -> None:
     states = []
     for seed in (0, 1):
-        row = train(data_dir, tmp_path, seed=seed)
+        row = train(data_dir, tmp_path, seed=seed, val_fraction=0)
         states.append(checkpoint.load(tmp_path / row["checkpoint"])[0])
     assert not torch.equal(states[0]["linears.0.weight"], states[1]["linears.0.weight"])
 
@@ -96,13 +97,37 @@ def test_a_run_leaves_its_row_metrics_weights_and_predictions(
 def test_best_is_the_epoch_with_the_highest_hold_out_accuracy(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    row = train(data_dir, tmp_path, epochs=6, val_fraction=0.3, lr=0.03)
+    row = train(data_dir, tmp_path, epochs=8, val_fraction=0.3, lr=0.1, schedule="constant")
     epochs = [line for line in metrics_of(row, tmp_path) if "epoch" in line]
     best = max(epochs, key=lambda line: (line["val/accuracy"], -line["val/loss"]))
     _, header = checkpoint.load(tmp_path / row["checkpoint"])
     assert header.epoch == row["best_epoch"] == best["epoch"]
     assert header.metrics["val/accuracy"] == best["val/accuracy"] == row["val_accuracy"]
     assert header.metrics["test/accuracy"] == row["test_accuracy"]
+    assert best["epoch"] < 8, "another seed or rate: the test must tell best from last"
+    again = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir)
+    assert again["test_loss"] == row["test_loss"]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_neither_hold_out_nor_test_images_reach_the_weights(
+    data_dir: Path, tmp_path: Path, split: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data_dir, other)
+    name = "test_X.bin" if split == "test" else "train_X.bin"
+    images = np.memmap(other / "stl10_binary" / name, mode="r+").reshape(-1, 3, 96, 96)
+    rows = slice(None)
+    if split == "val":
+        rows = hold_out(open_dataset(data_dir).train.labels, 0.1, seed=0)[1]
+    images[rows] = 255 - images[rows]
+    images.flush()
+    states = []
+    for folder in (data_dir, other):
+        row = train(folder, tmp_path / "runs")
+        states.append(load_file(tmp_path / "runs" / row["run"] / "last.safetensors"))
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
 
 
 def test_without_a_hold_out_all_images_train_and_the_last_epoch_counts(
@@ -171,6 +196,17 @@ def test_an_edited_result_is_refused(data_dir: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 4'))
     with pytest.raises(CheckpointError, match=r"another configuration.*--overwrite"):
         train(data_dir, tmp_path)
+
+
+def test_an_unfinished_run_is_kept_aside_when_it_starts_again(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    row = train(data_dir, tmp_path)
+    (tmp_path / row["run"] / "result.json").unlink()
+    (tmp_path / row["run"] / "metrics.jsonl").write_text("half a run\n")
+    assert train(data_dir, tmp_path)["run"] == row["run"]
+    kept = tmp_path / f"{row['run']}.old-1" / "metrics.jsonl"
+    assert kept.read_text() == "half a run\n"
 
 
 def test_a_run_folder_in_use_is_refused(data_dir: Path, tmp_path: Path) -> None:
