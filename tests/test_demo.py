@@ -88,7 +88,7 @@ def test_neither_colours_nor_pixels_give_the_class_away(tmp_path: Path) -> None:
         lambda x: x.reshape(len(x), 3, 12, 8, 12, 8).mean((3, 5)).reshape(len(x), -1),
     )
     assert colours < 0.25
-    assert 0.1 < blocks < 0.4
+    assert blocks < 0.3
 
 
 def test_data_that_are_there_and_whole_are_left_alone(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _open(url: str, have: int, facts: Mapping[str, Any], timeout: float) -> HTTP
     if have:
         span = f"bytes {have}-{facts['bytes'] - 1}/{facts['bytes']}"
         same = _validator(response) in (None, facts["validator"])
-        if response.status != 206 or response.headers.get("Content-Range") != span or not same:
+        if response.headers.get("Content-Range") != span or not same:
             response.close()
             raise StartOver("the server does not go on where it stopped, or its file has changed")
     return response
