@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,26 @@ def plan(models: Sequence[str], *, everything: bool, freeze: bool | None) -> lis
             both = (True, False) if freeze is None else (freeze,)
             entries += [Entry(name, one) for one in both]
     return entries
+
+
+def fit(entries: Sequence[Entry], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`train`'s options for each entry: weights and model options only where the model has them.
+
+    Raises UsageError for a model option that none of the models has.
+    """
+    own = [f"{key}={options[key]}" for key in ("hidden", "dropout") if options[key] is not None]
+    own += options["model_option"] or []
+    fitted, used = [], set()
+    for entry in entries:
+        known = registry.options(entry.model) if own else {}
+        kept = [pair for pair in own if pair.partition("=")[0] in known]
+        used.update(kept)
+        weights = options["weights"] if registry.backbone(entry.model) else None
+        own_options = {"hidden": None, "dropout": None, "model_option": kept}
+        fitted.append({**options, **own_options, "weights": weights})
+    if unused := [pair for pair in own if pair not in used]:
+        raise UsageError(f"model option {unused[0]}: none of the models has it")
+    return fitted
 
 
 def run(entry: Entry, arguments: Sequence[str]) -> dict[str, Any]:

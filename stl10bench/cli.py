@@ -206,13 +206,13 @@ def benchmark(
         raise unknown("format", style, results.FORMATS)
     _load_plugin(options["plugin"])
     entries = benchmarks.plan(models or [], everything=everything, freeze=freeze)
-    arguments = _arguments(options)
     console, rows = _stderr(), []
-    for number, entry in enumerate(entries, 1):
+    fitted = benchmarks.fit(entries, options)
+    for number, (entry, own) in enumerate(zip(entries, fitted, strict=True), 1):
         kind = {None: "", True: " --freeze", False: " --no-freeze"}[entry.freeze]
         title = f"[{number}/{len(entries)}] {entry.model}{kind}"
         console.print(title, style="bold", markup=False, highlight=False)
-        rows.append(benchmarks.run(entry, arguments))
+        rows.append(benchmarks.run(entry, _arguments(own)))
     results.show(rows, style, _stdout())
     if all("error" in row for row in rows):
         raise UsageError("no run succeeded; the table says why")

@@ -25,7 +25,7 @@ _REPORT: dict[str, Any] = {
     "rotation": (0.0, 20.0),
 }
 
-# Chosen on the hold-out of photos96 at 64 px (see README): AdamW, cosine, light jitter and rotation.
+# Chosen on the hold-out of photos96 at 64 px: AdamW, cosine, light jitter and rotation.
 _TUNED: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.1}
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {

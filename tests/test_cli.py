@@ -33,7 +33,7 @@ def cli(
     tmp_path: Path,
     data_dir: Path,
 ) -> Any:
-    """Run the real entry point in this process, with the small data and a runs folder of its own."""
+    """Run the real entry point in this process, on the small data, in a folder of its own."""
     monkeypatch.setenv("STL10BENCH_DATA", str(data_dir))
     monkeypatch.chdir(tmp_path)
 
@@ -57,7 +57,7 @@ def test_train_prints_one_table_to_stdout_and_the_epochs_to_stderr(cli: Any) -> 
 
 def test_json_prints_one_object_and_nothing_else_to_stdout(cli: Any, tmp_path: Path) -> None:
     row = json.loads(cli("train", "mlp", *TINY, "--hidden", "8,4", "--json").out)
-    assert row["model_options"] == {"hidden": [8, 4], "dropout": 0.0}
+    assert row["model_options"] == {"hidden": [8, 4], "dropout": 0.2}
     assert (tmp_path / "runs" / row["checkpoint"]).is_file()
     again = cli("train", "mlp", *TINY, "--hidden", "8,4", "--json")
     assert json.loads(again.out) == row
@@ -112,6 +112,15 @@ def test_benchmark_puts_a_failed_model_in_its_place_and_goes_on(cli: Any, tmp_pa
     assert "mobilenetv2 (learned, from scratch)" in shown
 
 
+def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: Path) -> None:
+    ended = cli("benchmark", "logistic", "mlp", *TINY, "--hidden", "8,4", "--format", "json")
+    rows = json.loads(ended.out)
+    assert [row["model_options"] for row in rows] == [{}, {"hidden": [8, 4], "dropout": 0.2}]
+    ended = cli("benchmark", "logistic", *TINY, "--dropout", "0.5")
+    assert ended.code == 2
+    assert "model option dropout=0.5: none of the models has it" in ended.err
+
+
 def test_models_lists_every_registered_name(cli: Any) -> None:
     assert cli("models").out.split()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
 
@@ -159,10 +168,18 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --epochs 0", 2, "epochs = 0: must be greater than or equal to 1"),
         ("train cnn --batch-size 0", 2, "batch_size = 0: must be greater than or equal to 1"),
         ("train logistic --batch-size 64", 2, "batch_size = 64: there are only 36"),
-        ("train cnn --image-size 60 --batch-size 8", 2, "image_size = 60: cnn with 4 convolutions needs at"),
+        (
+            "train cnn --image-size 60 --batch-size 8",
+            2,
+            "image_size = 60: cnn with 4 convolutions needs at",
+        ),
         ("train cnn --recipe tuend", 2, "unknown recipe 'tuend': did you mean 'tuned'"),
         ("train cnn --schedule cosin", 2, "unknown schedule 'cosin': did you mean 'cosine'"),
-        ("train logistic --optimizer sgdd --batch-size 8", 2, "unknown optimizer 'sgdd': did you mean 'sgd"),
+        (
+            "train logistic --optimizer sgdd --batch-size 8",
+            2,
+            "unknown optimizer 'sgdd': did you mean 'sgd",
+        ),
         ("train cnn --rotation 20", 2, "rotation = 20: must be LOW,HIGH"),
         ("train cnn --rotation 20,0", 2, "rotation = 20.0,0.0: LOW,HIGH within"),
         ("train cnn --model-option width", 2, "must be KEY=VALUE"),
@@ -180,7 +197,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("evaluate no.safetensors", 4, "no checkpoint no.safetensors"),
         ("evaluate pickle.pt", 4, "is a pickle"),
         ("evaluate noise.safetensors", 4, "is not a safetensors file"),
-        ("evaluate noise.safetensors --split tset", 2, "unknown split 'tset': did you mean 'test'"),
+        ("evaluate noise.safetensors --split tset", 2, "did you mean 'test'"),
         ("benchmark", 2, "Name models, or --all"),
         ("benchmark mpl", 2, "unknown model 'mpl'"),
         ("benchmark mlp --format tabel", 2, "unknown format 'tabel': did you mean 'table'"),

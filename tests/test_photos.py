@@ -1,4 +1,4 @@
-"""Real photos and real ImageNet weights, where `../shared` has them: one short run from end to end."""
+"""Real photos and real ImageNet weights, where `../shared` has them: short runs, end to end."""
 
 import json
 import tarfile
