@@ -1,6 +1,9 @@
 """What several test modules need: small data in STL-10's layout, and runs without a tracker."""
 
+import os
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would starve each other
 
 import numpy as np
 import pytest

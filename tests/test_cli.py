@@ -14,7 +14,10 @@ import pytest
 
 from stl10bench.cli import main
 
-TINY = ["--image-size", "8", "--epochs", "1", "--batch-size", "8", "--tracker", "none"]
+TINY = [
+    *("--image-size", "8", "--epochs", "1", "--batch-size", "8"),
+    *("--tracker", "none", "--threads", "1"),
+]
 
 
 class Ended:

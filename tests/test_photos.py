@@ -53,6 +53,7 @@ def test_a_frozen_backbone_knows_photos_after_seconds_and_keeps_every_tensor(
         runs_dir=tmp_path,
         weights=WEIGHTS,
         tracker="none",
+        threads=1,
         epochs=6,
         batch_size=24,
     )
@@ -74,6 +75,7 @@ def test_training_all_of_it_moves_the_backbone(photos: Path, tmp_path: Path) -> 
         weights=WEIGHTS,
         freeze=False,
         tracker="none",
+        threads=1,
         epochs=2,
         batch_size=24,
     )
@@ -85,7 +87,13 @@ def test_training_all_of_it_moves_the_backbone(photos: Path, tmp_path: Path) -> 
 
 def test_a_loaded_model_takes_a_photo_of_any_size(photos: Path, tmp_path: Path) -> None:
     row = stl10bench.train(
-        "logistic", data_dir=photos, runs_dir=tmp_path, tracker="none", epochs=1, batch_size=24
+        "logistic",
+        data_dir=photos,
+        runs_dir=tmp_path,
+        tracker="none",
+        threads=1,
+        epochs=1,
+        batch_size=24,
     )
     model = stl10bench.load(tmp_path / row["checkpoint"])
     picture = SHARED / "data" / "stl10" / "test_images"

@@ -13,7 +13,7 @@ import pytest
 import stl10bench
 from stl10bench.errors import UsageError
 
-TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8}
+TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "threads": 1}
 
 
 def train(data_dir: Path, runs_dir: Path, **options: Any) -> dict[str, Any]:

@@ -24,7 +24,13 @@ from stl10bench.errors import (
     UsageError,
 )
 
-TINY: dict[str, Any] = {"image_size": 8, "epochs": 3, "batch_size": 8, "tracker": "none"}
+TINY: dict[str, Any] = {
+    "image_size": 8,
+    "epochs": 3,
+    "batch_size": 8,
+    "tracker": "none",
+    "threads": 1,
+}
 MODELS = {
     "logistic": {"image_size": 8},
     "mlp": {"image_size": 8, "hidden": (16,)},
