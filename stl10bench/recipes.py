@@ -38,8 +38,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "other": _REPORT,
     },
     "tuned": {
-        "logistic": _TUNED | {"epochs": 40, "warmup": 0.025},
-        "mlp": _TUNED | {"epochs": 40, "warmup": 0.025, "model_options": {"dropout": 0.2}},
+        "logistic": _TUNED | {"epochs": 20, "lr": 1e-4},
+        "mlp": _TUNED | {"epochs": 40, "lr": 3e-4, "model_options": {"dropout": 0.2}},
         "cnn": _TUNED | {"epochs": 12, "batch_size": 64, "label_smoothing": 0.1},
         "frozen": _TUNED | {"epochs": 12},
         "learned": _TUNED | {"epochs": 12, "label_smoothing": 0.1},
