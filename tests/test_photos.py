@@ -28,19 +28,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of each of the ten classes 24 photos to train on and 12 to test, imported as a user would."""
     source = tmp_path_factory.mktemp("photos")
     for split, most in (("train", 24), ("test", 12)):
-        counts: Counter[str] = Counter()
+        seen: Counter[str] = Counter()
         with tarfile.open(PHOTOS / f"{split}.tar") as tar:
             for member in tar:
                 label = Path(member.name).stem.split("_")[1]
-                if counts[label] < most:
-                    counts[label] += 1
+                if seen[label] < most:
+                    seen[label] += 1
                     folder = source / split / f"class {label}"
                     folder.mkdir(parents=True, exist_ok=True)
                     content = tar.extractfile(member)
                     assert content is not None
                     (folder / Path(member.name).name).write_bytes(content.read())
     data_dir = tmp_path_factory.mktemp("imported")
-    assert import_folder(source, data_dir) == {"train": 240, "test": 120}
+    counts = import_folder(source, data_dir)
+    assert (counts["train"], counts["test"]) == (240, 120)
     return data_dir
 
 
