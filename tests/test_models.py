@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_the_mlp_has_the_parameters_of_its_widths(hidden: tuple[int, ...]) -> No
     with torch.device("meta"):
         model = registry.build("mlp", 10, 64, {"hidden": hidden})
     widths = [3 * 64 * 64, *hidden, 10]
-    expected = sum(a * b + b for a, b in zip(widths, widths[1:], strict=False))
+    expected = sum(a * b + b for a, b in pairwise(widths))
     assert summary.parameters(model)[0] == expected
 
 
@@ -283,7 +284,7 @@ def test_any_timm_model_gets_the_same_head(freeze: bool) -> None:
     head = 512 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10
     assert summary.parameters(model) == (11_176_512 + head, head if freeze else 11_176_512 + head)
     before = snapshot(model.get_submodule("backbone"))
-    train_steps(model, photos(4, 64))
+    train_steps(model, photos(4, 64), steps=2)  # the first moves the gates that timm starts at 0
     after = model.get_submodule("backbone").state_dict()
     kept = [torch.equal(value, before[key]) for key, value in after.items()]
     assert all(kept) if freeze else not any(kept)
