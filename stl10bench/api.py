@@ -193,11 +193,10 @@ def open_data(
     if dataset == "demo" or download:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / ".lock")
-            lock.acquire()
+            guard = FileLock(folder / ".lock").acquire()
         except OSError as error:
             raise StorageError(f"cannot write the data folder {folder}: {error}") from error
-        with lock:
+        with guard:
             if dataset == "demo":
                 from stl10bench.data.demo import make_demo
 

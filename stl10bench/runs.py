@@ -34,13 +34,12 @@ def owned(folder: Path, config: RunConfig) -> Iterator[None]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        lock.acquire(timeout=0)
+        guard = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
     except Timeout:
         raise BusyError(f"{folder} is being written by another process: wait for it") from None
     except OSError as error:
         raise StorageError(f"cannot write the run folder {folder}: {error}") from error
-    with lock:
+    with guard:
         if (folder / "metrics.jsonl").exists():
             folder.rename(_unused(folder))
             folder.mkdir()

@@ -69,10 +69,10 @@ def draw(label: int, seed: int, split: int, index: int) -> NDArray[np.uint8]:
     while np.abs(body - around).mean() < 25:  # it must be seen
         body = _colour(rng)
     tones = [body, body * 0.62, 255 - (255 - body) * 0.55, body * 0.1 + 12, body * 0.1 + 225]
-    turn, mirror = np.deg2rad(rng.normal(0, 22)), rng.choice((-1, 1))
+    turn, mirror = np.deg2rad(rng.normal(0, 16)), rng.choice((-1, 1))
     stretch = rng.uniform(0.85, 1.15)
-    scale = size * rng.uniform(0.18, 0.42)
-    centre = size * (0.5 + rng.uniform(-0.18, 0.18, 2))
+    scale = size * rng.uniform(0.24, 0.43)
+    centre = size * (0.5 + rng.uniform(-0.12, 0.12, 2))
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     shape = rotation @ np.diag([mirror * stretch, 1 / stretch]) * scale
     for points, tone, width in _DRAWINGS[label](rng):
@@ -88,7 +88,7 @@ def draw(label: int, seed: int, split: int, index: int) -> NDArray[np.uint8]:
     image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.float64)
     light = rng.uniform(0.75, 1.2) * (1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, SIDE))
-    pixels = pixels * light[None, :, None] + rng.normal(0, rng.uniform(4, 26), pixels.shape)
+    pixels = pixels * light[None, :, None] + rng.normal(0, rng.uniform(4, 20), pixels.shape)
     drawn: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return drawn
 

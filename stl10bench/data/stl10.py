@@ -134,7 +134,7 @@ def folds(dataset: Dataset) -> tuple[Labels, ...]:
         if dataset.name == "STL-10":
             remedy = (
                 "they lie at the archive's end, get them with 'stl10bench data download "
-                f"--unlabelled --data-dir {_quoted(dataset.folder.parent)}'"
+                f"--folds --data-dir {_quoted(dataset.folder.parent)}'"
             )
         raise DataError(f"cannot read {path} ({error.strerror}): {remedy}") from None
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
