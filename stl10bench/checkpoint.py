@@ -49,7 +49,10 @@ def save(path: Path, model: nn.Module, header: Header) -> None:
 
     The header ends in a sha256 over itself and every tensor. Raises StorageError.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors = {  # copies, for safetensors refuses two names of one storage (shared weights)
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
     content = header.model_dump(mode="json")
     content["sha256"] = _sum(content, tensors)
     metadata = {_KEY: json.dumps(content, allow_nan=False)}
@@ -133,7 +136,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     try:
         tensors = safetensors.torch.load(content)
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
     return tensors, metadata

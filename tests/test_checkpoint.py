@@ -115,6 +115,15 @@ def test_layout_and_device_copies_do_not_change_the_bytes(tmp_path: Path) -> Non
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_model_whose_layers_share_a_matrix_is_saved_and_comes_back(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    checkpoint.save(tmp_path / "x", model, header())
+    tensors, _ = checkpoint.load(tmp_path / "x")
+    assert torch.equal(tensors["0.weight"], tensors["1.weight"])
+    checkpoint.fill(model, tensors, tmp_path / "x")
+
+
 def test_any_change_of_the_header_changes_the_bytes(tmp_path: Path) -> None:
     heads = [header(), header().at(4, 16, {"val/accuracy": 0.8}), header(size=16)]
     for number, head in enumerate(heads):
@@ -211,7 +220,17 @@ def test_a_header_that_is_not_ours_is_refused(path: Path, inner: str) -> None:
 
 @pytest.mark.parametrize(
     "structure",
-    [b"[]", b"3", b"null", b'"x"', b"{}", b'{"__metadata__":3}', b"[" * 100_000, b"\xff\xfe\x00"],
+    [
+        b"[]",
+        b"3",
+        b"null",
+        b'"x"',
+        b"{}",
+        b'{"__metadata__":3}',
+        b'{"__metadata__":null}',
+        b"[" * 100_000,
+        b"\xff\xfe\x00",
+    ],
     ids=lambda structure: structure[:20].decode("latin1"),
 )
 def test_a_file_with_another_structure_is_refused(path: Path, structure: bytes) -> None:
