@@ -7,8 +7,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,37 @@ from stl10bench import files
 from stl10bench.errors import CheckpointError, unknown
 
 Row = dict[str, Any]
+
+
+class _RunSettings(BaseModel):
+    data: str
+    model_options: dict[str, Any]
+
+
+class _Stored(BaseModel):
+    """What a table needs of a stored row, and the type that it needs it in."""
+
+    model_config = ConfigDict(strict=True)
+
+    run: str
+    model: str
+    model_options: dict[str, Any]
+    dataset: str
+    test_loss: float | None
+    test_accuracy: float
+    test_accuracy_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+    test_images: int
+    parameters: int
+    trainable_parameters: int
+    macs: int
+    image_size: int
+    pretrained: bool
+    precision: str
+    train_seconds: float
+    images_per_second: float
+    config: _RunSettings
+
+
 FORMATS = ("table", "markdown", "csv", "json")
 _MISSING = "-"
 _ACCURACY = "test accuracy [95 %]"
@@ -35,13 +67,27 @@ _LEFT_OUT_FIRST = (
 
 
 def stored(runs_dir: Path) -> list[Row]:
-    """The rows of all finished runs below `runs_dir`, by dataset and then by test accuracy."""
+    """The rows of all finished runs below `runs_dir`, by dataset and then by test accuracy.
+
+    Raises CheckpointError for a file that holds no row.
+    """
     rows = [
-        files.read_json(path, CheckpointError)
+        _read(path)
         for path in sorted(runs_dir.glob("*/result.json"))
         if ".old-" not in path.parent.name
     ]
-    return sorted(rows, key=lambda row: (_data(row), row.get("test_accuracy") or 0.0))
+    return sorted(rows, key=lambda row: (_data(row), row["test_accuracy"]))
+
+
+def _read(path: Path) -> Row:
+    row = files.read_json(path, CheckpointError)
+    try:
+        _Stored.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{path} holds no row of a run: {where}: {first['msg']}") from None
+    return row
 
 
 def label(row: Row) -> str:
@@ -128,7 +174,7 @@ def show(rows: Sequence[Row], style: str, console: Console) -> None:
     else:
         for title, part in _by_dataset(rows):
             if style == "markdown":
-                console.out(f"{title}\n\n{to_markdown(part)}", highlight=False)
+                console.out(f"{_literal(title)}\n\n{to_markdown(part)}", highlight=False)
             else:
                 print_table(part, title, console)
 
@@ -167,15 +213,10 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
     names = [name for name, _ in _COLUMNS]
     lines = [["model", *names], ["---", *("---:" for _ in names)]]
-    lines += [cells(row, names) for row in rows]
-    escaped = (
-        [
-            re.sub(r"([\\|<>*_`\[\]])", r"\\\1", cell) if i == 0 else cell
-            for i, cell in enumerate(line)
-        ]
-        for line in lines
-    )
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+    for row in rows:
+        first, *others = cells(row, names)
+        lines.append([_literal(first), *(map(_literal, others) if "error" in row else others)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -228,6 +269,11 @@ def _plain(value: Any) -> str:
 def _clean(text: str) -> str:
     """Other people's text on one line, without control characters."""
     return "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
+
+
+def _literal(text: str) -> str:
+    """Other people's text for Markdown, where it means nothing."""
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", text)
 
 
 def _inert(value: Any) -> Any:

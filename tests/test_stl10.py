@@ -248,15 +248,16 @@ def test_folds_that_are_none_are_refused(small: Path, content: str, message: str
 def test_missing_folds_and_unlabelled_images_are_named_with_their_command(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = f"'stl10bench data download --unlabelled --data-dir {small}'"
-    with pytest.raises(DataError, match=f"unlabeled_X.bin is missing: get it with {command}"):
+    command = "'stl10bench data download --{} --data-dir " + f"{small}'"
+    missing = f"unlabeled_X.bin is missing: get it with {command.format('unlabelled')}"
+    with pytest.raises(DataError, match=missing):
         unlabelled(small)
     with pytest.raises(DataError, match="only STL-10 and the demo data have folds"):
         folds(open_dataset(small))
     monkeypatch.setattr(stl10, "CLASS_NAMES", NAMES)
     for path in folder(small).glob("*.[bt]*"):
         monkeypatch.setitem(OFFICIAL, path.name, (path.stat().st_size, md5(path)))
-    with pytest.raises(DataError, match=f"fold_indices.txt .*{command}"):
+    with pytest.raises(DataError, match=f"fold_indices.txt .*{command.format('folds')}"):
         folds(open_dataset(small))
     (folder(small) / "fold_indices.txt").write_text("0 1\n")
     with pytest.raises(DataError, match=r"fold_indices.txt is not STL-10's.*found 4 bytes"):

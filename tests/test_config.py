@@ -1,0 +1,163 @@
+"""Settings: what a run's name is made of, what is refused, and that every recipe can be trained."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stl10bench import api, recipes
+from stl10bench.config import RunConfig, make_config
+from stl10bench.errors import UsageError
+from stl10bench.models import registry
+
+NUMBERS: dict[str, Any] = {  # a valid value other than the default for each field
+    "model": "cnn",
+    "model_options": {"dropout": 0.5},
+    "data": "a" * 64,
+    "weights": "hub:timm/x",
+    "image_size": 32,
+    "input": "crop",
+    "val_fraction": 0.2,
+    "seed": 1,
+    "epochs": 3,
+    "batch_size": 7,
+    "optimizer": "sgd",
+    "lr": 0.5,
+    "backbone_lr": 0.1,
+    "momentum": 0.5,
+    "weight_decay": 0.5,
+    "schedule": "step",
+    "warmup": 0.5,
+    "step_epochs": 3,
+    "step_gamma": 0.5,
+    "label_smoothing": 0.5,
+    "brightness": 0.5,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "hue": 0.5,
+    "flip": 0.25,
+    "rotation": (0.0, 20.0),
+    "precision": "bf16",
+}
+
+
+def test_a_name_is_the_same_on_every_machine_and_in_every_version() -> None:
+    """If this fails, stored runs are no longer found: raise FORMAT only if their numbers change."""
+    assert make_config({"model": "logistic"}).name == "logistic-cad62f55"
+    assert make_config(NUMBERS).name == "cnn-4019ff54"
+
+
+@pytest.mark.parametrize("field", RunConfig.model_fields)
+def test_every_setting_changes_the_name(field: str) -> None:
+    base = make_config({"model": "mlp"})
+    changed = make_config({"model": "mlp", field: NUMBERS[field]})
+    assert changed.name != base.name
+    assert set(changed.changed()) == {"model", field}
+
+
+def test_a_default_that_is_given_does_not_change_the_name() -> None:
+    base = make_config({"model": "mlp"})
+    assert make_config(base.model_dump()).name == base.name
+
+
+@given(st.text())
+def test_a_name_is_one_safe_folder(model: str) -> None:
+    name = make_config({"model": model}).name
+    assert len(name) < 80
+    assert all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
+
+
+@given(st.fixed_dictionaries({}, optional={k: st.just(v) for k, v in NUMBERS.items()}))
+def test_a_config_survives_json(settings: dict[str, Any]) -> None:
+    config = make_config({"model": "mlp", **settings})
+    again = make_config(json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert again == config
+    assert again.name == config.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
+        ({"batchsize": 1}, "unknown setting 'batchsize': did you mean 'batch_size'?"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'?"),
+        ({"schedule": "x"}, "one of 'constant', 'step', 'cosine' or 'one-cycle'"),
+        ({"input": "crop", "image_size": 128}, "image_size = 128: a crop is at most 96 px"),
+        ({"rotation": (20, 0)}, "rotation = 20.0,0.0: LOW,HIGH within -180..180"),
+        ({"rotation": (0, 181)}, "rotation = 0.0,181.0"),
+        ({"image_size": 7}, "image_size = 7: must be greater than or equal to 8"),
+        ({"val_fraction": 0.95}, "val_fraction = 0.95: must be less than or equal to 0.9"),
+        ({"hue": 0.6}, "hue = 0.6: must be less than or equal to 0.5"),
+        ({"flip": -0.1}, "flip = -0.1: must be greater than or equal to 0"),
+        ({"warmup": 1.0}, "warmup = 1.0: must be less than 1"),
+        ({"seed": -1}, "seed = -1: must be greater than or equal to 0"),
+        ({"epochs": 1.5}, "epochs = 1.5: must be a valid integer"),
+        ({"lr": "fast"}, "lr = 'fast': must be a valid number"),
+        ({"lr": 0, "epochs": 0}, "epochs = 0: must be greater than or equal to 1; lr = 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_its_rule(settings: Any, text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        make_config({"model": "mlp", **settings})
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["lr", "weight_decay", "brightness", "warmup", "momentum"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_numbers_that_are_none_are_refused(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{field} = "):
+        make_config({"model": "mlp", field: value})
+
+
+# Recipes.
+
+
+@pytest.mark.parametrize("freeze", [None, True, False])
+@pytest.mark.parametrize("name", [*registry.names(), "timm:resnet18"])
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_every_recipe_has_valid_settings_for_every_model(
+    recipe: str, name: str, freeze: bool | None
+) -> None:
+    options = {} if freeze is None or not registry.backbone(name) else {"freeze": freeze}
+    pretrained = bool(registry.backbone(name)) and freeze is not False
+    config, _ = api.check(name, recipe=recipe, pretrained=pretrained, settings=options)
+    registry.check_options(name, config.model_options)
+    assert config.val_fraction > 0, "a recipe never trades the hold-out away"
+
+
+def test_a_given_setting_beats_the_recipe_and_the_recipe_the_default() -> None:
+    of_recipe, _ = api.check("cnn", recipe="report", settings={})
+    assert of_recipe.rotation == (0.0, 20.0) != RunConfig.model_fields["rotation"].default
+    given_, _ = api.check("cnn", recipe="report", settings={"rotation": (0, 5), "dropout": 0.1})
+    assert given_.rotation == (0.0, 5.0)
+    assert given_.model_options == {"dropout": 0.1}
+    assert given_.lr == of_recipe.lr
+
+
+def test_the_reports_settings_are_those_of_the_report() -> None:
+    rates = {"logistic": 1e-4, "mlp": 1e-3, "cnn": 1e-3}
+    for model, lr in rates.items():
+        config, _ = api.check(model, recipe="report", settings={})
+        assert (config.lr, config.batch_size, config.rotation) == (lr, 128, (0.0, 20.0))
+        assert config.schedule == "constant"
+    assert api.check("logistic", recipe="report", settings={})[0].optimizer == "sgd"
+
+
+def test_an_unknown_recipe_says_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown recipe 'repotr': did you mean 'report'"):
+        api.check("cnn", recipe="repotr", settings={})
+
+
+def test_a_run_is_checked_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from stl10bench import api; "
+        "api.check('cnn', settings={'epochs': 2}); "
+        "print([name for name in ('torch', 'timm', 'numpy') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

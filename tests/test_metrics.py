@@ -1,0 +1,105 @@
+"""Scores against closed forms, exact arithmetic and torch's own; draws against their promise."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stl10bench import metrics, randomness
+
+SCORES = st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
+
+
+@given(SCORES)
+def test_wilsons_interval_is_where_the_score_test_just_accepts(case: tuple[int, int]) -> None:
+    """Its ends solve (p - hits/n)^2 = z^2 p (1 - p) / n: the interval's definition."""
+    hits, count = case
+    share = hits / count
+    low, high = metrics.wilson(share, count)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            left = (end - share) ** 2
+            right = metrics.Z95**2 * end * (1 - end) / count
+            assert left == pytest.approx(right, rel=1e-9, abs=1e-15)
+
+
+def test_wilsons_interval_of_a_textbook_case() -> None:
+    """15 of 148: 0.0624 to 0.1605 (Newcombe 1998, "Two-sided confidence intervals", table I)."""
+    low, high = metrics.wilson(15 / 148, 148)
+    assert (round(low, 4), round(high, 4)) == (0.0624, 0.1605)
+
+
+def test_ninety_five_percent_is_the_normal_quantile() -> None:
+    assert math.erf(metrics.Z95 / math.sqrt(2)) == pytest.approx(0.95, abs=1e-15)
+
+
+@given(SCORES.filter(lambda case: case[1] > 1))
+def test_more_images_narrow_the_interval(case: tuple[int, int]) -> None:
+    hits, count = case
+    low, high = metrics.wilson(hits / count, count)
+    narrow_low, narrow_high = metrics.wilson(hits / count, 4 * count)
+    assert narrow_high - narrow_low < high - low
+
+
+def test_loss_is_the_mean_nll_and_accuracy_counts_the_first_of_equal_logits() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [1.0, 1.0]])
+    scores = metrics.score(logits, torch.tensor([0, 0, 0, 1]), "val")
+    right, wrong, tie = math.log1p(math.exp(-2)), math.log1p(math.exp(2)), math.log(2)
+    assert scores["val/accuracy"] == 0.5
+    assert scores["val/loss"] == pytest.approx((right + wrong + 2 * tie) / 4, rel=1e-12)
+
+
+def test_huge_logits_lose_no_digits() -> None:
+    logits = torch.tensor([[1e4, 0.0], [1e4 + 1, 1e4]])
+    scores = metrics.score(logits, torch.tensor([0, 0]), "test")
+    assert scores["test/loss"] == pytest.approx(math.log1p(math.exp(-1)) / 2, rel=1e-12)
+
+
+@given(st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_channel_statistics_are_those_of_numpy(count: int, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (count, 3, 5, 5), dtype=np.uint8)
+    mean, std = metrics.channel_statistics(torch.from_numpy(images))
+    floats = images.astype(np.float64) / 255
+    assert mean == pytest.approx(floats.mean((0, 2, 3)), rel=1e-12)
+    assert std == pytest.approx(floats.std((0, 2, 3)), rel=1e-9)
+
+
+def test_what_json_cannot_say_becomes_none() -> None:
+    values = {"a": 1.0, "b": math.nan, "c": math.inf}
+    assert metrics.finite(values) == {"a": 1.0, "b": None, "c": None}
+
+
+# Randomness.
+
+
+def test_a_seed_is_the_same_on_every_platform() -> None:
+    """If this fails, no stored run can be reproduced: raise config.FORMAT."""
+    assert randomness.seed_of(0, randomness.ORDER, 1) == 1554199118406742183
+    draws = torch.rand(2, generator=randomness.generator(7, randomness.AUGMENT, 2, 3))
+    assert draws.tolist() == pytest.approx([0.74480885, 0.08016092], abs=1e-7)
+
+
+def test_no_two_places_share_a_seed() -> None:
+    purposes = (
+        randomness.HOLDOUT,
+        randomness.ORDER,
+        randomness.AUGMENT,
+        randomness.DROPOUT,
+        randomness.WEIGHTS,
+    )
+    places = [
+        *product(range(3), purposes),
+        *product(range(3), purposes, range(6)),
+        *product(range(3), purposes, range(6), range(6)),
+    ]
+    # A trailing zero is the same place to SeedSequence; within a purpose counters are as many.
+    for length in (2, 3, 4):
+        seeds = [randomness.seed_of(*place) for place in places if len(place) == length]
+        assert len(set(seeds)) == len(seeds)
+        assert all(0 <= seed < 2**63 for seed in seeds)
