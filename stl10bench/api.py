@@ -107,7 +107,7 @@ def evaluate(
     )
 
     from stl10bench import device as machine
-    from stl10bench import training
+    from stl10bench import evaluation
     from stl10bench.predict import load
 
     kind = machine.choose_device(device)
@@ -115,7 +115,7 @@ def evaluate(
     predictor = load(path)
     accelerator = machine.make_accelerator(kind, predictor.header.config.precision, "none", None)
     return {
-        **training.test(predictor, accelerator, data, split=split),
+        **evaluation.test(predictor, accelerator, data, split=split),
         "checkpoint": str(path),
     }
 

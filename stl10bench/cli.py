@@ -1,13 +1,11 @@
-"""Command-line options -> settings -> rows on stdout; the only module that knows Typer; light."""
+"""The commands: options -> rows and files on stdout, progress and errors on stderr; light."""
 
-import inspect
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,10 +13,21 @@ from rich.markup import escape
 
 import stl10bench
 from stl10bench import benchmark as benchmarks
-from stl10bench import recipes, results
-from stl10bench.config import RunConfig
+from stl10bench import results
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
+from stl10bench.options import (
+    DATA,
+    JSON,
+    MACHINE,
+    PLUGIN,
+    TRAINING,
+    command_line,
+    key_values,
+    load_plugin,
+    settings,
+    with_options,
+)
 
 app = typer.Typer(
     name="stl10bench",
@@ -31,117 +40,9 @@ app = typer.Typer(
 data = typer.Typer(help="Download, check, draw or import data.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
-
-_NOT_OPTIONS = {"model", "model_options", "data", "weights"}  # of RunConfig: made, not given
-
-
-def _field_options() -> Specification:
-    """An option for each field of RunConfig; unset, the recipe or the field's default decides."""
-    specification: Specification = {}
-    for name, field in RunConfig.model_fields.items():
-        if name in _NOT_OPTIONS:
-            continue
-        kind: Any = field.annotation
-        metavar = None
-        if get_origin(kind) is Literal:
-            kind, metavar = str, "|".join(get_args(kind))
-        elif get_origin(kind) is tuple:
-            kind, metavar = str, "LOW,HIGH"
-        default = field.default
-        shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
-        option = typer.Option(
-            help=f"{field.description} [default: {shown}]".replace("[", r"\["),
-            metavar=metavar,
-            show_default=False,
-            rich_help_panel="Settings (the recipe's, unless given)",
-        )
-        specification[name] = (Annotated[kind | None, option], None)
-    return specification
-
-
-def _option(
-    kind: Any, help_text: str, default: Any = None, *names: str, **extra: Any
-) -> tuple[Any, Any]:
-    annotation = kind | None if default is None else kind
-    help_text = help_text.replace("[", r"\[")
-    return Annotated[annotation, typer.Option(*names, help=help_text, **extra)], default
-
-
-_DATA: Specification = {
-    "dataset": _option(str, "stl10, or demo: images drawn by code.", "stl10"),
-    "data_dir": _option(
-        Path,
-        "Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
-        Path("data"),
-        envvar="STL10BENCH_DATA",
-    ),
-    "verify": _option(bool, "Hold STL-10's files to their official MD5 sums.", True),
-}
-_MACHINE: Specification = {
-    "device": _option(str, "auto, cpu, cuda or mps.", "auto"),
-    "threads": _option(int, "CPU threads per process [default: cores / processes].", min=1),
-}
-_PLUGIN: Specification = {
-    "plugin": _option(str, "Import a module that registers models; the working folder counts."),
-}
-_MODEL_OPTIONS: Specification = {
-    "freeze": _option(
-        bool, "Train the head alone, or all of a backbone [default: freeze].", None,
-        "--freeze/--no-freeze", rich_help_panel="Model",
-    ),
-    "hidden": _option(
-        str, "Widths of the hidden linear layers, e.g. 512,256.", rich_help_panel="Model"
-    ),
-    "dropout": _option(float, "Dropout after each hidden linear layer.", rich_help_panel="Model"),
-    "model_option": _option(
-        list[str], "Any option of the model, e.g. channels=64,128,256,512; repeatable.",
-        None, metavar="KEY=VALUE", rich_help_panel="Model",
-    ),
-    "weights": _option(
-        Path, "The backbone's weights: safetensors in timm's keys.", rich_help_panel="Model"
-    ),
-    "pretrained": _option(
-        bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True,
-        rich_help_panel="Model",
-    ),
-}  # fmt: skip
-_RUN: Specification = {
-    "recipe": _option(str, f"Named settings: {', '.join(recipes.RECIPES)}.", recipes.DEFAULT),
-    "config": _option(Path, "JSON file of settings, e.g. a run's config.json."),
-    "runs_dir": _option(Path, "Folder of the run folders.", Path("runs")),
-    "tracker": _option(str, "wandb (offline without a key), tensorboard or none.", "wandb"),
-    "download": _option(bool, "Fetch STL-10 when it is missing.", False),
-    "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
-}
-_TRAINING: Specification = {
-    **_RUN, **_DATA, **_MACHINE, **_PLUGIN, **_MODEL_OPTIONS, **_field_options()
-}  # fmt: skip
-_JSON: Specification = {
-    "as_json": _option(bool, "Print one JSON object to stdout.", False, "--json"),
-}
-
-
-def _with(*specifications: Specification) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that ends in `**options` the options of the specifications."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command).parameters.values()
-        parameters = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
-        for specification in specifications:
-            for name, (kind, default) in specification.items():
-                parameters[name] = inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-                )
-        command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-        command.__annotations__ = {name: p.annotation for name, p in parameters.items()}
-        return command
-
-    return decorate
-
 
 @app.command()
-@_with(_TRAINING, _JSON)
+@with_options(TRAINING, JSON)
 def train(
     model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
     **options: Any,
@@ -153,13 +54,13 @@ def train(
     from stl10bench import api
 
     as_json = options.pop("as_json")
-    row = api.train(model, console=_stderr(), **_settings(options))
+    row = api.train(model, console=_stderr(), **settings(options))
     if _is_main():
         _print_rows([row], as_json=as_json)
 
 
 @app.command()
-@_with(_PLUGIN, _DATA, _MACHINE, _JSON)
+@with_options(PLUGIN, DATA, MACHINE, JSON)
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
     *,
@@ -171,7 +72,7 @@ def evaluate(
     """Measure a checkpoint; needs only the file and the data."""
     from stl10bench import api
 
-    _load_plugin(plugin)
+    load_plugin(plugin)
     row = api.evaluate(checkpoint, split=split, console=_stderr(), **options)
     if not _is_main():
         return
@@ -187,7 +88,7 @@ def evaluate(
 
 
 @app.command()
-@_with(_TRAINING)
+@with_options(TRAINING)
 def benchmark(
     models: Annotated[list[str] | None, typer.Argument(help="Models, or --all.")] = None,
     *,
@@ -204,7 +105,7 @@ def benchmark(
     """
     if style not in results.FORMATS:
         raise unknown("format", style, results.FORMATS)
-    _load_plugin(options["plugin"])
+    load_plugin(options["plugin"])
     entries = benchmarks.plan(models or [], everything=everything, freeze=freeze)
     console, rows = _stderr(), []
     fitted = benchmarks.fit(entries, options)
@@ -212,7 +113,7 @@ def benchmark(
         kind = {None: "", True: " --freeze", False: " --no-freeze"}[entry.freeze]
         title = f"[{number}/{len(entries)}] {entry.model}{kind}"
         console.print(title, style="bold", markup=False, highlight=False)
-        rows.append(benchmarks.run(entry, _arguments(own)))
+        rows.append(benchmarks.run(entry, command_line(own)))
     results.show(rows, style, _stdout())
     if all("error" in row for row in rows):
         raise UsageError("no run succeeded; the table says why")
@@ -233,10 +134,10 @@ def table(
 
 
 @app.command()
-@_with(_PLUGIN, _JSON)
+@with_options(PLUGIN, JSON)
 def models(*, plugin: str | None, as_json: bool) -> None:
     """List the models."""
-    _load_plugin(plugin)
+    load_plugin(plugin)
     names = registry.names()
     if as_json:
         typer.echo(json.dumps({"models": names, "prefix": registry.TIMM}))
@@ -245,7 +146,7 @@ def models(*, plugin: str | None, as_json: bool) -> None:
 
 
 @app.command()
-@_with(_PLUGIN, _JSON)
+@with_options(PLUGIN, JSON)
 def describe(
     model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
     *,
@@ -258,9 +159,9 @@ def describe(
     as_json: bool,
 ) -> None:
     """Print a model's layers, output shapes, parameters and MACs."""
-    _load_plugin(plugin)
+    load_plugin(plugin)
     registry.check_name(model)
-    given = _key_values(model_option)
+    given = key_values(model_option)
 
     from stl10bench.models import summary
 
@@ -298,7 +199,7 @@ def describe(
 
 @data.command()
 def download(
-    data_dir: Annotated[Path, _DATA["data_dir"][0].__metadata__[0]] = Path("data"),
+    data_dir: Annotated[Path, DATA["data_dir"][0].__metadata__[0]] = Path("data"),
     archive: Annotated[
         Path | None, typer.Option("--from", help="An archive that is on disk already.")
     ] = None,
@@ -325,7 +226,7 @@ def download(
 
 
 @data.command()
-@_with({"data_dir": _DATA["data_dir"]})
+@with_options({"data_dir": DATA["data_dir"]})
 def verify(*, data_dir: Path) -> None:
     """Check the files and say what they are."""
     from stl10bench.data.stl10 import open_dataset
@@ -339,7 +240,7 @@ def verify(*, data_dir: Path) -> None:
 
 @data.command("make-demo")
 def make_demo(
-    data_dir: Annotated[Path, _DATA["data_dir"][0].__metadata__[0]] = Path("data"),
+    data_dir: Annotated[Path, DATA["data_dir"][0].__metadata__[0]] = Path("data"),
     train_images: Annotated[int, typer.Option("--train", help="Training images.", min=10)] = 2000,
     test_images: Annotated[int, typer.Option("--test", help="Test images.", min=10)] = 1000,
     seed: Annotated[int, typer.Option(help="Another seed draws other images.", min=0)] = 0,
@@ -384,53 +285,6 @@ def _top(
     ] = False,
 ) -> None:
     pass
-
-
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    """What a command was given -> the keywords of `api.train`; unset options are left out."""
-    given = {key: value for key, value in options.items() if value is not None}
-    _load_plugin(given.pop("plugin", None))
-    stored: dict[str, Any] = {}
-    if path := given.pop("config", None):
-        from stl10bench.files import read_json
-
-        stored = {
-            key: value
-            for key, value in read_json(path, UsageError).items()
-            if key not in {"model", "data", "weights"}
-        }
-    if "rotation" in given:
-        given["rotation"] = tuple(given["rotation"].split(","))
-        if len(given["rotation"]) != 2:
-            raise UsageError(f"rotation = {options['rotation']}: must be LOW,HIGH, e.g. 0,20")
-    own = _key_values(given.pop("model_option", None))
-    return {**stored, **given, **own}
-
-
-def _key_values(pairs: list[str] | None) -> dict[str, str]:
-    for pair in pairs or []:
-        if "=" not in pair:
-            raise UsageError(f"--model-option {pair}: must be KEY=VALUE, e.g. dropout=0.5")
-    return dict(pair.split("=", 1) for pair in pairs or [])
-
-
-def _arguments(options: dict[str, Any]) -> list[str]:
-    """Options -> the command line that gives them again."""
-    arguments: list[str] = []
-    for key, value in options.items():
-        name = key.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            arguments += [part for one in value for part in (f"--{name}", one)]
-        elif value is not None:
-            arguments += [f"--{name}", str(value)]
-    return arguments
-
-
-def _load_plugin(module: str | None) -> None:
-    if module is not None:
-        registry.load_plugin(module)
 
 
 def _print_rows(rows: list[results.Row], *, as_json: bool) -> None:

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import broadcast
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -20,37 +18,18 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
 from stl10bench import augment, checkpoint, files, metrics
+from stl10bench.batches import Images, Normalise, load, make_normalise
 from stl10bench.config import RunConfig
 from stl10bench.data import splits
-from stl10bench.data.stl10 import Dataset, Split
-from stl10bench.device import memory_format, provenance
-from stl10bench.errors import DataError, DivergedError, UsageError
-from stl10bench.models import registry, summary
-from stl10bench.models.weights import NONE, Weights
-from stl10bench.predict import Predictor
+from stl10bench.data.stl10 import Dataset
+from stl10bench.device import memory_format
+from stl10bench.errors import DivergedError, UsageError
+from stl10bench.evaluation import evaluate, tested_row
+from stl10bench.models import registry
+from stl10bench.models.weights import Weights
 from stl10bench.randomness import DROPOUT, ORDER, WEIGHTS, generator, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.tracking import Log
-
-EVALUATION_BATCH = 250  # images per process; small enough for every model here on a small GPU
-
-
-class Images(NamedTuple):
-    """Images of one split at the size they are fed from, and their labels."""
-
-    images: Tensor  # uint8 (N, 3, S, S), on the device if they fit there
-    labels: Tensor  # int64 (N,), on the device
-
-
-class Normalise(NamedTuple):
-    """float images (B, 3, H, W) in 0..1 -> the model's input, in its memory layout."""
-
-    mean: Tensor  # float32 (1, 3, 1, 1)
-    std: Tensor
-    layout: torch.memory_format
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
 
 
 class Best(NamedTuple):
@@ -90,7 +69,7 @@ def run(
     model = registry.build(config.model, classes, config.image_size, config.model_options)
     mean, std = initialise(model, weights, train, config)
     layout = memory_format(model)
-    normalise = Normalise(as_channels(mean, device), as_channels(std, device), layout)
+    normalise = make_normalise(mean, std, layout, device)
 
     optimizer = make_optimizer(config, model)
     learner, optimizer = accelerator.prepare(model.to(memory_format=layout), optimizer)
@@ -227,32 +206,6 @@ def train_epoch(
     }
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    images: Tensor,
-    normalise: Normalise,
-    image_size: int,
-    accelerator: Accelerator,
-) -> Tensor:
-    """float32 logits (N, C), on the CPU, of uint8 images (N, 3, S, S), in their order.
-
-    Each process takes an equal share, the last one padded by repeating the last image; the
-    logits are gathered and the padding cut off by our own count.
-    """
-    model.eval()
-    for buffer in model.buffers():  # batch-norm statistics: those of rank 0 are saved, so use them
-        buffer.copy_(broadcast(buffer))
-    share = math.ceil(len(images) / accelerator.num_processes)
-    rows = torch.arange(share) + share * accelerator.process_index
-    logits = [
-        model(normalise(augment.centre(images[part].to(accelerator.device), image_size)))
-        for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
-    ]
-    gathered: Tensor = accelerator.gather(torch.cat(logits).float())
-    return gathered[: len(images)].cpu()
-
-
 def count_steps(config: RunConfig, images: int, processes: int) -> int:
     """Steps an epoch; UsageError when the batch does not fit the images or the processes."""
     if config.batch_size > images:
@@ -266,27 +219,6 @@ def count_steps(config: RunConfig, images: int, processes: int) -> int:
             f"{processes} processes"
         )
     return images // config.batch_size
-
-
-def load(split: Split, rows: NDArray[np.int64], config: RunConfig, device: torch.device) -> Images:
-    """The images `rows` of a split at the size they are fed from, resized once and kept uint8.
-
-    Resizing is bilinear with antialiasing; for a crop they stay as they are. They lie on the
-    device if they take at most half of its free memory, else in the host's.
-    """
-    size = split.images.shape[-1] if config.input == "crop" else config.image_size
-    images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for start in range(0, len(rows), 500):
-        part = torch.from_numpy(np.ascontiguousarray(split.images[rows[start : start + 500]]))
-        if part.shape[-1] != size:
-            part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
-        images[start : start + 500] = part
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        images = images.to(device) if images.numel() <= free // 2 else images.pin_memory()
-    else:
-        images = images.to(device)
-    return Images(images, torch.from_numpy(split.labels[rows]).to(device))
 
 
 def initialise(
@@ -307,87 +239,6 @@ def initialise(
     load_pretrained(backbone, name, config.image_size, tensors)
     own: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     return tuple(own["mean"]), tuple(own["std"])
-
-
-def test(
-    predictor: Predictor, accelerator: Accelerator, dataset: Dataset, *, split: str
-) -> dict[str, Any]:
-    """The row of a loaded checkpoint on a split: test, train, or val, its own hold-out.
-
-    Raises DataError when the data have other classes, or for val when they are other data.
-    """
-    header, device = predictor.header, accelerator.device
-    config = header.config
-    if dataset.class_names != header.class_names:
-        raise DataError(
-            f"the checkpoint knows the classes {', '.join(header.class_names)}; the data in "
-            f"{dataset.folder} have {', '.join(dataset.class_names)}"
-        )
-    part = dataset.test if split == "test" else dataset.train
-    rows = np.arange(len(part.labels))
-    if split == "val":
-        if dataset.fingerprint != config.data or config.val_fraction == 0:
-            raise DataError(
-                f"no hold-out: val_fraction = {config.val_fraction}, and the data must be those "
-                f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
-            )
-        _, rows = splits.hold_out(part.labels, config.val_fraction, config.seed)
-    images = load(part, rows, config, device)
-    model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
-    normalise = Normalise(
-        as_channels(header.mean, device), as_channels(header.std, device), memory_format(model)
-    )
-    logits = evaluate(model, images.images, normalise, config.image_size, accelerator)
-    scores = metrics.finite(metrics.score(logits, images.labels, split))
-    header = header.at(header.epoch, header.step, {**header.metrics, **scores})
-    return tested_row(header, model, dataset.name, len(rows), accelerator, split=split)
-
-
-def tested_row(
-    header: checkpoint.Header,
-    model: nn.Module,
-    dataset: str,
-    images: int,
-    accelerator: Accelerator,
-    *,
-    split: str = "test",
-) -> dict[str, Any]:
-    """The part of a row that an evaluation knows; accuracies and intervals in 0..1."""
-    config, values = header.config, header.metrics
-    accuracy = values[f"{split}/accuracy"] or 0.0
-    total, trainable = summary.parameters(model)
-    return {
-        "model": config.model,
-        "model_options": registry.check_options(config.model, config.model_options),
-        "dataset": dataset,
-        "val_accuracy": values.get("val/accuracy"),
-        "val_loss": values.get("val/loss"),
-        f"{split}_accuracy": accuracy,
-        f"{split}_accuracy_interval": list(metrics.wilson(accuracy, images)),
-        f"{split}_loss": values[f"{split}/loss"],
-        f"{split}_images": images,
-        "parameters": total,
-        "trainable_parameters": trainable,
-        "macs": summary.macs(model, config.image_size),
-        "image_size": config.image_size,
-        "pretrained": config.weights != NONE,
-        "epochs": config.epochs,
-        "best_epoch": header.epoch,
-        "seed": config.seed,
-        "precision": config.precision,
-        "memory_format": str(memory_format(model)).removeprefix("torch."),
-        "mean": header.mean,
-        "std": header.std,
-        "processes": accelerator.num_processes,
-        "version": header.version,
-        "config": config.model_dump(mode="json"),
-        **provenance(accelerator.device),
-    }
-
-
-def as_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Per-channel numbers as float32 (1, 3, 1, 1)."""
-    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:

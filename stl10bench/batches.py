@@ -1,0 +1,62 @@
+"""A split -> its images at the size they are fed from, and what makes them a model's input."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from stl10bench.config import RunConfig
+from stl10bench.data.stl10 import Split
+
+
+class Images(NamedTuple):
+    """Images of one split at the size they are fed from, and their labels."""
+
+    images: Tensor  # uint8 (N, 3, S, S), on the device if they fit there
+    labels: Tensor  # int64 (N,), on the device
+
+
+class Normalise(NamedTuple):
+    """float images (B, 3, H, W) in 0..1 -> the model's input, in its memory layout."""
+
+    mean: Tensor  # float32 (1, 3, 1, 1)
+    std: Tensor
+    layout: torch.memory_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
+
+
+def load(split: Split, rows: NDArray[np.int64], config: RunConfig, device: torch.device) -> Images:
+    """The images `rows` of a split at the size they are fed from, resized once and kept uint8.
+
+    Resizing is bilinear with antialiasing; for a crop they stay as they are. They lie on the
+    device if they take at most half of its free memory, else in the host's.
+    """
+    size = split.images.shape[-1] if config.input == "crop" else config.image_size
+    images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(rows), 500):
+        part = torch.from_numpy(np.ascontiguousarray(split.images[rows[start : start + 500]]))
+        if part.shape[-1] != size:
+            part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
+        images[start : start + 500] = part
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        images = images.to(device) if images.numel() <= free // 2 else images.pin_memory()
+    else:
+        images = images.to(device)
+    return Images(images, torch.from_numpy(split.labels[rows]).to(device))
+
+
+def make_normalise(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    layout: torch.memory_format,
+    device: torch.device,
+) -> Normalise:
+    """Normalisation by a mean and a standard deviation per channel, in 0..1, on `device`."""
+    channels = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
+    return Normalise(channels[0], channels[1], layout)

@@ -1,0 +1,122 @@
+"""A model and a split -> logits in the split's order, and a row."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from stl10bench import augment, checkpoint, metrics
+from stl10bench.batches import Normalise, load, make_normalise
+from stl10bench.data import splits
+from stl10bench.data.stl10 import Dataset
+from stl10bench.device import memory_format, provenance
+from stl10bench.errors import DataError
+from stl10bench.models import registry, summary
+from stl10bench.models.weights import NONE
+from stl10bench.predict import Predictor
+
+EVALUATION_BATCH = 250  # images per process; small enough for every model here on a small GPU
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    normalise: Normalise,
+    image_size: int,
+    accelerator: Accelerator,
+) -> Tensor:
+    """float32 logits (N, C), on the CPU, of uint8 images (N, 3, S, S), in their order.
+
+    Each process takes an equal share, the last one padded by repeating the last image; the
+    logits are gathered and the padding cut off by our own count.
+    """
+    model.eval()
+    for buffer in model.buffers():  # batch-norm statistics: those of rank 0 are saved, so use them
+        buffer.copy_(broadcast(buffer))
+    share = math.ceil(len(images) / accelerator.num_processes)
+    rows = torch.arange(share) + share * accelerator.process_index
+    logits = [
+        model(normalise(augment.centre(images[part].to(accelerator.device), image_size)))
+        for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
+    ]
+    gathered: Tensor = accelerator.gather(torch.cat(logits).float())
+    return gathered[: len(images)].cpu()
+
+
+def test(
+    predictor: Predictor, accelerator: Accelerator, dataset: Dataset, *, split: str
+) -> dict[str, Any]:
+    """The row of a loaded checkpoint on a split: test, train, or val, its own hold-out.
+
+    Raises DataError when the data have other classes, or for val when they are other data.
+    """
+    header, device = predictor.header, accelerator.device
+    config = header.config
+    if dataset.class_names != header.class_names:
+        raise DataError(
+            f"the checkpoint knows the classes {', '.join(header.class_names)}; the data in "
+            f"{dataset.folder} have {', '.join(dataset.class_names)}"
+        )
+    part = dataset.test if split == "test" else dataset.train
+    rows = np.arange(len(part.labels))
+    if split == "val":
+        if dataset.fingerprint != config.data or config.val_fraction == 0:
+            raise DataError(
+                f"no hold-out: val_fraction = {config.val_fraction}, and the data must be those "
+                f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
+            )
+        _, rows = splits.hold_out(part.labels, config.val_fraction, config.seed)
+    images = load(part, rows, config, device)
+    model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
+    normalise = make_normalise(header.mean, header.std, memory_format(model), device)
+    logits = evaluate(model, images.images, normalise, config.image_size, accelerator)
+    scores = metrics.finite(metrics.score(logits, images.labels, split))
+    header = header.at(header.epoch, header.step, {**header.metrics, **scores})
+    return tested_row(header, model, dataset.name, len(rows), accelerator, split=split)
+
+
+def tested_row(
+    header: checkpoint.Header,
+    model: nn.Module,
+    dataset: str,
+    images: int,
+    accelerator: Accelerator,
+    *,
+    split: str = "test",
+) -> dict[str, Any]:
+    """The part of a row that an evaluation knows; accuracies and intervals in 0..1."""
+    config, values = header.config, header.metrics
+    accuracy = values[f"{split}/accuracy"] or 0.0
+    total, trainable = summary.parameters(model)
+    return {
+        "model": config.model,
+        "model_options": registry.check_options(config.model, config.model_options),
+        "dataset": dataset,
+        "val_accuracy": values.get("val/accuracy"),
+        "val_loss": values.get("val/loss"),
+        f"{split}_accuracy": accuracy,
+        f"{split}_accuracy_interval": list(metrics.wilson(accuracy, images)),
+        f"{split}_loss": values[f"{split}/loss"],
+        f"{split}_images": images,
+        "parameters": total,
+        "trainable_parameters": trainable,
+        "macs": summary.macs(model, config.image_size),
+        "image_size": config.image_size,
+        "pretrained": config.weights != NONE,
+        "epochs": config.epochs,
+        "best_epoch": header.epoch,
+        "seed": config.seed,
+        "precision": config.precision,
+        "memory_format": str(memory_format(model)).removeprefix("torch."),
+        "mean": header.mean,
+        "std": header.std,
+        "processes": accelerator.num_processes,
+        "version": header.version,
+        "config": config.model_dump(mode="json"),
+        **provenance(accelerator.device),
+    }
