@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from stl10bench.data import stl10
-from stl10bench.data.demo import draw, make_demo
+from stl10bench.data.demo import make_demo
+from stl10bench.data.drawing import draw
 from stl10bench.data.stl10 import CLASS_NAMES, Split, folds, open_dataset
 from stl10bench.errors import DataError, StorageError
 
