@@ -66,6 +66,7 @@ def train(
     tracking.check_tracker(tracker)
     start = model_weights.fetch(start)
     machine.set_threads(threads)
+    machine.keep_freed_memory()
     accelerator = machine.make_accelerator(kind, config.precision, tracker, folder)
     main = accelerator.is_main_process
     with runs.owned(folder, config) if main else nullcontext():
@@ -112,6 +113,7 @@ def evaluate(
 
     kind = machine.choose_device(device)
     machine.set_threads(threads)
+    machine.keep_freed_memory()
     predictor = load(path)
     accelerator = machine.make_accelerator(kind, predictor.header.config.precision, "none", None)
     return {

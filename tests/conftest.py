@@ -7,6 +7,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would s
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # machines differ
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).parents[2] / "shared"
 NAMES = ("ant", "bee", "cow", "dog")

@@ -130,7 +130,7 @@ def test_each_operation_equals_torchvisions(
     flip=st.sampled_from([0.0, 1.0]),
     angle=st.floats(-180, 180),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_all_operations_together_equal_torchvisions_in_this_order(
     seed: int, factors: list[float], hue: float, flip: float, angle: float
 ) -> None:
@@ -255,7 +255,7 @@ def test_draws_depend_on_seed_epoch_and_batch_alone(same: dict[str, Any]) -> Non
     size=st.integers(8, 96),
     epoch=st.integers(1, 100),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_draws_stay_within_what_the_config_says(
     strength: float, hue: float, flip: float, angles: list[float], size: int, epoch: int
 ) -> None:
@@ -343,7 +343,7 @@ def test_the_source_is_never_changed() -> None:
 
 
 @given(seed=st.integers(0, 1000), turns=st.floats(-2, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_hue_shift_keeps_the_brightest_and_the_darkest_channel(seed: int, turns: float) -> None:
     images = photos(4, 8, seed=seed).float() / 255
     shifted = augment.shift_hue(images, torch.full((4,), turns))

@@ -188,7 +188,7 @@ def test_bytes_at_the_end_are_noticed(path: Path) -> None:
 
 
 @given(content=st.binary(max_size=200), valid_length=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_bytes_are_no_checkpoint(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, valid_length: bool
 ) -> None:

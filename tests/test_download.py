@@ -462,9 +462,7 @@ def test_strange_members_around_the_wanted_ones_are_skipped(tmp_path: Path) -> N
     assert not (tmp_path.parent.parent / "outside").exists()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=2000), st.integers(0, 3000))
 @example(b"", 512)
 def test_damage_anywhere_in_an_archive_is_a_data_error_or_harmless(

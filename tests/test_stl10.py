@@ -175,9 +175,7 @@ def test_damaged_files_are_refused_with_what_was_expected_and_found(
     assert "\n" not in str(caught.value)
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([4, 5, 255]).flatmap(lambda most: st.tuples(*[st.integers(0, most)] * 8)))
 def test_labels_are_taken_only_if_every_one_names_a_class(
     small: Path, labels: tuple[int, ...]
