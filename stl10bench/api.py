@@ -1,7 +1,7 @@
 """What the commands do, for Python: the same settings in, the same rows out."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from stl10bench import recipes, runs
 from stl10bench.config import RunConfig, make_config
-from stl10bench.errors import CheckpointError, DataError, StorageError, unknown
+from stl10bench.errors import CheckpointError, DataError, StorageError, UsageError, unknown
 from stl10bench.models import registry
 from stl10bench.models import weights as model_weights
 from stl10bench.models.weights import Weights
@@ -83,6 +83,61 @@ def train(
         )
 
 
+def train_stack(
+    model: str,
+    members: Sequence[Mapping[str, Any]],
+    *,
+    recipe: str = recipes.DEFAULT,
+    dataset: str = "stl10",
+    data_dir: str | Path | None = None,
+    verify: bool = True,
+    runs_dir: str | Path = "runs",
+    tracker: str = "wandb",
+    device: str = "auto",
+    threads: int | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Train several settings of a small model at once, on the same batches; returns their rows.
+
+    Each of `members` is `settings` of its own, over the common ones: `train_stack("logistic",
+    [{"lr": 1e-3}, {"lr": 1e-4}], epochs=5)`. A row is that of `train` up to rounding, marked
+    `stacked`; one that is finished already is not trained again; a member that diverged has an
+    `error`. Raises UsageError for members that cannot share their batches, and what `train` raises.
+    """
+    console = console or Console(quiet=True)
+    registry.check_name(model)
+    if registry.backbone(model) is not None:
+        raise UsageError(f"model {model!r} has a backbone: only small models are stacked")
+    checked = [check(model, recipe=recipe, settings={**settings, **own})[0] for own in members]
+    data = open_data(dataset, data_dir, download=False, verify=verify, console=console)
+
+    from stl10bench import device as machine
+
+    kind = machine.choose_device(device)
+    configs = [resolve(config, data.fingerprint, Weights(), kind) for config in checked]
+    done = {c.name: runs.finished(Path(runs_dir) / c.name, c) for c in configs}
+    missing = list({c.name: c for c in configs if done[c.name] is None}.values())
+    if missing:
+        from stl10bench import stack, tracking
+
+        tracking.check_tracker(tracker)
+        stack.check(missing)
+        machine.set_threads(threads)
+        machine.keep_freed_memory()
+        accelerator = machine.make_accelerator(kind, missing[0].precision, tracker, Path(runs_dir))
+        trained = stack.run(
+            missing,
+            accelerator,
+            data,
+            runs_dir=Path(runs_dir),
+            tracker=tracker,
+            console=console if accelerator.is_main_process else Console(quiet=True),
+        )
+        done |= {row["run"]: row for row in trained}
+    return [row for config in configs if (row := done[config.name])]
+
+
 def evaluate(
     checkpoint: str | Path,
     *,
@@ -144,6 +199,11 @@ def check(
     base = recipes.settings(recipe, model, frozen=frozen)
     options = {**base.get("model_options", {}), **options}
     config = make_config({**base, **given, "model": model, "model_options": options})
+    if config.cache_views and not frozen:
+        raise UsageError(
+            f"cache_views = {config.cache_views}: only the features of a frozen backbone stay the "
+            "same; use --freeze with one, or leave it out"
+        )
     file = None if weights is None else Path(weights)
     return config, model_weights.choose(model, file=file, pretrained=pretrained, frozen=frozen)
 

@@ -89,28 +89,28 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     """float RGB (B, 3, H, W) in 0..1 with the hue turned by `turns` (B,) of the colour circle.
 
     Exact in HSV (Smith 1978, "Color gamut transform pairs"): value and saturation stay. Instead of
-    HSV's six cases, channel n in (5, 3, 1) is max - chroma * clip(min(k, 4 - k), 0, 1) with
-    k = (n + 6 hue) mod 6.
+    HSV's six cases, a channel is max - chroma * clip(x - 1, 0, 1), where x is the distance, in
+    sixths of a turn, of the hue from the channel's own: red 0, green 2, blue -2.
     """
     red, green, blue = images.unbind(1)
-    high, low = images.amax(1), images.amin(1)
-    chroma = high - low
-    scale = 1 / chroma.clamp(min=1e-12)
-    hue = torch.where(  # in sixths of a turn
-        high == red,
-        (green - blue).mul_(scale),
-        torch.where(
-            high == green,
-            (blue - red).mul_(scale).add_(2),
-            (red - green).mul_(scale).add_(4),
-        ),
-    )
-    hue.add_(6 * turns.view(-1, 1, 1))
+    high = torch.maximum(torch.maximum(red, green), blue)
+    chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(high)
+    # The hue times chroma, by which channel is the highest; lerp by 0 or 1 selects faster than where.
+    sixths = (red - green).sub_(chroma, alpha=2)
+    sixths.lerp_((blue - red).add_(chroma, alpha=2), (high == green).to(images.dtype))
+    sixths.lerp_(green - blue, (high == red).to(images.dtype))
+    hue = torch.addcdiv(6 * turns.view(-1, 1, 1), sixths, chroma + 1e-12)
+    hue.sub_(hue.div(6).round_().mul_(6))  # into -3..3
+    top = high.add_(chroma)
     shifted = torch.empty_like(images)
-    for channel, n in enumerate((5, 3, 1)):
-        k = (hue + n).remainder_(6)
-        ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
-        torch.addcmul(high, chroma, ramp, value=-1, out=shifted[:, channel])
+    for channel, distance in enumerate(
+        (
+            hue.abs(),
+            (hue + 1).abs_().sub_(3).abs_(),  # |hue - 2| around the circle
+            (hue - 1).abs_().sub_(3).abs_(),
+        )
+    ):
+        torch.addcmul(top, chroma, distance.clamp_(1, 2), value=-1, out=shifted[:, channel])
     return shifted
 
 
@@ -127,18 +127,18 @@ def resample(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     sine, cosine = radians.sin() * ratio, radians.cos() * ratio
     mirror = 1 - 2 * draws.flip
     half = source_size / 2
-    # Rows of [a b c]: output coordinates in -1..1 -> source coordinates in -1..1. The inverse of
-    # "mirror, then rotate" is "rotate back, then mirror".
-    across = torch.stack(
-        (cosine * mirror, -sine * mirror, (draws.left + image_size / 2 - half) / half), 1
-    )
-    down = torch.stack((sine, cosine, (draws.top + image_size / 2 - half) / half), 1)
-    grid = F.affine_grid(
-        torch.stack((across, down), 1),
-        [len(images), 3, image_size, image_size],
-        align_corners=False,
-    )
-    return F.grid_sample(images, grid, align_corners=False)
+    # Output coordinates in -1..1 -> source coordinates in -1..1. The inverse of "mirror, then
+    # rotate" is "rotate back, then mirror".
+    steps = (torch.arange(image_size, device=images.device) * 2 + 1) / image_size - 1
+    grid = images.new_empty(2, len(images), image_size, image_size)
+    for plane, across, down, start in (
+        (grid[0], cosine * mirror, -sine * mirror, draws.left),
+        (grid[1], sine, cosine, draws.top),
+    ):
+        offset = (start + image_size / 2 - half) / half
+        rows = torch.outer(down, steps) + offset.unsqueeze(1)
+        torch.add(torch.outer(across, steps).unsqueeze(1), rows.unsqueeze(2), out=plane)
+    return F.grid_sample(images, grid.permute(1, 2, 3, 0), align_corners=False)
 
 
 def centre(images: Tensor, image_size: int) -> Tensor:

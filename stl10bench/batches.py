@@ -1,15 +1,19 @@
-"""A split -> its images at the size they are fed from, and what makes them a model's input."""
+"""A split -> its images at the size they are fed from -> batches of a model's input."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from stl10bench import augment
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Split
+from stl10bench.randomness import ORDER, generator
 
 
 class Images(NamedTuple):
@@ -60,3 +64,44 @@ def make_normalise(
     """Normalisation by a mean and a standard deviation per channel, in 0..1, on `device`."""
     channels = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
     return Normalise(channels[0], channels[1], layout)
+
+
+def augmented(
+    train: Images, normalise: Normalise, config: RunConfig, accelerator: Accelerator, *, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of an epoch's batches: augmented input and labels (B / processes).
+
+    The draws depend on (seed, epoch, batch) alone; each process takes its share of them.
+    """
+    device, size = accelerator.device, train.images.shape[-1]
+    for batch, (first, rows) in enumerate(_shares(len(train.labels), config, accelerator, epoch)):
+        draws = augment.draw(config, config.batch_size, size, epoch=epoch, batch=batch)
+        images = train.images.index_select(0, rows.to(train.images.device))
+        images = images.to(device, non_blocking=True)
+        draws = draws.rows(first, first + len(rows), device)
+        yield normalise(augment.apply(images, draws, config)), train.labels[rows.to(device)]
+
+
+def cached(
+    views: Tensor, labels: Tensor, config: RunConfig, accelerator: Accelerator, *, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `augmented`, of features (K, N, F) that were computed before: view (epoch - 1) mod K."""
+    view = views[(epoch - 1) % len(views)]
+    for _, rows in _shares(len(labels), config, accelerator, epoch):
+        rows = rows.to(labels.device)
+        yield view[rows], labels[rows]
+
+
+def _shares(
+    count: int, config: RunConfig, accelerator: Accelerator, epoch: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Where this process's rows begin in each global batch, and the rows.
+
+    Batch k is rows k*B to (k+1)*B of a permutation of `count` that depends on (seed, epoch) alone.
+    A partial last batch is left out.
+    """
+    share = config.batch_size // accelerator.num_processes
+    first = share * accelerator.process_index
+    order = torch.randperm(count, generator=generator(config.seed, ORDER, epoch))
+    for start in range(0, count - config.batch_size + 1, config.batch_size):
+        yield first, order[start + first :][:share]

@@ -83,6 +83,8 @@ class RunConfig(BaseModel):
     rotation: tuple[float, float] = (-10.0, 10.0)
     """Lowest and highest angle of the rotation, degrees: LOW,HIGH."""
 
+    cache_views: int = Field(0, ge=0, le=1000)
+    """Augmented views whose features a frozen backbone computes once, for all epochs; 0: anew."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Arithmetic of the layers: auto (by the device and the model), no (fp32), bf16, fp16."""
 

@@ -10,12 +10,14 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from stl10bench import augment, checkpoint, metrics
-from stl10bench.batches import Normalise, load, make_normalise
+from stl10bench.batches import Images, Normalise, load, make_normalise
+from stl10bench.config import RunConfig
 from stl10bench.data import splits
 from stl10bench.data.stl10 import Dataset
 from stl10bench.device import memory_format, provenance
 from stl10bench.errors import DataError
 from stl10bench.models import registry, summary
+from stl10bench.models.head import Classifier
 from stl10bench.models.weights import NONE
 from stl10bench.predict import Predictor
 
@@ -40,12 +42,44 @@ def evaluate(
         buffer.copy_(broadcast(buffer))
     share = math.ceil(len(images) / accelerator.num_processes)
     rows = torch.arange(share) + share * accelerator.process_index
-    logits = [
-        model(normalise(augment.centre(images[part].to(accelerator.device), image_size)))
-        for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
-    ]
+    with accelerator.autocast():
+        logits = [
+            model(normalise(augment.centre(images[part].to(accelerator.device), image_size)))
+            for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
+        ]
     gathered: Tensor = accelerator.gather(torch.cat(logits).float())
     return gathered[: len(images)].cpu()
+
+
+def fold_frozen(model: nn.Module, images: Images, normalise: Normalise, config: RunConfig) -> None:
+    """Let a frozen backbone run folded and in the run's precision; other models are left alone."""
+    if isinstance(model, Classifier):
+        few = augment.centre(images.images[:4].to(normalise.mean.device), config.image_size)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
+        model.fold(normalise(few), dtype)
+
+
+@torch.no_grad()
+def features_of_views(
+    model: Classifier,
+    train: Images,
+    normalise: Normalise,
+    config: RunConfig,
+    accelerator: Accelerator,
+) -> Tensor:
+    """float32 (cache_views, N, F): the backbone's features of augmented views of each image."""
+    device, size = accelerator.device, train.images.shape[-1]
+    views = []
+    for view in range(1, config.cache_views + 1):
+        parts = []
+        for batch, images in enumerate(torch.split(train.images, config.batch_size)):
+            draws = augment.draw(config, config.batch_size, size, epoch=view, batch=batch)
+            draws = draws.rows(0, len(images), device)
+            with accelerator.autocast():
+                augmented = normalise(augment.apply(images.to(device), draws, config))
+                parts.append(model.features(augmented).flatten(1).float())
+        views.append(torch.cat(parts))
+    return torch.stack(views)
 
 
 def test(
@@ -74,6 +108,7 @@ def test(
     images = load(part, rows, config, device)
     model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
     normalise = make_normalise(header.mean, header.std, memory_format(model), device)
+    fold_frozen(model, images, normalise, config)
     logits = evaluate(model, images.images, normalise, config.image_size, accelerator)
     scores = metrics.finite(metrics.score(logits, images.labels, split))
     header = header.at(header.epoch, header.step, {**header.metrics, **scores})
@@ -93,6 +128,8 @@ def tested_row(
     config, values = header.config, header.metrics
     accuracy = values[f"{split}/accuracy"] or 0.0
     total, trainable = summary.parameters(model)
+    with accelerator.autocast():  # a folded backbone has the run's precision
+        macs = summary.macs(model, config.image_size)
     return {
         "model": config.model,
         "model_options": registry.check_options(config.model, config.model_options),
@@ -105,7 +142,7 @@ def tested_row(
         f"{split}_images": images,
         "parameters": total,
         "trainable_parameters": trainable,
-        "macs": summary.macs(model, config.image_size),
+        "macs": macs,
         "image_size": config.image_size,
         "pretrained": config.weights != NONE,
         "epochs": config.epochs,
@@ -113,8 +150,8 @@ def tested_row(
         "seed": config.seed,
         "precision": config.precision,
         "memory_format": str(memory_format(model)).removeprefix("torch."),
-        "mean": header.mean,
-        "std": header.std,
+        "mean": list(header.mean),
+        "std": list(header.std),
         "processes": accelerator.num_processes,
         "version": header.version,
         "config": config.model_dump(mode="json"),

@@ -48,6 +48,7 @@ class Log:
             self._file = self._path.open("w", encoding="utf-8")
         if tracker != "none":
             self._tracker = tracker
+            accelerator.project_configuration.set_directories(str(folder))
             settings = _wandb(folder, config) if tracker == "wandb" else {}
             self._mirror(
                 lambda: accelerator.init_trackers(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
-from stl10bench import augment, checkpoint, files, metrics
-from stl10bench.batches import Images, Normalise, load, make_normalise
+from stl10bench import checkpoint, files, metrics
+from stl10bench.batches import Images, Normalise, augmented, cached, load, make_normalise
 from stl10bench.config import RunConfig
 from stl10bench.data import splits
 from stl10bench.data.stl10 import Dataset
 from stl10bench.device import memory_format
 from stl10bench.errors import DivergedError, UsageError
-from stl10bench.evaluation import evaluate, tested_row
+from stl10bench.evaluation import evaluate, features_of_views, fold_frozen, tested_row
 from stl10bench.models import registry
+from stl10bench.models.head import Classifier
 from stl10bench.models.weights import Weights
-from stl10bench.randomness import DROPOUT, ORDER, WEIGHTS, generator, seed_of
+from stl10bench.randomness import DROPOUT, WEIGHTS, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.tracking import Log
 
@@ -56,82 +57,174 @@ def run(
     counts. The test split is read once, at the end. Raises UsageError for settings that do not
     fit the data or the processes, DataError, DivergedError, StorageError.
     """
-    device, main = accelerator.device, accelerator.is_main_process
     console = console or Console(quiet=True)
-
-    train_rows, val_rows = splits.hold_out(dataset.train.labels, config.val_fraction, config.seed)
-    steps_per_epoch = count_steps(config, len(train_rows), accelerator.num_processes)
-    train = load(dataset.train, train_rows, config, device)
-    val = load(dataset.train, val_rows, config, device)
-
-    torch.manual_seed(seed_of(config.seed, WEIGHTS))
-    classes = len(dataset.class_names)
-    model = registry.build(config.model, classes, config.image_size, config.model_options)
-    mean, std = initialise(model, weights, train, config)
-    layout = memory_format(model)
-    normalise = make_normalise(mean, std, layout, device)
-
+    train, val = load_train(config, dataset, accelerator)
+    steps = len(train.labels) // config.batch_size
+    model, normalise, header = create(config, dataset, weights, train, accelerator)
+    model.to(accelerator.device)
+    fold_frozen(model, train, normalise, config)
+    started = time.monotonic()
+    if config.cache_views:
+        assert isinstance(model, Classifier)  # checked with the settings
+        views = features_of_views(model, train, normalise, config, accelerator)
+        batches = partial(cached, views, train.labels, config, accelerator)
+    else:
+        batches = partial(augmented, train, normalise, config, accelerator)
     optimizer = make_optimizer(config, model)
-    learner, optimizer = accelerator.prepare(model.to(memory_format=layout), optimizer)
-    schedule = make_schedule(config, optimizer.optimizer, steps_per_epoch)
-    header = checkpoint.Header(config=config, class_names=dataset.class_names, mean=mean, std=std)
+    learner = model.get_submodule("head") if config.cache_views else model
+    learner, optimizer = accelerator.prepare(learner, optimizer)
+    schedule = make_schedule(config, optimizer.optimizer, steps)
 
     best: Best | None = None
     seconds = 0.0
-    started = time.monotonic()
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     with Log(folder, config, accelerator, tracker) as log, bar:
-        task = bar.add_task(config.model, total=config.epochs * steps_per_epoch)
+        task = bar.add_task(config.model, total=config.epochs * steps)
         for epoch in range(1, config.epochs + 1):
             values = train_epoch(
                 learner,
                 optimizer,
                 schedule,
-                train,
-                normalise,
+                batches(epoch=epoch),
                 config,
                 accelerator,
-                epoch=epoch,
+                first_step=(epoch - 1) * steps,
                 advance=partial(bar.advance, task),
             )
             seconds += values["seconds"]
-            if len(val_rows):
+            if len(val.labels):
                 logits = evaluate(model, val.images, normalise, config.image_size, accelerator)
                 values |= metrics.score(logits, val.labels, "val")
-            step = epoch * steps_per_epoch
-            log.write(metrics.finite({"epoch": epoch, **values, "time": time.time()}), step=step)
+            stored = metrics.finite({"epoch": epoch, **values, "time": time.time()})
+            log.write(stored, step=epoch * steps)
             console.print(epoch_line(epoch, config.epochs, values), highlight=False)
-            rank = (values["val/accuracy"], -values["val/loss"]) if len(val_rows) else (epoch, 0.0)
-            header = header.at(epoch, step, metrics.finite(values))
-            if best is None or rank > best.rank:
-                state = {key: value.clone() for key, value in model.state_dict().items()}
-                best = Best(rank, header, state)
-                if main and len(val_rows):
-                    checkpoint.save(folder / "best.safetensors", model, header)
+            header = header.at(epoch, epoch * steps, stored)
+            best = better(best, header, model)
+            if best.header is header and len(val.labels) and accelerator.is_main_process:
+                checkpoint.save(folder / "best.safetensors", model, header)
         train_seconds = time.monotonic() - started
-        if main:
+        if accelerator.is_main_process:
             checkpoint.save(folder / "last.safetensors", model, header)
 
         assert best is not None  # there is at least one epoch
         bar.update(task, description=f"{config.model}: test split")
-        model.load_state_dict(best.state)
-        test = load(dataset.test, np.arange(len(dataset.test.labels)), config, device)
-        logits = evaluate(model, test.images, normalise, config.image_size, accelerator)
-        tested = metrics.finite(metrics.score(logits, test.labels, "test"))
-        log.write(tested, step=config.epochs * steps_per_epoch)
-        header = best.header.at(best.header.epoch, best.header.step, best.header.metrics | tested)
-        chosen = "best" if len(val_rows) else "last"
-        row = {
-            "run": folder.name,
-            **tested_row(header, model, dataset.name, len(test.labels), accelerator),
-            "selection": "hold-out" if len(val_rows) else "last epoch",
-            "train_seconds": train_seconds,
-            "images_per_second": config.epochs * steps_per_epoch * config.batch_size / seconds,
-            "weights": {"source": config.weights, "sha256": weights.sha256},
-            "checkpoint": f"{folder.name}/{chosen}.safetensors",
-        }
-        log.summary(row)
-    if main:
+        return finish(
+            best,
+            model,
+            normalise,
+            load_test(config, dataset, accelerator),
+            accelerator,
+            dataset=dataset.name,
+            folder=folder,
+            log=log,
+            step=config.epochs * steps,
+            train_seconds=train_seconds,
+            images_per_second=config.epochs * steps * config.batch_size / seconds,
+            weights={"source": config.weights, "sha256": weights.sha256},
+        )
+
+
+def load_train(
+    config: RunConfig, dataset: Dataset, accelerator: Accelerator
+) -> tuple[Images, Images]:
+    """The images to train on, and the hold-out (none with val_fraction 0).
+
+    Raises UsageError when the batch does not fit the images or the processes.
+    """
+    train_rows, val_rows = splits.hold_out(dataset.train.labels, config.val_fraction, config.seed)
+    if config.batch_size > len(train_rows):
+        raise UsageError(
+            f"batch_size = {config.batch_size}: there are only {len(train_rows)} training images; "
+            "lower --batch-size"
+        )
+    if config.batch_size % accelerator.num_processes:
+        raise UsageError(
+            f"batch_size = {config.batch_size}: the global batch must be divisible by the "
+            f"{accelerator.num_processes} processes"
+        )
+    train = load(dataset.train, train_rows, config, accelerator.device)
+    return train, load(dataset.train, val_rows, config, accelerator.device)
+
+
+def load_test(config: RunConfig, dataset: Dataset, accelerator: Accelerator) -> Images:
+    """All images of the test split."""
+    return load(dataset.test, np.arange(len(dataset.test.labels)), config, accelerator.device)
+
+
+def create(
+    config: RunConfig, dataset: Dataset, weights: Weights, train: Images, accelerator: Accelerator
+) -> tuple[nn.Module, Normalise, checkpoint.Header]:
+    """The model with its first weights, what normalises its input, and its checkpoints' header.
+
+    Normalisation is by the backbone's own mean and std where it is pretrained, else by the training
+    images' (hold-out excluded), per channel.
+    """
+    torch.manual_seed(seed_of(config.seed, WEIGHTS))
+    classes = len(dataset.class_names)
+    model = registry.build(config.model, classes, config.image_size, config.model_options)
+    name = registry.backbone(config.model)
+    if name is None or weights.file is None:
+        mean, std = metrics.channel_statistics(train.images)
+    else:
+        from stl10bench.models.backbone import load_pretrained
+
+        tensors, _ = checkpoint.read_tensors(weights.file)
+        mean, std = load_pretrained(
+            model.get_submodule("backbone"), name, config.image_size, tensors
+        )
+    layout = memory_format(model)
+    normalise = make_normalise(mean, std, layout, accelerator.device)
+    header = checkpoint.Header(config=config, class_names=dataset.class_names, mean=mean, std=std)
+    return model.to(memory_format=layout), normalise, header
+
+
+def better(best: Best | None, header: checkpoint.Header, model: nn.Module) -> Best:
+    """`best`, or the epoch that `header` tells of if it ranks higher on the hold-out.
+
+    Without a hold-out a later epoch ranks higher.
+    """
+    accuracy, loss = header.metrics.get("val/accuracy"), header.metrics.get("val/loss")
+    rank = (float(header.epoch), 0.0)
+    if accuracy is not None:
+        rank = (accuracy, -math.inf if loss is None else -loss)
+    if best is not None and rank <= best.rank:
+        return best
+    return Best(rank, header, {key: value.clone() for key, value in model.state_dict().items()})
+
+
+def finish(
+    best: Best,
+    model: nn.Module,
+    normalise: Normalise,
+    test: Images,
+    accelerator: Accelerator,
+    *,
+    dataset: str,
+    folder: Path,
+    log: Log,
+    step: int,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Test the epoch that counts; writes its checkpoint, predictions and row, returns the row.
+
+    `step` is the run's last; `facts` are what else the row says.
+    """
+    config = best.header.config
+    model.load_state_dict(best.state)
+    logits = evaluate(model, test.images, normalise, config.image_size, accelerator)
+    tested = metrics.finite(metrics.score(logits, test.labels, "test"))
+    log.write(tested, step=step)
+    header = best.header.at(best.header.epoch, best.header.step, best.header.metrics | tested)
+    chosen = "best" if config.val_fraction else "last"
+    row = {
+        "run": folder.name,
+        **tested_row(header, model, dataset, len(test.labels), accelerator),
+        "selection": "hold-out" if config.val_fraction else "last epoch",
+        **facts,
+        "checkpoint": f"{folder.name}/{chosen}.safetensors",
+    }
+    log.summary(row)
+    if accelerator.is_main_process:
         checkpoint.save(folder / f"{chosen}.safetensors", model, header)
         checkpoint.save_predictions(folder / "predictions.safetensors", logits, test.labels)
         files.write_json(folder / "result.json", row)
@@ -142,41 +235,25 @@ def train_epoch(
     model: nn.Module,
     optimizer: AcceleratedOptimizer,
     schedule: LRScheduler,
-    train: Images,
-    normalise: Normalise,
+    batches: Iterable[tuple[Tensor, Tensor]],
     config: RunConfig,
     accelerator: Accelerator,
     *,
-    epoch: int,
+    first_step: int,
     advance: Callable[[], None],
 ) -> dict[str, float]:
     """One pass over the training images; returns loss, accuracy, rate and speed.
 
-    Loss and accuracy are means over the epoch's augmented images, all processes together. Batch k
-    is rows k*B to (k+1)*B of a permutation that depends on (seed, epoch) alone; each process
-    takes its share of them, and of the draws. A partial last batch is left out. Raises
+    Loss and accuracy are means over the epoch's augmented images, all processes together. Raises
     DivergedError when the mean loss is not finite.
     """
     started = time.monotonic()
-    device, batch_size = accelerator.device, config.batch_size
-    share = batch_size // accelerator.num_processes
-    first = share * accelerator.process_index
-    order = torch.randperm(len(train.labels), generator=generator(config.seed, ORDER, epoch)).to(
-        train.images.device
-    )
-    steps = len(order) // batch_size
+    device = accelerator.device
     lr = optimizer.param_groups[-1]["lr"]
-    totals = torch.zeros(2, dtype=torch.float64 if device.type != "mps" else None, device=device)
+    sums = torch.zeros(3, dtype=torch.float64 if device.type != "mps" else None, device=device)
 
     model.train()
-    for batch in range(steps):
-        rows = order[batch * batch_size + first :][:share]
-        draws = augment.draw(config, batch_size, train.images.shape[-1], epoch=epoch, batch=batch)
-        images = train.images[rows].to(device, non_blocking=True)
-        images = normalise(augment.apply(images, draws.rows(first, first + share, device), config))
-        labels = train.labels[rows.to(device)]
-
-        step = (epoch - 1) * steps + batch
+    for step, (images, labels) in enumerate(batches, first_step):
         torch.manual_seed(seed_of(config.seed, DROPOUT, step, accelerator.process_index))
         logits = model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
@@ -185,60 +262,25 @@ def train_epoch(
         schedule.step()
         optimizer.zero_grad()
 
-        totals[0] += loss.detach() * share
-        totals[1] += (logits.detach().argmax(1) == labels).sum()
+        sums[0] += loss.detach() * len(labels)
+        sums[1] += (logits.detach().argmax(1) == labels).sum()
+        sums[2] += len(labels)
         advance()
 
-    loss_sum, hits = accelerator.reduce(totals).tolist()
+    loss_sum, hits, count = accelerator.reduce(sums).tolist()
     seconds = time.monotonic() - started
-    mean_loss = loss_sum / (steps * batch_size)
-    if not math.isfinite(mean_loss):
+    if not math.isfinite(loss_sum):
         raise DivergedError(
-            f"diverged: the training loss of epoch {epoch} is {mean_loss} at learning rate "
-            f"{lr:.3g}; lower --lr or raise --warmup"
+            f"diverged: the training loss is {loss_sum / count} after step {step + 1} at learning "
+            f"rate {lr:.3g}; lower --lr or raise --warmup"
         )
     return {
-        "train/loss": mean_loss,
-        "train/accuracy": hits / (steps * batch_size),
+        "train/loss": loss_sum / count,
+        "train/accuracy": hits / count,
         "lr": lr,
         "seconds": seconds,
-        "images_per_second": steps * batch_size / seconds,
+        "images_per_second": count / seconds,
     }
-
-
-def count_steps(config: RunConfig, images: int, processes: int) -> int:
-    """Steps an epoch; UsageError when the batch does not fit the images or the processes."""
-    if config.batch_size > images:
-        raise UsageError(
-            f"batch_size = {config.batch_size}: there are only {images} training images; "
-            "lower --batch-size"
-        )
-    if config.batch_size % processes:
-        raise UsageError(
-            f"batch_size = {config.batch_size}: the global batch must be divisible by the "
-            f"{processes} processes"
-        )
-    return images // config.batch_size
-
-
-def initialise(
-    model: nn.Module, weights: Weights, train: Images, config: RunConfig
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Load pretrained weights, if any; returns the mean and std to normalise by, per channel.
-
-    They are the backbone's own where it was pretrained, else the training images' (hold-out
-    excluded), in 0..1.
-    """
-    name = registry.backbone(config.model)
-    if name is None or weights.file is None:
-        return metrics.channel_statistics(train.images)
-    from stl10bench.models.backbone import load_pretrained
-
-    backbone = model.get_submodule("backbone")
-    tensors, _ = checkpoint.read_tensors(weights.file)
-    load_pretrained(backbone, name, config.image_size, tensors)
-    own: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
-    return tuple(own["mean"]), tuple(own["std"])
 
 
 def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:

@@ -228,7 +228,9 @@ def test_a_run_folder_in_use_is_refused(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_divergence_is_said_and_recorded(data_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"epoch \d.*learning rate.*lower --lr") as error:
+    with pytest.raises(
+        DivergedError, match=r"after step \d+ at learning rate.*lower --lr"
+    ) as error:
         train(data_dir, tmp_path, "mlp", optimizer="sgd", lr=1e30, schedule="constant")
     assert error.value.exit_code == 5
     (status,) = tmp_path.glob("*/status.json")

@@ -61,11 +61,14 @@ def mobilenetv2(
     )
 
 
-def load_pretrained(backbone: nn.Module, name: str, image_size: int, state: dict[str, Any]) -> None:
-    """Copy a timm state dict into a backbone; the file's classifier, if any, is left out.
+def load_pretrained(
+    backbone: nn.Module, name: str, image_size: int, state: dict[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Copy a timm state dict into a backbone; returns the mean and std that it was trained with.
 
-    timm adapts what depends on the input size. Raises CheckpointError when tensors are missing or
-    have other shapes: nothing is left random in silence.
+    The file's classifier, if any, is left out; timm adapts what depends on the input size. Raises
+    CheckpointError when tensors are missing or have other shapes: nothing is left random in
+    silence.
     """
     ours = backbone.state_dict()
     missing = [key for key in ours if key not in state and not key.endswith("num_batches_tracked")]
@@ -86,6 +89,8 @@ def load_pretrained(backbone: nn.Module, name: str, image_size: int, state: dict
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the weights do not fit {name}: {' '.join(lines)}") from None
     backbone.load_state_dict(filled.state_dict())
+    own: dict[str, Any] = filled.pretrained_cfg  # type: ignore[assignment]
+    return tuple(own["mean"]), tuple(own["std"])
 
 
 def _settings(name: str, image_size: int) -> dict[str, Any]:

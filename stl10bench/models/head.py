@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stl10bench.models.folding import folded
+
 
 class Head(nn.Module):
     """Features (N, F) -> logits (N, C): linear layers, ReLU and dropout after each hidden one."""
@@ -41,8 +43,19 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.frozen = freeze
+        self._folded: list[nn.Module] = []  # in a list: neither a submodule nor saved
         if freeze:
             backbone.requires_grad_(False).eval()
+
+    def fold(self, images: Tensor, dtype: torch.dtype) -> None:
+        """Run a frozen backbone through a folded copy of it, in `dtype`, from now on.
+
+        The weights that are saved stay as they are. `images` (N, 3, H, W) are any input, on the
+        model's device; they show which batch norm follows which convolution. To be called when the
+        weights and the device are final; a backbone that learns is left alone.
+        """
+        if self.frozen:
+            self._folded = [folded(self.backbone, images).to(dtype)]
 
     def train(self, mode: bool = True) -> "Classifier":
         """As nn.Module's, but a frozen backbone stays in evaluation mode."""
@@ -51,9 +64,14 @@ class Classifier(nn.Module):
             self.backbone.eval()
         return self
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the backbone makes of float images (N, 3, H, W): (N, F)."""
+        backbone = self._folded[0] if self._folded else self.backbone
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = backbone(images)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of float images (N, 3, H, W)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(images)
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.features(images))
         return logits
