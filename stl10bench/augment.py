@@ -95,7 +95,7 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = images.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(high)
-    # The hue times chroma, by which channel is the highest; lerp by 0 or 1 selects faster than where.
+    # The hue times chroma, by the highest channel; to select, lerp by 0 or 1 is faster than where.
     sixths = (red - green).sub_(chroma, alpha=2)
     sixths.lerp_((blue - red).add_(chroma, alpha=2), (high == green).to(images.dtype))
     sixths.lerp_(green - blue, (high == red).to(images.dtype))
