@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark check fix test clean
+.PHONY: help install demo benchmark speed check fix test clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo: $(READY)  ## Draw the demo data, train the five models on them, print the 
 
 benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data download)
 	$(BIN)/stl10bench benchmark --all $(ARGS)
+
+speed: $(READY)  ## Time training and data against the obvious alternatives (a quarter of an hour)
+	$(BIN)/python scripts/speed.py $(ARGS)
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -36,6 +36,7 @@ def train(
     tracker: str = "wandb",
     device: str = "auto",
     threads: int | None = None,
+    compile: bool = False,  # noqa: A002  as torch's
     overwrite: bool = False,
     console: Console | None = None,
     **settings: Any,
@@ -64,6 +65,8 @@ def train(
     from stl10bench import tracking, training
 
     tracking.check_tracker(tracker)
+    if compile:
+        machine.check_compiler(kind)
     start = model_weights.fetch(start)
     machine.set_threads(threads)
     machine.keep_freed_memory()
@@ -78,6 +81,7 @@ def train(
             data,
             folder=folder,
             weights=start,
+            compiled=compile,
             tracker=tracker,
             console=console if main else Console(quiet=True),
         )

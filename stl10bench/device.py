@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import shutil
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -61,6 +62,15 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def check_compiler(device: str) -> None:
+    """Raise UsageError when torch.compile would find no C++ compiler for the CPU's code."""
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if device == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise UsageError(
+            "--compile: no C++ compiler found for the CPU; install g++ or clang++, or leave it out"
+        )
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

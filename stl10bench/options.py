@@ -93,6 +93,9 @@ _RUN: Specification = {
     "runs_dir": _option(Path, "Folder of the run folders.", Path("runs")),
     "tracker": _option(str, "wandb (offline without a key), tensorboard or none.", "wandb"),
     "download": _option(bool, "Fetch STL-10 when it is missing.", False),
+    "compile": _option(
+        bool, "Compile the step with torch.compile: minutes first, then perhaps faster.", False
+    ),
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
 }
 TRAINING: Specification = {

@@ -170,6 +170,7 @@ def run(
                         step=shared.epochs * steps,
                         train_seconds=train_seconds,
                         images_per_second=shared.epochs * steps * shared.batch_size / seconds,
+                        compiled=False,
                         weights={"source": config.weights, "sha256": None},
                         stacked=len(configs),
                     )

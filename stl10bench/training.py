@@ -48,6 +48,7 @@ def run(
     *,
     folder: Path,
     weights: Weights = Weights(),  # noqa: B008  frozen
+    compiled: bool = False,
     tracker: str = "none",
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +74,8 @@ def run(
     optimizer = make_optimizer(config, model)
     learner = model.get_submodule("head") if config.cache_views else model
     learner, optimizer = accelerator.prepare(learner, optimizer)
+    if compiled:
+        learner = torch.compile(learner)  # type: ignore[assignment]
     schedule = make_schedule(config, optimizer.optimizer, steps)
 
     best: Best | None = None
@@ -120,6 +123,7 @@ def run(
             step=config.epochs * steps,
             train_seconds=train_seconds,
             images_per_second=config.epochs * steps * config.batch_size / seconds,
+            compiled=compiled,
             weights={"source": config.weights, "sha256": weights.sha256},
         )
 
