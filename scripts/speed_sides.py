@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PIXELS = 64
-BATCHES = {"logistic": 60, "mlp": 30, "cnn": 4, "frozen": 25, "learned": 8}  # an epoch here
+BATCHES = {"logistic": 60, "mlp": 30, "cnn": 3, "frozen": 25, "learned": 8}  # an epoch here
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "register", "train"]
+__all__ = ["evaluate", "load", "register", "train", "train_stack"]
 
 if TYPE_CHECKING:
-    from stl10bench.api import evaluate, train
+    from stl10bench.api import evaluate, train, train_stack
     from stl10bench.models.registry import register
     from stl10bench.predict import load
 
@@ -15,6 +15,7 @@ _HOMES = {
     "load": "stl10bench.predict",
     "register": "stl10bench.models.registry",
     "train": "stl10bench.api",
+    "train_stack": "stl10bench.api",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stl10bench
-from stl10bench import api, checkpoint
+from stl10bench import checkpoint
 from stl10bench.errors import UsageError
 
 TINY: dict[str, Any] = {
@@ -54,7 +54,7 @@ def test_a_member_is_the_run_that_it_would_be_alone(
         stl10bench.train(model, runs_dir=tmp_path / "alone", **{**options, **member})
         for member in MEMBERS[model]
     ]
-    stacked = api.train_stack(model, MEMBERS[model], runs_dir=tmp_path / "stack", **options)
+    stacked = stl10bench.train_stack(model, MEMBERS[model], runs_dir=tmp_path / "stack", **options)
     for one, member in zip(alone, stacked, strict=True):
         assert one["run"] == member["run"]
         assert member.pop("stacked") == len(alone)
@@ -75,7 +75,7 @@ def test_a_member_is_the_run_that_it_would_be_alone(
 
 def test_a_member_that_diverges_does_not_stop_the_others(data_dir: Path, tmp_path: Path) -> None:
     members = [{"lr": 0.01}, {"lr": 1e38, "optimizer": "sgd", "warmup": 0}, {"lr": 0.001}]
-    rows = api.train_stack("logistic", members, data_dir=data_dir, runs_dir=tmp_path, **TINY)
+    rows = stl10bench.train_stack("logistic", members, data_dir=data_dir, runs_dir=tmp_path, **TINY)
     assert ["error" in row for row in rows] == [False, True, False]
     assert "diverged" in rows[1]["error"]
     assert "1e+38" in rows[1]["error"]
@@ -92,11 +92,11 @@ def test_finished_members_are_not_trained_again(data_dir: Path, tmp_path: Path) 
     options = {**TINY, "data_dir": data_dir, "runs_dir": tmp_path}
     first = stl10bench.train("logistic", lr=0.01, **options)
     members = [{"lr": 0.02}, {"lr": 0.01}, {"lr": 0.02}]
-    rows = api.train_stack("logistic", members, **options)
+    rows = stl10bench.train_stack("logistic", members, **options)
     assert rows[1] == first
     assert rows[0] == rows[2]
     assert rows[0]["stacked"] == 1
-    assert api.train_stack("logistic", members, **options) == rows
+    assert stl10bench.train_stack("logistic", members, **options) == rows
     assert len(list(tmp_path.glob("*/result.json"))) == 2
 
 
@@ -112,10 +112,12 @@ def test_members_that_need_other_batches_are_refused(
     data_dir: Path, tmp_path: Path, members: list[dict[str, Any]], text: str
 ) -> None:
     with pytest.raises(UsageError, match=text):
-        api.train_stack("logistic", members, **{**TINY, "data_dir": data_dir, "runs_dir": tmp_path})
+        stl10bench.train_stack(
+            "logistic", members, **{**TINY, "data_dir": data_dir, "runs_dir": tmp_path}
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_backbone_is_not_stacked(data_dir: Path) -> None:
     with pytest.raises(UsageError, match="'mobilenetv2' has a backbone"):
-        api.train_stack("mobilenetv2", [{}], data_dir=data_dir)
+        stl10bench.train_stack("mobilenetv2", [{}], data_dir=data_dir)
