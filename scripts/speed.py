@@ -112,51 +112,56 @@ def pipelines(turns: int) -> dict[str, Any]:
     figures = measure(sides, turns)
     show("augmentation alone", "images/s", figures)
     fastest = max(others, key=lambda name: figures[name]["median"])
-    return {
-        "images_per_second": figures,
-        "fastest_other": fastest,
-        "ratio": ratio(figures, "ours", fastest),
-    }
+    return {"against": fastest, "ratio": ratio(figures, "ours", fastest), "figures": figures}
 
 
-def models(kind: str, turns: int) -> dict[str, Any]:
-    """One of KINDS for each model."""
+def models(kind: str, turns: int) -> dict[str, dict[str, Figures]]:
+    """The sides of one of KINDS for each model."""
     found = {}
     for model in MODELS:
-        figures = measure({title: (side, model) for title, side in KINDS[kind].items()}, turns)
-        show(f"{kind}: {model}", "images/s", figures)
-        first, second, *third = figures
-        found[model] = {"images_per_second": figures, "ratio": ratio(figures, first, second)}
-        if third:
-            found[model]["ratio_in_our_precision_and_layout"] = ratio(figures, first, third[0])
+        sides = {title: (side, model) for title, side in KINDS[kind].items()}
+        found[model] = measure(sides, turns)
+        show(f"{kind}: {model}", "images/s", found[model])
     return found
 
 
-def starts(folder: Path, turns: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """--help against a bare typer app, and a whole short run against `import torch`."""
-    help_, bare, torch = "stl10bench --help", "a bare typer app's --help", "import torch"
-    command = [sys.executable, "-m", "stl10bench"]
-    figures = seconds(
-        {
-            help_: [*command, "--help"],
-            bare: [sys.executable, "-c", BARE_APP, "--help"],
-        },
-        2 * turns + 1,
-    )
+def ratios(found: dict[str, dict[str, Figures]], other: int = 1) -> dict[str, float]:
+    """For each model, the first side over another."""
+    return {
+        model: ratio(figures, next(iter(figures)), list(figures)[other])
+        for model, figures in found.items()
+    }
+
+
+def helps(turns: int) -> dict[str, Any]:
+    """--help against that of a bare typer app."""
+    ours, bare = "stl10bench --help", "a bare typer app's --help"
+    commands = {
+        ours: [sys.executable, "-m", "stl10bench", "--help"],
+        bare: [sys.executable, "-c", BARE_APP, "--help"],
+    }
+    figures = seconds(commands, 2 * turns + 1)
     show("--help", "seconds", figures)
-    helps = {"seconds": figures, "ratio": ratio(figures, help_, bare)}
-    short = ["train", "logistic", "--tracker", "none", "--epochs", "1", "--overwrite"]
+    return {
+        "seconds": figures[ours]["median"],
+        "ratio": ratio(figures, ours, bare),
+        "figures": figures,
+    }
+
+
+def starts(folder: Path, turns: int) -> dict[str, Figures]:
+    """A whole short run against the import of torch, seconds."""
+    train = [*(sys.executable, "-m", "stl10bench", "train", "logistic"), "--tracker", "none"]
+    options = [*("--epochs", "1", "--overwrite"), "--data-dir", str(folder)]
     figures = seconds(
         {
-            "900 images once, tested on 200": [
-                *(*command, *short, "--data-dir", str(folder), "--runs-dir", f"{folder}/runs")
-            ],
-            torch: [sys.executable, "-c", "import torch"],
+            "900 images once, tested on 200": [*train, *options, "--runs-dir", f"{folder}/runs"],
+            "import torch": [sys.executable, "-c", "import torch"],
         },
         turns,
     )
     show("start", "seconds", figures)
-    return helps, {"seconds": figures}
+    return figures
 
 
 def grow(folders: dict[int, Path]) -> dict[str, Any]:
@@ -181,16 +186,15 @@ def grow(folders: dict[int, Path]) -> dict[str, Any]:
     }
 
 
-def stacks(folder: Path, turns: int) -> dict[str, Any]:
-    """Eight settings of logistic regression at once against one."""
-    found: dict[str, list[float]] = {"one setting": [], f"{STACK} settings stacked": []}
+def stacks(folder: Path, turns: int) -> dict[str, Figures]:
+    """Seconds of eight settings of logistic regression at once, and of one."""
+    found: dict[str, list[float]] = {f"{STACK} settings stacked": [], "one setting": []}
     for _ in range(turns):
-        for title, members in zip(found, (1, STACK), strict=True):
+        for title, members in zip(found, (STACK, 1), strict=True):
             found[title].append(child("stack", str(folder), str(members)))
     figures = {title: figures_of(values) for title, values in found.items()}
     show("logistic regression, five epochs of 3,600 images, tested", "seconds", figures)
-    one, together = figures
-    return {"seconds": figures, "ratio": ratio(figures, together, one)}
+    return figures
 
 
 def machine() -> dict[str, Any]:
@@ -207,45 +211,40 @@ def summary(found: dict[str, Any]) -> Table:
     grid = Table(title="ratios of medians", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("", *MODELS):
         grid.add_column(name, justify="right" if name else "left")
-
-    def line(title: str, kind: str, key: str = "ratio") -> None:
-        grid.add_row(title, *(f"{found[kind][model][key]:.2f}" for model in MODELS))
-
-    line("limit: our loop / bare step", "limit")
-    line("peer: our loop / theirs as it starts", "peer")
-    line("  ... / theirs in our precision, layout", "peer", "ratio_in_our_precision_and_layout")
-    line("evaluate: ours / bare forward", "evaluate")
-    pipeline = found["pipeline"]
+    for title, kind in (
+        ("our loop / the bare step", "limit"),
+        ("our loop / the peer's as it starts", "peer"),
+        ("our loop / the peer's in our precision and layout", "peer_in_ours"),
+        ("our evaluation / the bare forward", "evaluate"),
+    ):
+        grid.add_row(title, *(f"{found[kind][model]:.2f}" for model in MODELS))
+    pipeline, growth = found["pipeline"], found["growth"]
     grid.caption = (
-        f"augmentation / {pipeline['fastest_other']}: {pipeline['ratio']:.2f}; "
-        f"{STACK} stacked / one: {found['stack']['ratio']:.2f}; "
-        f"--help / a bare typer app: {found['help']['ratio']:.2f}; "
-        "memory / uint8 data: "
-        f"{found['growth']['anonymous_bytes_over_uint8_bytes']:.2f}"
+        f"our augmentation / {pipeline['against']}: {pipeline['ratio']:.2f}; "
+        f"{STACK} settings stacked / one: {found['stack']:.2f}; "
+        f"--help / a bare typer app's: {found['help']['ratio']:.2f}; "
+        f"memory / uint8 images: {growth['anonymous_bytes_over_uint8_bytes']:.2f}"
     )
     return grid
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
+def plot(figures: dict[str, Any], path: Path) -> None:
     """Images per second of each side, with minimum and maximum, as a picture."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise SystemExit("error: --plot needs: pip install 'stl10bench[plots]'") from None
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    for axes, model in zip(figure.subplots(1, len(MODELS)), MODELS, strict=True):
-        bars = {**found["limit"][model]["images_per_second"]}
-        bars |= found["peer"][model]["images_per_second"]
-        for height, (title, figures) in enumerate(bars.items()):
+    picture = Figure(figsize=(11, 2.6), layout="constrained")
+    for axes, model in zip(picture.subplots(1, len(MODELS), sharey=True), MODELS, strict=True):
+        bars = {**figures["limit"][model], **figures["peer"][model]}
+        for height, (title, row) in enumerate(bars.items()):
             colour = "tab:blue" if title == "our loop" else "silver"
-            axes.barh(height, figures["median"], color=colour)
-            axes.plot([figures["min"], figures["max"]], [height, height], color="black")
+            axes.barh(height, row["median"], color=colour)
+            axes.plot([row["min"], row["max"]], [height, height], color="black")
         axes.set_title(model)
         axes.set_xlabel("images/s")
-        axes.set_yticks(
-            range(len(bars)), list(bars) if axes.get_subplotspec().is_first_col() else []
-        )
-    figure.savefig(path)
+        axes.set_yticks(range(len(bars)), list(bars))
+    picture.savefig(path, dpi=120)
 
 
 def main(
@@ -253,20 +252,29 @@ def main(
     to_json: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
     plot_to: Annotated[Path | None, typer.Option("--plot", help="Draw them (PNG, SVG).")] = None,
 ) -> None:
-    """Measure this machine; a quarter of an hour on two cores."""
+    """Measure this machine: about ten minutes a turn on two cores."""
     with tempfile.TemporaryDirectory() as name:
         folders = {size * 1000: write_noise(Path(name), size * 1000) for size in SIZES}
-        found: dict[str, Any] = {"machine": machine(), "turns": turns, "pipeline": pipelines(turns)}
-        found |= {kind: models(kind, turns) for kind in KINDS}
-        found["stack"] = stacks(folders[4000], turns)
-        found["help"], found["start"] = starts(folders[1000], turns)
-        found["growth"] = grow(folders)
+        pipeline = pipelines(turns)
+        kinds = {kind: models(kind, turns) for kind in KINDS}
+        stack = stacks(folders[4000], turns)
+        found: dict[str, Any] = {
+            "machine": machine(),
+            "turns": turns,
+            "pipeline": pipeline,
+            **{kind: ratios(sides) for kind, sides in kinds.items()},
+            "peer_in_ours": ratios(kinds["peer"], 2),
+            "stack": ratio(stack, *stack),
+            "help": helps(turns),
+            "start": starts(folders[1000], turns),
+            "growth": grow(folders),
+            "figures": {**kinds, "stack": stack},
+        }
     Console().print(summary(found))
     if to_json:
-        plain = json.dumps(found, indent=2)
-        to_json.write_text(plain + "\n", encoding="utf-8")
+        to_json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if plot_to:
-        plot(found, plot_to)
+        plot(found["figures"], plot_to)
 
 
 if __name__ == "__main__":

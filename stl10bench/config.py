@@ -25,7 +25,9 @@ class RunConfig(BaseModel):
     the same run has the same name on every machine.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
 
     model: str
     """A registered name, or timm:<any timm model>."""

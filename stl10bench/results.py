@@ -22,6 +22,8 @@ Row = dict[str, Any]
 
 
 class _RunSettings(BaseModel):
+    model_config = ConfigDict(defer_build=True)
+
     data: str
     model_options: dict[str, Any]
 
@@ -29,7 +31,7 @@ class _RunSettings(BaseModel):
 class _Stored(BaseModel):
     """What a table needs of a stored row, and the type that it needs it in."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, defer_build=True)
 
     run: str
     model: str

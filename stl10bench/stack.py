@@ -31,7 +31,7 @@ from stl10bench.models.weights import Weights
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.tracking import Log
-from stl10bench.training import Best, better, create, finish, load_test, load_train
+from stl10bench.training import Best, better, build, create, finish, load_test, load_train
 
 OWN = {  # the settings in which the members may differ; the others make the batches
     *("model_options", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing"),
@@ -98,9 +98,9 @@ def run(
     console = console or Console(quiet=True)
     train, val = load_train(shared, dataset, accelerator)
     steps = len(train.labels) // shared.batch_size
-    created = [create(config, dataset, Weights(), train, accelerator) for config in configs]
-    models, headers = [model for model, _, _ in created], [header for _, _, header in created]
-    normalise = created[0][1]
+    first, normalise, header = create(shared, dataset, Weights(), train, accelerator)
+    models = [first, *(build(config, dataset) for config in configs[1:])]
+    headers = [header.model_copy(update={"config": config}) for config in configs]
     optimizers = [make_optimizer(*pair) for pair in zip(configs, models, strict=True)]
     learner, *optimizers = accelerator.prepare(Stack(models), *optimizers)
     schedules = [
@@ -132,15 +132,17 @@ def run(
                     values[index] |= metrics.score(logits, val.labels, "val")
                 stored = metrics.finite({"epoch": epoch, **values[index], "time": time.time()})
                 histories[index].append(stored)
-                header = headers[index].at(epoch, epoch * steps, stored)
-                best[index] = better(best[index], header, model)
+                reached = headers[index].at(epoch, epoch * steps, stored)
+                best[index] = better(best[index], reached, model)
             speed = values[0]["images_per_second"]
             console.print(f"epoch {epoch}/{shared.epochs}  {speed:,.0f} images/s", highlight=False)
     train_seconds = time.monotonic() - started
 
     test = load_test(shared, dataset, accelerator)
     rows: list[dict[str, Any]] = []
-    for config, model, chosen, history in zip(configs, models, best, histories, strict=True):
+    for config, model, header, chosen, history in zip(
+        configs, models, headers, best, histories, strict=True
+    ):
         assert chosen is not None  # there is at least one epoch
         folder = runs_dir / config.name
         try:
@@ -155,8 +157,7 @@ def run(
                                 f"learning rate {stored['lr']:.3g}; lower --lr or raise --warmup"
                             )
                     if main:
-                        last = headers[0].model_copy(update={"config": config})
-                        last = last.at(shared.epochs, shared.epochs * steps, history[-1])
+                        last = header.at(shared.epochs, shared.epochs * steps, history[-1])
                         checkpoint.save(folder / "last.safetensors", model, last)
                     row = finish(
                         chosen,

@@ -163,9 +163,7 @@ def create(
     Normalisation is by the backbone's own mean and std where it is pretrained, else by the training
     images' (hold-out excluded), per channel.
     """
-    torch.manual_seed(seed_of(config.seed, WEIGHTS))
-    classes = len(dataset.class_names)
-    model = registry.build(config.model, classes, config.image_size, config.model_options)
+    model = build(config, dataset)
     name = registry.backbone(config.model)
     if name is None or weights.file is None:
         mean, std = metrics.channel_statistics(train.images)
@@ -176,10 +174,17 @@ def create(
         mean, std = load_pretrained(
             model.get_submodule("backbone"), name, config.image_size, tensors
         )
-    layout = memory_format(model)
-    normalise = make_normalise(mean, std, layout, accelerator.device)
+    normalise = make_normalise(mean, std, memory_format(model), accelerator.device)
     header = checkpoint.Header(config=config, class_names=dataset.class_names, mean=mean, std=std)
-    return model.to(memory_format=layout), normalise, header
+    return model, normalise, header
+
+
+def build(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """The model with the random weights of its seed, in its memory layout."""
+    torch.manual_seed(seed_of(config.seed, WEIGHTS))
+    classes = len(dataset.class_names)
+    model = registry.build(config.model, classes, config.image_size, config.model_options)
+    return model.to(memory_format=memory_format(model))
 
 
 def better(best: Best | None, header: checkpoint.Header, model: nn.Module) -> Best:

@@ -6,11 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stl10bench.config import RunConfig
 from stl10bench.errors import UsageError, unknown
@@ -65,6 +62,8 @@ def load_plugin(module: str) -> None:
 
 def names() -> list[str]:
     """All registered names, the built-in ones first (`timm:<name>` not among them)."""
+    from importlib.metadata import entry_points
+
     plugins = {entry.name for entry in entry_points(group="stl10bench.models")}
     return [*_BUILT_IN, *sorted((plugins | _registered.keys()) - _BUILT_IN.keys())]
 
@@ -94,6 +93,8 @@ def get(name: str) -> "Builder":
         if name in _BUILT_IN:
             importlib.import_module(_BUILT_IN[name])
         else:
+            from importlib.metadata import entry_points
+
             for entry in entry_points(group="stl10bench.models", name=name):
                 entry.load()
     if name not in _registered:
@@ -113,6 +114,8 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Lists may be written with commas. Raises UsageError for an option that the model does not
     have or a value that does not fit.
     """
+    from pydantic import ConfigDict, ValidationError, create_model
+
     known = options(name)
     for key in given:
         if key not in known:
@@ -137,6 +140,8 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_freeze(value: Any) -> bool:
     """The option `freeze` of a backbone, as a boolean or as a word for one."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
