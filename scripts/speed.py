@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -230,10 +231,8 @@ def summary(found: dict[str, Any]) -> Table:
 
 def plot(figures: dict[str, Any], path: Path) -> None:
     """Images per second of each side, with minimum and maximum, as a picture."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SystemExit("error: --plot needs: pip install 'stl10bench[plots]'") from None
+    from matplotlib.figure import Figure
+
     picture = Figure(figsize=(11, 2.6), layout="constrained")
     for axes, model in zip(picture.subplots(1, len(MODELS), sharey=True), MODELS, strict=True):
         bars = {**figures["limit"][model], **figures["peer"][model]}
@@ -253,6 +252,8 @@ def main(
     plot_to: Annotated[Path | None, typer.Option("--plot", help="Draw them (PNG, SVG).")] = None,
 ) -> None:
     """Measure this machine: about ten minutes a turn on two cores."""
+    if plot_to and find_spec("matplotlib") is None:
+        raise SystemExit("error: --plot needs: pip install 'stl10bench[plots]'")
     with tempfile.TemporaryDirectory() as name:
         folders = {size * 1000: write_noise(Path(name), size * 1000) for size in SIZES}
         pipeline = pipelines(turns)
