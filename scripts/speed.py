@@ -236,13 +236,13 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     picture = Figure(figsize=(11, 2.6), layout="constrained")
     for axes, model in zip(picture.subplots(1, len(MODELS), sharey=True), MODELS, strict=True):
         bars = {**figures["limit"][model], **figures["peer"][model]}
-        for height, (title, row) in enumerate(bars.items()):
+        for height, (title, row) in enumerate(reversed(bars.items())):
             colour = "tab:blue" if title == "our loop" else "silver"
             axes.barh(height, row["median"], color=colour)
             axes.plot([row["min"], row["max"]], [height, height], color="black")
         axes.set_title(model)
         axes.set_xlabel("images/s")
-        axes.set_yticks(range(len(bars)), list(bars))
+        axes.set_yticks(range(len(bars)), [*reversed(bars)])
     picture.savefig(path, dpi=120)
 
 

@@ -19,6 +19,20 @@ from stl10bench import files
 from stl10bench.errors import CheckpointError, unknown
 
 Row = dict[str, Any]
+FORMATS = ("table", "markdown", "csv", "json")
+_MISSING = "-"
+_ACCURACY = "test accuracy [95 %]"
+_LEFT_OUT_FIRST = (
+    "precision",
+    "trainable",
+    "MACs",
+    "images/s",
+    "pretrained",
+    "parameters",
+    "train s",
+    "test loss",
+    "px",
+)
 
 
 class _RunSettings(BaseModel):
@@ -49,23 +63,8 @@ class _Stored(BaseModel):
     precision: str
     train_seconds: float
     images_per_second: float
+    stacked: int = 1
     config: _RunSettings
-
-
-FORMATS = ("table", "markdown", "csv", "json")
-_MISSING = "-"
-_ACCURACY = "test accuracy [95 %]"
-_LEFT_OUT_FIRST = (
-    "precision",
-    "trainable",
-    "MACs",
-    "images/s",
-    "pretrained",
-    "parameters",
-    "train s",
-    "test loss",
-    "px",
-)
 
 
 def stored(runs_dir: Path) -> list[Row]:
@@ -104,6 +103,8 @@ def label(row: Row) -> str:
     marks += [f"{key} {_plain(options[key])}" for key in given if key in options]
     if row.get("selection") == "last epoch":
         marks.append("last epoch")
+    if row.get("stacked", 1) > 1:  # its seconds are those of all that were trained with it
+        marks.append(f"{row['stacked']} stacked")
     return f"{row['model']} ({', '.join(marks)})" if marks else str(row["model"])
 
 
@@ -159,6 +160,7 @@ _CSV = (
     "seed",
     "precision",
     "processes",
+    "stacked",
     "train_seconds",
     "images_per_second",
     "error",

@@ -141,6 +141,8 @@ def test_a_failed_run_alone_is_a_table_too() -> None:
     [
         ({}, "mlp"),
         ({"selection": "last epoch"}, "mlp (last epoch)"),
+        ({"stacked": 8}, "mlp (8 stacked)"),
+        ({"stacked": 1}, "mlp"),
         ({"model_options": {"freeze": True}, "pretrained": True}, "mlp (frozen)"),
         ({"model_options": {"freeze": False}, "pretrained": True}, "mlp (learned)"),
         ({"model_options": {"freeze": False}}, "mlp (learned, from scratch)"),
