@@ -112,6 +112,8 @@ def make_accelerator(device: str, precision: str, tracker: str, folder: Path | N
     A second run in the same Python process starts from a fresh state. Raises UsageError when a
     launcher started more processes than found each other.
     """
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32; untested
     world = int(os.environ.get("WORLD_SIZE", "1"))
     AcceleratorState._reset_state(reset_partial_state=world == 1)
     accelerator = Accelerator(
