@@ -54,9 +54,8 @@ def set_threads(threads: int | None) -> int:
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors instead of giving it back to the kernel.
 
-    Else each training step gets its large activations as new pages, to be zeroed first: a quarter
-    of the CNN's time on two cores (28.5 against 34.5 images/s, measured). For the whole process;
-    another C library is left as it is.
+    Else each training step gets its large activations as new pages, to be zeroed first. For the
+    whole process; another C library is left as it is.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -38,13 +38,14 @@ def evaluate(
     logits are gathered and the padding cut off by our own count.
     """
     model.eval()
+    device = accelerator.device
     for buffer in model.buffers():  # batch-norm statistics: those of rank 0 are saved, so use them
         buffer.copy_(broadcast(buffer))
     share = math.ceil(len(images) / accelerator.num_processes)
     rows = torch.arange(share) + share * accelerator.process_index
     with accelerator.autocast():
         logits = [
-            model(normalise(augment.centre(images[part].to(accelerator.device), image_size)))
+            model(normalise(augment.centre(images.index_select(0, part).to(device), image_size)))
             for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
         ]
     gathered: Tensor = accelerator.gather(torch.cat(logits).float())

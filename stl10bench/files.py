@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,6 +36,22 @@ def write(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot write {path} ({len(content)} bytes): {error}") from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder beside `folder`; it gets that name at the end, or is removed on an error.
+
+    `folder` must not exist. Raises OSError.
+    """
+    part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,10 +15,9 @@ _TORCH = ("sgd", "adam", "adamw")
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer over the parameters that learn; weight decay only on matrices and kernels.
 
-    torch's own are fused: one pass over the parameters instead of a dozen. A step of the mlp, which
-    is mostly that, takes half the time on two cores (measured).
-    A model's `backbone`, if it has one, learns at `config.backbone_lr` times the rate. Raises
-    UsageError for a name that neither torch nor timm knows.
+    torch's own are fused: one pass over the parameters instead of a dozen. A model's `backbone`, if
+    it has one, learns at `config.backbone_lr` times the rate. Raises UsageError for a name that
+    neither torch nor timm knows.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

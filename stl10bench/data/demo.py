@@ -1,8 +1,6 @@
 """Ten classes drawn by code -> files in STL-10's layout: data to try everything on, not STL-10."""
 
-import shutil
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
@@ -31,17 +29,11 @@ def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int 
                 open_dataset(data_dir)  # raises if it is no longer what was drawn
                 return
         raise DataError(f"{folder} exists already: move it away, or use another --data-dir")
-    part = data_dir / f".{FOLDER}.{uuid4().hex[:8]}.part"
     try:
-        part.mkdir(parents=True)
-        try:
+        with files.new_folder(folder) as part:
             _write(part, train, test, seed)
             sums = {name: files.digests(part / name, "sha256")[0] for name in NEEDED}
             files.write_json(part / MARKER, {**made, "sha256": sums})
-            part.rename(folder)
-            files.sync_folder(data_dir)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"cannot write the demo data {folder}: {error}") from error
 

@@ -1,12 +1,10 @@
 """A folder of class folders with photos -> files in STL-10's layout."""
 
 import hashlib
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +54,10 @@ def import_folder(
         raise UsageError(f"test_fraction = {test_fraction}: must be between 0 and 1")
     if not source.is_dir():
         raise DataError(f"{source} is no folder: one with a folder of images per class is needed")
-    part = data_dir / f".{FOLDER}.{uuid4().hex[:8]}.part"
     try:
         names, photos = _listed(source)
         _check_counts(source, names, photos)
-        part.mkdir(parents=True)
-        try:
+        with files.new_folder(target) as part:
             whole = _convert(source, photos, part / "all", skip_broken=skip_broken)
             _check_counts(source, names, whole)
             is_test = _test_rows(whole, test_fraction, seed)
@@ -69,10 +65,6 @@ def import_folder(
                 _write_split(part, split, whole, np.flatnonzero(rows))
             (part / "all").unlink()
             (part / "class_names.txt").write_bytes("".join(f"{n}\n" for n in names).encode())
-            part.rename(target)
-            files.sync_folder(data_dir)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"cannot import {source} into {target}: {error}") from error
     test = int(is_test.sum())
