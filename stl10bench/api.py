@@ -1,24 +1,20 @@
 """What the commands do, for Python: the same settings in, the same rows out."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from stl10bench import recipes, runs
 from stl10bench.config import RunConfig, make_config
-from stl10bench.errors import CheckpointError, DataError, StorageError, UsageError, unknown
+from stl10bench.data.datasets import open_data
+from stl10bench.errors import CheckpointError, UsageError, unknown
 from stl10bench.models import registry
 from stl10bench.models import weights as model_weights
 from stl10bench.models.weights import Weights
 
-if TYPE_CHECKING:
-    from stl10bench.data.stl10 import Dataset
-
-DATASETS = ("stl10", "demo")
 SPLITS = ("test", "train", "val")
 
 
@@ -232,53 +228,3 @@ def resolve(config: RunConfig, fingerprint: str, start: Weights, device: str) ->
             "precision": precision,
         }
     )
-
-
-def open_data(
-    dataset: str,
-    data_dir: str | Path | None,
-    *,
-    download: bool,
-    verify: bool,
-    console: Console,
-) -> "Dataset":
-    """The dataset in `data_dir` (default: $STL10BENCH_DATA, else `data`), checked.
-
-    The demo data lie in its subfolder `demo` and are drawn if they are missing; STL-10 is fetched
-    only with `download`. Processes of one machine take turns. Raises UsageError, DataError.
-    """
-    if dataset not in DATASETS:
-        raise unknown("dataset", dataset, DATASETS)
-    from filelock import FileLock
-
-    from stl10bench.data.stl10 import open_dataset
-
-    folder = data_folder(data_dir)
-    if dataset == "demo":
-        folder = folder / "demo"
-    if dataset == "demo" or download:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            guard = FileLock(folder / ".lock").acquire()
-        except OSError as error:
-            raise StorageError(f"cannot write the data folder {folder}: {error}") from error
-        with guard:
-            if dataset == "demo":
-                from stl10bench.data.demo import make_demo
-
-                if not (folder / "stl10_binary").exists():
-                    console.print("drawing the demo data (about 20 s)")
-                    make_demo(folder)
-            else:
-                from stl10bench.data.download import download as fetch
-
-                fetch(folder, console=console)
-    data = open_dataset(folder, verify=verify)
-    if dataset == "demo" and data.name != "demo":
-        raise DataError(f"{folder} does not hold the demo data: move it away, or use --data-dir")
-    return data
-
-
-def data_folder(data_dir: str | Path | None) -> Path:
-    """`data_dir`, else $STL10BENCH_DATA, else `data`."""
-    return Path(data_dir or os.environ.get("STL10BENCH_DATA") or "data")

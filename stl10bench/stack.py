@@ -28,10 +28,11 @@ from stl10bench.errors import DivergedError, UsageError
 from stl10bench.evaluation import evaluate
 from stl10bench.models.head import Head
 from stl10bench.models.weights import Weights
+from stl10bench.prepare import build, create, load_test, load_train
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.tracking import Log
-from stl10bench.training import Best, better, build, create, finish, load_test, load_train
+from stl10bench.training import Best, better, finish
 
 OWN = {  # the settings in which the members may differ; the others make the batches
     *("model_options", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing"),

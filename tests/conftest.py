@@ -1,6 +1,8 @@
 """What several test modules need: small data in STL-10's layout, and runs without a tracker."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would starve each other
@@ -47,3 +49,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+def heavy_after(code: str) -> str:
+    """Which of the heavy packages a new Python has imported after `code`, as a printed list."""
+    code += "; print([n for n in ('torch', 'timm', 'numpy') if n in __import__('sys').modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return out.stdout.strip()

@@ -389,7 +389,11 @@ def test_an_archive_on_disk_is_unpacked_and_kept(tmp_path: Path) -> None:
     assert modes == {0o666 & ~umask}
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", ARCHIVE[:400_000], gzip.compress(b"x")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", ARCHIVE[:400_000], gzip.compress(b"x")],
+    ids=["nothing", "no archive", "cut", "no tar"],
+)
 def test_what_is_no_whole_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)
@@ -430,6 +434,10 @@ RIGHT = CONTENT["train_y.bin"]
         (pack(*[(f"stl10_binary/{i}", b"") for i in range(1001)]), "more than 1000 members"),
         (gzip.compress(member("huge", size=1 << 40).tobuf(tarfile.GNU_FORMAT)), "1099511627776"),
         (gzip.compress(b"x" * 512), "no tar archive, or damaged"),
+    ],
+    ids=[
+        *("symlink", "hardlink", "pipe", "device", "folder", "too long", "parent", "absolute"),
+        *("parent inside", "long name", "many members", "huge member", "no tar"),
     ],
 )
 def test_a_hostile_archive_is_refused_and_writes_nothing(
