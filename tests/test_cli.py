@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stl10bench.cli import main
+from stl10bench.cli import COMMANDS, main
 
 TINY = [
     *("--image-size", "8", "--epochs", "1", "--batch-size", "8"),
@@ -226,13 +226,22 @@ def test_an_error_with_json_is_an_object_on_stdout(cli: Any) -> None:
     assert json.loads(ended.out)["exit_code"] == ended.code == 2
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_says_of_itself_what_the_list_says_of_it(cli: Any, command: str) -> None:
+    assert COMMANDS[command][1] in " ".join(cli(command, "--help").out.split())
+
+
+def test_help_for_want_of_arguments_is_no_error_message(cli: Any) -> None:
+    assert "error" not in cli().err
+
+
 def test_light_commands_import_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['stl10bench', '--help']\n"
         "from stl10bench.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'wandb', 'numpy', 'matplotlib'}\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'wandb', 'numpy', 'pydantic'}\n"
         "sys.exit(repr(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"
     )
     ended = subprocess.run(

@@ -1,0 +1,1 @@
+"""The commands, a module for each group: options -> rows and files on stdout; light."""

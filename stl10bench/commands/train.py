@@ -1,0 +1,107 @@
+"""Train, evaluate, benchmark."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stl10bench import benchmark as benchmarks
+from stl10bench import results
+from stl10bench.commands.options import (
+    DATA,
+    JSON,
+    MACHINE,
+    PLUGIN,
+    TRAINING,
+    command_line,
+    load_plugin,
+    settings,
+    with_options,
+)
+from stl10bench.errors import UsageError, unknown
+from stl10bench.terminal import is_main, stderr, stdout
+
+app = typer.Typer()
+
+
+@app.command()
+@with_options(TRAINING, JSON)
+def train(
+    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    **options: Any,
+) -> None:
+    """Train one model and print its row.
+
+    Examples: stl10bench train cnn --epochs 5 / stl10bench train mobilenetv2 --no-freeze
+    """
+    from stl10bench import api
+
+    as_json = options.pop("as_json")
+    row = api.train(model, console=stderr(), **settings(options))
+    if not is_main():
+        return
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        results.show([row], "table", stdout())
+
+
+@app.command()
+@with_options(PLUGIN, DATA, MACHINE, JSON)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
+    *,
+    split: Annotated[str, typer.Option(help="test, train, or val: the run's hold-out.")] = "test",
+    as_json: bool,
+    plugin: str | None,
+    **options: Any,
+) -> None:
+    """Measure a checkpoint; needs only the file and the data."""
+    from stl10bench import api
+
+    load_plugin(plugin)
+    row = api.evaluate(checkpoint, split=split, console=stderr(), **options)
+    if not is_main():
+        return
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        low, high = row[f"{split}_accuracy_interval"]
+        typer.echo(
+            f"{row['model']} on {row['dataset']}, {split} split, {row[f'{split}_images']:,} "
+            f"images: accuracy {row[f'{split}_accuracy']:.4f} [{low:.4f}, {high:.4f}], "
+            f"loss {row[f'{split}_loss']}"
+        )
+
+
+@app.command()
+@with_options(TRAINING)
+def benchmark(
+    models: Annotated[list[str] | None, typer.Argument(help="Models, or --all.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="The report's five rows.")] = False,
+    style: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(results.FORMATS)}.")
+    ] = "table",
+    freeze: bool | None,
+    **options: Any,
+) -> None:
+    """Train what is missing, each model in its own process, and print one table.
+
+    Examples: stl10bench benchmark --all / stl10bench benchmark cnn timm:resnet18 --epochs 10
+    """
+    if style not in results.FORMATS:
+        raise unknown("format", style, results.FORMATS)
+    load_plugin(options["plugin"])
+    entries = benchmarks.plan(models or [], everything=everything, freeze=freeze)
+    console, rows = stderr(), []
+    fitted = benchmarks.fit(entries, options)
+    for number, (entry, own) in enumerate(zip(entries, fitted, strict=True), 1):
+        kind = {None: "", True: " --freeze", False: " --no-freeze"}[entry.freeze]
+        title = f"[{number}/{len(entries)}] {entry.model}{kind}"
+        console.print(title, style="bold", markup=False, highlight=False)
+        rows.append(benchmarks.run(entry, command_line(own)))
+    results.show(rows, style, stdout())
+    if all("error" in row for row in rows):
+        raise UsageError("no run succeeded; the table says why")
