@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark speed check fix test clean
+.PHONY: help install demo benchmark speed check fix test test-faults clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,6 +39,9 @@ fix: $(READY)  ## Mend what lint and formatting can mend
 
 test: $(READY)  ## Run the tests, on two cores without network
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-faults: $(READY)  ## Kill runs at every commit point and at random, feed bad files to every reader
+	$(BIN)/pytest -m faults -s -q
 
 clean:  ## Remove .venv and caches; runs and data stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

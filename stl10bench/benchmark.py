@@ -2,14 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-from stl10bench.errors import UsageError
+from stl10bench.errors import InterruptedRunError, UsageError
 from stl10bench.models import registry
+from stl10bench.terminal import LAUNCHED
 
 REPORT = ("logistic", "mlp", "cnn", "mobilenetv2")  # the report's five rows: the last counts twice
 
@@ -65,22 +69,49 @@ def run(entry: Entry, arguments: Sequence[str]) -> dict[str, Any]:
     """Train one entry in its own process; returns its row, or one with an `error`.
 
     A process each keeps memory, failures and Accelerate's state from leaking into the next run.
-    What it says on the way goes to our stderr. Raises KeyboardInterrupt when it was interrupted.
+    What it says on the way goes to our stderr. Raises InterruptedRunError when it was interrupted;
+    signals that come to us go to it, once, so that it saves and ends.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("benchmark starts its own processes: run it without a launcher")
     freeze = {None: [], True: ["--freeze"], False: ["--no-freeze"]}[entry.freeze]
     command = [sys.executable, "-m", "stl10bench", "train", entry.model, *arguments, *freeze]
-    child = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
-    if child.returncode in (130, -2):
-        raise KeyboardInterrupt
+    with (
+        subprocess.Popen(
+            [*command, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # else Ctrl-C in a terminal would reach it twice
+            env={**os.environ, LAUNCHED: "1"},
+        ) as child,
+        _forwarded_signals(child),
+    ):
+        printed, _ = child.communicate()
+    if child.returncode in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        code = child.returncode if child.returncode > 0 else 128 - child.returncode
+        raise InterruptedRunError("interrupted: the same command goes on from here", code)
     if child.returncode == 0:
-        row: dict[str, Any] = json.loads(child.stdout)
+        row: dict[str, Any] = json.loads(printed)
         return row
     try:
-        reason = json.loads(child.stdout)["error"]
+        reason = json.loads(printed)["error"]
     except (ValueError, KeyError, TypeError):
         code = child.returncode
         reason = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     options = {} if entry.freeze is None else {"freeze": entry.freeze}
     return {"model": entry.model, "model_options": options, "error": reason}
+
+
+@contextmanager
+def _forwarded_signals(child: subprocess.Popen[str]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM are the child's."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        child.send_signal(number)
+
+    before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""RunConfig: all that decides a run's numbers, and nothing that does not."""
+"""RunConfig: all that decides a run's numbers; Limits: what decides only when it pauses."""
 
 import hashlib
 import json
@@ -111,6 +111,31 @@ class RunConfig(BaseModel):
         content = json.dumps([FORMAT, self.changed()], sort_keys=True)
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.model)[:60]
         return f"{slug}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+class Limits(BaseModel):
+    """When a run writes a checkpoint, and when it stops: all without effect on its numbers."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    checkpoint_minutes: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """Minutes between two checkpoints of a run that is not finished; 0: after each step."""
+    checkpoint_epochs: int | None = Field(default=None, ge=1)
+    """Epochs after which a checkpoint is written as well."""
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Minutes after which the run saves and stops; the same command goes on."""
+    timeout_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Minutes that processes wait for one that hangs before the run fails."""
+
+
+def make_limits(settings: Mapping[str, Any]) -> Limits:
+    """Checked Limits; raises UsageError with the value and the rule."""
+    try:
+        return Limits.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)))) from None
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:

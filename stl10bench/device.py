@@ -105,11 +105,19 @@ def _cpu_has_bf16() -> bool:
     )
 
 
-def make_accelerator(device: str, precision: str, tracker: str, folder: Path | None) -> Accelerator:
+def make_accelerator(
+    device: str,
+    precision: str,
+    tracker: str,
+    folder: Path | None,
+    *,
+    timeout_minutes: float = 10.0,
+) -> Accelerator:
     """Accelerate's state for one run: device, process group, mixed precision and tracker.
 
-    A second run in the same Python process starts from a fresh state. Raises UsageError when a
-    launcher started more processes than found each other.
+    Processes wait `timeout_minutes` for one that hangs, then the run fails. A second run in the
+    same Python process starts from a fresh state. Raises UsageError when a launcher started more
+    processes than found each other.
     """
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32; untested
@@ -120,7 +128,7 @@ def make_accelerator(device: str, precision: str, tracker: str, folder: Path | N
         mixed_precision=precision,
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=10))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
     if accelerator.num_processes != world:
         raise UsageError(

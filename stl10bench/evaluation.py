@@ -1,6 +1,7 @@
 """A model and a split -> logits in the split's order, and a row."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,14 @@ def evaluate(
     normalise: Normalise,
     image_size: int,
     accelerator: Accelerator,
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """float32 logits (N, C), on the CPU, of uint8 images (N, 3, S, S), in their order.
 
     Each process takes an equal share, the last one padded by repeating the last image; the
-    logits are gathered and the padding cut off by our own count.
+    logits are gathered and the padding cut off by our own count. `check` is called before each
+    batch and may raise.
     """
     model.eval()
     device = accelerator.device
@@ -43,11 +47,12 @@ def evaluate(
         buffer.copy_(broadcast(buffer))
     share = math.ceil(len(images) / accelerator.num_processes)
     rows = torch.arange(share) + share * accelerator.process_index
+    logits = []
     with accelerator.autocast():
-        logits = [
-            model(normalise(augment.centre(images.index_select(0, part).to(device), image_size)))
-            for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
-        ]
+        for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH):
+            check()
+            batch = augment.centre(images.index_select(0, part).to(device), image_size)
+            logits.append(model(normalise(batch)))
     gathered: Tensor = accelerator.gather(torch.cat(logits).float())
     return gathered[: len(images)].cpu()
 

@@ -1,5 +1,6 @@
 """Bytes <-> disk: whole or not at all, and never more than was agreed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -35,7 +36,23 @@ def write(path: Path, content: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({len(content)} bytes): {error}") from error
+        raise cannot_write(path, len(content), error) from error
+
+
+def cannot_write(path: Path, size: int, error: OSError) -> StorageError:
+    """The error for `size` bytes that did not get to `path`; says how many there is room for."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(f"cannot write {path} ({size:,} bytes): {error}")
+    return StorageError(
+        f"no room for {path}: it needs {size:,} bytes, {free_space(path):,} are free: {error}"
+    )
+
+
+def free_space(path: Path) -> int:
+    """Bytes that can be written at `path`, whose folders need not be there yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 @contextmanager
@@ -52,6 +69,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove `folder` so that it is never seen with only a part of its files. Raises OSError."""
+    part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
+    folder.rename(part)
+    shutil.rmtree(part)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in `folder`, which must be ours alone."""
+    for part in folder.glob(".*.part"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -71,13 +104,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
     """The JSON object in `path`; raises `error` for more than 1 MB or for anything else in it."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_JSON_LIMIT + 1)
-    except OSError as cause:
-        raise error(f"cannot read {path}: {cause.strerror}") from cause
-    if len(content) > _JSON_LIMIT:
-        raise error(f"{path} is larger than {_JSON_LIMIT} bytes, the limit for a JSON file here")
+    content = read(path, _JSON_LIMIT, error)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as cause:
@@ -85,6 +112,18 @@ def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise error(f"{path} holds a JSON {type(value).__name__}, an object is needed")
     return value
+
+
+def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
+    """The bytes of `path`; raises `error` when it cannot be read, or for more than `limit`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror}") from cause
+    if len(content) > limit:
+        raise error(f"{path} is larger than {limit:,} bytes, the limit for it here")
+    return content
 
 
 def digests(path: Path, *names: str, report: Callable[[int], None] = lambda _: None) -> list[str]:

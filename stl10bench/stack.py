@@ -31,8 +31,9 @@ from stl10bench.models.weights import Weights
 from stl10bench.prepare import build, create, load_test, load_train
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
+from stl10bench.state import Best
 from stl10bench.tracking import Log
-from stl10bench.training import Best, better, finish
+from stl10bench.training import better, broken_gradients, can_skip, finish, poisoned
 
 OWN = {  # the settings in which the members may differ; the others make the batches
     *("model_options", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing"),
@@ -110,6 +111,7 @@ def run(
     ]
 
     best: list[Best | None] = [None] * len(configs)
+    broken_at = torch.zeros(len(configs), dtype=torch.int64, device=accelerator.device)
     histories: list[list[dict[str, Any]]] = [[] for _ in configs]
     seconds = 0.0
     started = time.monotonic()
@@ -123,6 +125,7 @@ def run(
                 augmented(train, normalise, shared, accelerator, epoch=epoch),
                 configs,
                 accelerator,
+                broken_at,
                 first_step=(epoch - 1) * steps,
                 advance=partial(bar.advance, task),
             )
@@ -141,8 +144,8 @@ def run(
 
     test = load_test(shared, dataset, accelerator)
     rows: list[dict[str, Any]] = []
-    for config, model, header, chosen, history in zip(
-        configs, models, headers, best, histories, strict=True
+    for config, model, header, chosen, history, broken_step in zip(
+        configs, models, headers, best, histories, broken_at.tolist(), strict=True
     ):
         assert chosen is not None  # there is at least one epoch
         folder = runs_dir / config.name
@@ -151,12 +154,16 @@ def run(
                 accelerator.wait_for_everyone()  # until the folder is there, and ours
                 with Log(folder, config, accelerator, tracker) as log:
                     for epoch, stored in enumerate(history, 1):
-                        log.write(stored, step=epoch * steps)
-                        if stored["train/loss"] is None:
+                        if 0 < broken_step <= epoch * steps:
                             raise DivergedError(
-                                f"diverged: the training loss of epoch {epoch} is not finite at "
-                                f"learning rate {stored['lr']:.3g}; lower --lr or raise --warmup"
+                                f"diverged: loss or gradients of step {broken_step} are not finite "
+                                f"at learning rate {stored['lr']:.3g}; lower --lr or raise "
+                                "--warmup",
+                                step=broken_step,
+                                lr=stored["lr"],
+                                last_finite_loss=history[epoch - 2]["train/loss"],
                             )
+                        log.write(stored, step=epoch * steps)
                     if main:
                         last = header.at(shared.epochs, shared.epochs * steps, history[-1])
                         checkpoint.save(folder / "last.safetensors", model, last)
@@ -189,13 +196,16 @@ def train_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
     configs: Sequence[RunConfig],
     accelerator: Accelerator,
+    broken_at: Tensor,
     *,
     first_step: int,
     advance: Callable[[], None],
 ) -> list[dict[str, float]]:
-    """One pass over the training images; returns what `training.train_epoch` does, per member.
+    """One pass over the training images; returns what `training.epoch_values` does, per member.
 
     The losses are added up for one backward pass: no gradient of one member depends on another.
+    A member whose loss or gradients are not finite takes no step any more, and the number of the
+    first such step is put into `broken_at`, int64 (members), where 0 means none.
     """
     started = time.monotonic()
     lrs = [optimizer.param_groups[-1]["lr"] for optimizer in optimizers]
@@ -203,7 +213,7 @@ def train_epoch(
     sums = torch.zeros(len(configs), 3, dtype=dtype, device=accelerator.device)
 
     stack.train()
-    for step, (images, labels) in enumerate(batches, first_step):
+    for step, (images, labels) in enumerate(batches, first_step):  # the steps that were taken
         seed = seed_of(configs[0].seed, DROPOUT, step, accelerator.process_index)
         outputs = stack(images, seed)
         losses = torch.stack(
@@ -212,9 +222,15 @@ def train_epoch(
                 for logits, config in zip(outputs, configs, strict=True)
             ]
         )
-        accelerator.backward(losses.sum())
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
+        accelerator.backward(poisoned(losses).sum())
+        for index, (optimizer, schedule) in enumerate(zip(optimizers, schedules, strict=True)):
+            if accelerator.scaler is None:  # which skips such steps by itself
+                first = broken_gradients(optimizer) & (broken_at[index] == 0)
+                broken_at[index] += first * (step + 1)
+                if can_skip(optimizer):
+                    optimizer.optimizer.found_inf = (broken_at[index] > 0).float()
+            if can_skip(optimizer) or not broken_at[index]:
+                optimizer.step()
             schedule.step()
             optimizer.zero_grad()
 

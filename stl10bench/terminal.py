@@ -1,8 +1,10 @@
-"""Where output goes: results to stdout, what is said on the way to stderr."""
+"""Where output goes: results to stdout, what is said on the way to stderr; who started us."""
 
 import os
 
 from rich.console import Console
+
+LAUNCHED = "STL10BENCH_LAUNCHED"  # set for a child: when its parent dies it saves and ends
 
 
 def is_main() -> bool:

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from stl10bench import recipes
-from stl10bench.config import RunConfig
+from stl10bench.config import Limits, RunConfig
 from stl10bench.errors import UsageError
 from stl10bench.models import registry
 
@@ -17,10 +19,10 @@ Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, i
 _MADE = {"model", "model_options", "data", "weights"}  # of RunConfig: made, not given
 
 
-def _field_options() -> Specification:
-    """An option for each field of RunConfig; unset, the recipe or the field's default decides."""
+def _field_options(model: type[BaseModel], panel: str) -> Specification:
+    """An option for each field of `model`; unset, a recipe or the field's default decides."""
     specification: Specification = {}
-    for name, field in RunConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         if name in _MADE:
             continue
         kind: Any = field.annotation
@@ -30,12 +32,15 @@ def _field_options() -> Specification:
         elif get_origin(kind) is tuple:
             kind, metavar = str, "LOW,HIGH"
         default = field.default
+        if get_origin(kind) is UnionType:  # X | None
+            kind = get_args(kind)[0]
         shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
+        note = "" if default is None else f" [default: {shown}]"
         option = typer.Option(
-            help=f"{field.description} [default: {shown}]".replace("[", r"\["),
+            help=f"{field.description}{note}".replace("[", r"\["),
             metavar=metavar,
             show_default=False,
-            rich_help_panel="Settings (the recipe's, unless given)",
+            rich_help_panel=panel,
         )
         specification[name] = (Annotated[kind | None, option], None)
     return specification
@@ -99,7 +104,9 @@ _RUN: Specification = {
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
 }
 TRAINING: Specification = {
-    **_RUN, **DATA, **MACHINE, **PLUGIN, **_MODEL_OPTIONS, **_field_options()
+    **_RUN, **DATA, **MACHINE, **PLUGIN, **_MODEL_OPTIONS,
+    **_field_options(Limits, "Checkpoints and time"),
+    **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
 }  # fmt: skip
 JSON: Specification = {
     "as_json": _option(bool, "Print one JSON object to stdout.", False, "--json"),
