@@ -88,10 +88,11 @@ def _wrap(log: list[str], operation: int | None, after: bool) -> None:
             mine = len(log) == operation
             if mine and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*args, **kwargs)
-            if mine:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if mine:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 
