@@ -26,6 +26,7 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     "table": ("tables", "Print the table of all finished runs."),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
+    "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, draw or import data."),
 }
 

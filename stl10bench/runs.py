@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,12 @@ from stl10bench.errors import (
     DivergedError,
     InterruptedRunError,
     StorageError,
+    UsageError,
+    unknown,
 )
 
+_OLD = ".old-"  # in the names of folders that were moved aside
+_LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
 STATES = ("running", "interrupted", "finished", "diverged", "failed")
 
 
@@ -83,6 +88,68 @@ def check_same(stored: Any, config: RunConfig, path: Path) -> None:
     )
 
 
+def find(runs_dir: Path, name: str) -> Path:
+    """The run folder of a `name`, of the beginning of one name alone, or of a path.
+
+    Raises UsageError with the nearest name.
+    """
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    names = [path.parent.name for path in runs_dir.glob("*/config.json")]
+    fitting = [one for one in names if one == name] or [n for n in names if n.startswith(name)]
+    if len(fitting) > 1:
+        raise UsageError(f"run {name!r} could be any of {', '.join(sorted(fitting))}: give more")
+    if not fitting:
+        raise unknown("run", name, names, remedy=f"(runs are looked for in {runs_dir})")
+    return runs_dir / fitting[0]
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What a run folder holds: name, model, state, reason, epochs done and asked, bytes.
+
+    A run whose process is gone without a word is `killed`, one that was moved aside `old`. A file
+    that cannot be believed makes the state `damaged`, and its fault the reason.
+    """
+    facts: dict[str, Any] = {"run": folder.name, "model": None, "epoch": None, "epochs": None}
+    try:
+        config = files.read_json(folder / "config.json", CheckpointError)
+        facts |= {"model": str(config.get("model")), "epochs": config.get("epochs")}
+        found = status(folder)
+        facts |= {"state": found["state"], "reason": found["reason"]}
+        facts["epoch"] = _last_epoch(folder / "metrics.jsonl")
+    except CheckpointError as error:
+        facts |= {"state": "damaged", "reason": str(error)}
+    if _OLD in folder.name:
+        facts["state"] = "old"
+    elif facts["state"] == "running":
+        try:
+            with lock(folder):
+                facts |= {"state": "killed", "reason": "its process ended without a word"}
+        except BusyError:
+            facts["reason"] = _owner(folder)
+    facts["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return facts
+
+
+def remove(folder: Path) -> int:
+    """Remove a run folder, unless a run is at work in it (BusyError); returns the bytes freed."""
+    freed: int = describe(folder)["bytes"]
+    with lock(folder):
+        try:
+            files.remove_folder(folder)
+        except OSError as error:
+            raise StorageError(f"cannot remove {folder}: {error}") from error
+    return freed
+
+
+def _last_epoch(path: Path) -> int | None:
+    """The newest epoch in metrics.jsonl; a last line that is still being written does not count."""
+    if not path.exists():
+        return None
+    epochs = re.findall(rb'"epoch": (\d{1,9})[,}]', files.read(path, _LOG_LIMIT, CheckpointError))
+    return int(epochs[-1]) if epochs else 0
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Own `folder`, which is made if need be; the lock dies with its process, however it ends.
@@ -95,7 +162,7 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         guard = FileLock(folder.with_name(f".{folder.name}.lock"))
-        guard.acquire(timeout=0)
+        guard.acquire(timeout=0.2)  # longer than `describe` holds it
     except Timeout:
         raise BusyError(
             f"{folder} is being written by {_owner(folder)}: wait for it, or stop it"
@@ -173,6 +240,6 @@ def _owner(folder: Path) -> str:
 
 def _unused(folder: Path) -> Path:
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+    while (aside := folder.with_name(f"{folder.name}{_OLD}{number}")).exists():
         number += 1
     return aside
