@@ -29,7 +29,7 @@ def clean(text: str) -> str:
 def markdown(text: str) -> str:
     """Text in which nothing is Markdown or HTML; brackets around numbers alone stay as they are."""
     return re.sub(
-        r"\[[-+\d., ]+\](?![(\[])|[\\|<>*_`\[\]&]",
+        r"\[[-+\d., %]+\](?![(\[])|[\\|<>*_`\[\]&]",
         lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}",
         clean(text),
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stl10bench import calibration
+from stl10bench import calibration, predictions
 
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -55,7 +55,7 @@ def measures(
     - `test_notes`: why one of these is None, or was not made as usual, a line each
     - `per_class_accuracy`: (C,) the share of each class's images classified correctly, 0..1
     - `confusion`: (C, C) counts, a row for each true class and a column for each predicted one
-    - `test_hits`: which images were classified correctly, see `encode_hits`
+    - `test_hits`: which images were classified correctly, see `predictions.encode_hits`
 
     In float64 on the CPU; of equal logits the first class counts. A class without images has None
     in place of an accuracy; one that was not predicted either is left out of the macro F1.
@@ -71,7 +71,7 @@ def measures(
         **calibration.measures(scores, truth, held_out),
         "per_class_accuracy": [h / n if n else None for h, n in zip(hits, images, strict=True)],
         "confusion": counts.tolist(),
-        "test_hits": encode_hits(scores.argmax(1) == truth),
+        "test_hits": predictions.encode_hits(scores, truth),
     }
 
 
@@ -86,14 +86,6 @@ def macro_f1(counts: NDArray[np.int64]) -> float:
     """The mean F1 of the classes in a confusion matrix that have images or predictions, 0..1."""
     sums = counts.sum(0) + counts.sum(1)
     return float((2 * counts.diagonal()[sums > 0] / sums[sums > 0]).mean())
-
-
-def encode_hits(hits: NDArray[np.bool_]) -> str:
-    """Bits (N,) in the order of the split, the first highest, as hexadecimal digits.
-
-    Zeros fill the last byte. `paired.decode_hits` reads them without numpy.
-    """
-    return np.packbits(hits).tobytes().hex()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

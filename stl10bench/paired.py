@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 def decode_hits(text: str) -> int:
-    """What `metrics.encode_hits` wrote, as an integer with a bit for each image."""
+    """What `predictions.encode_hits` wrote, as an integer with a bit set for each."""
     return int(text, 16)
 
 

@@ -68,6 +68,15 @@ def read(path: Path) -> Predictions:
     return Predictions(arrays["logits"], arrays["labels"], *held_out)
 
 
+def encode_hits(logits: NDArray[Any], labels: Labels) -> str:
+    """Which of N images have their label's logit highest (or the first of equals), as hexadecimal.
+
+    A bit an image, in the order of the split, the first one highest; zeros fill the last byte.
+    `paired.decode_hits` reads it without numpy.
+    """
+    return np.packbits(logits.argmax(1) == labels).tobytes().hex()
+
+
 def _fit(logits: NDArray[Any], labels: NDArray[Any]) -> bool:
     return (
         (logits.dtype.name, labels.dtype.name) == ("float32", "int64")

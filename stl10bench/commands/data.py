@@ -1,4 +1,4 @@
-"""Downloads, checks, draws and imports data."""
+"""Downloads, checks, audits, draws and imports data."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from stl10bench.commands.options import DATA, with_options
 from stl10bench.terminal import stderr
 
-app = typer.Typer(help="Download, check, draw or import data.", no_args_is_help=True)
+app = typer.Typer(help="Download, check, audit, draw or import data.", no_args_is_help=True)
 
 
 @app.command()
