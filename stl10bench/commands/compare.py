@@ -62,7 +62,7 @@ def compare(
     elif style == "csv":
         typer.echo(_to_csv(loaded, found), nl=False)
     else:
-        matrix, pairs = _matrix(loaded, found), _pairs(loaded, found)
+        matrix, pairs = _matrix(loaded, found), _pairs(found)
         if style == "markdown":
             typer.echo(f"{render.markdown(matrix)}\n{render.markdown(pairs)}", nl=False)
         else:
@@ -91,7 +91,7 @@ def _matrix(runs: Sequence["Run"], found: Sequence["Difference"]) -> Grid:
     return Grid(results.data(runs[0].row), header, lines, left=("model",))
 
 
-def _pairs(runs: Sequence["Run"], found: Sequence["Difference"]) -> Grid:
+def _pairs(found: Sequence["Difference"]) -> Grid:
     lines = tuple(
         (
             f"{one.first + 1} - {one.second + 1}",
