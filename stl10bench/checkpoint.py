@@ -13,14 +13,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import stl10bench
-from stl10bench import files
+from stl10bench import files, predictions
 from stl10bench.config import RunConfig
 from stl10bench.errors import CheckpointError
 
 FORMAT = 1
 _KEY = "stl10bench"  # one key: safetensors does not keep the order of several
-_HEADER_LIMIT = 10 << 20  # bytes
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class Header(BaseModel):
@@ -59,10 +57,21 @@ def save(path: Path, model: nn.Module, header: Header) -> None:
     files.write(path, safetensors.torch.save(tensors, metadata))
 
 
-def save_predictions(path: Path, logits: Tensor, labels: Tensor) -> None:
-    """Write float32 logits (N, C) and int64 labels (N,), in the order of the test split."""
-    tensors = {"logits": logits.cpu().contiguous(), "labels": labels.cpu().contiguous()}
-    files.write(path, safetensors.torch.save(tensors))
+def save_predictions(
+    path: Path,
+    logits: Tensor,
+    labels: Tensor,
+    val_logits: Tensor | None = None,
+    val_labels: Tensor | None = None,
+) -> None:
+    """Write float32 logits (N, C) and int64 labels (N,), in the order of the test split.
+
+    Those of the hold-out, where there is one, are in the order of its sorted rows.
+    """
+    tensors = {"logits": logits, "labels": labels}
+    if val_logits is not None and val_labels is not None and len(val_labels):
+        tensors |= {"val_logits": val_logits, "val_labels": val_labels}
+    predictions.save(path, {key: value.cpu().numpy() for key, value in tensors.items()})
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:
@@ -120,23 +129,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises CheckpointError with the path and what the file is instead.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            if start.startswith(_PICKLES):
-                raise CheckpointError(
-                    f"{path} is a pickle (.pt, .pth): pickles can run code and are never read; "
-                    "convert it to safetensors where you trust it"
-                )
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
-                raise CheckpointError(f"{path} is not a safetensors file")
-            content = start + file.read()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    content, metadata = files.read_safetensors(path)
     try:
         tensors = safetensors.torch.load(content)
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
     return tensors, metadata

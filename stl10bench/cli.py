@@ -24,10 +24,11 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
         "Train what is missing, each model in its own process, and print one table.",
     ),
     "table": ("tables", "Print the table of all finished runs."),
+    "compare": ("compare", "Compare finished runs, image by image, pair by pair."),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
     "runs": ("runs", "List, show and remove runs."),
-    "data": ("data", "Download, check, draw or import data."),
+    "data": ("data", "Download, check, audit, draw or import data."),
 }
 
 

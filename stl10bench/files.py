@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from stl10bench.errors import BenchError, StorageError
+from stl10bench.errors import BenchError, CheckpointError, StorageError
 
 _CHUNK = 1 << 20
 _JSON_LIMIT = 1 << 20  # bytes
+_HEADER_LIMIT = 10 << 20  # bytes, of a safetensors file
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -124,6 +126,33 @@ def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
     if len(content) > limit:
         raise error(f"{path} is larger than {limit:,} bytes, the limit for it here")
     return content
+
+
+def read_safetensors(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a file that begins like a safetensors file, and the metadata in its header.
+
+    Read, not mapped: a mapped file can be cut while in use. Raises CheckpointError with the path
+    and what the file is instead.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start.startswith(_PICKLES):
+                raise CheckpointError(
+                    f"{path} is a pickle (.pt, .pth): pickles can run code and are never read; "
+                    "convert it to safetensors where you trust it"
+                )
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
+                raise CheckpointError(f"{path} is not a safetensors file")
+            content = start + file.read()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+    return content, metadata
 
 
 def digests(path: Path, *names: str, report: Callable[[int], None] = lambda _: None) -> list[str]:
