@@ -215,6 +215,8 @@ def check(
         frozen = registry.check_freeze(options.get("freeze", True))
     base = recipes.settings(recipe, model, frozen=frozen)
     options = {**base.get("model_options", {}), **options}
+    if given.get("fold") is not None:
+        base = {**base, "val_fraction": 0.0}
     config = make_config({**base, **given, "model": model, "model_options": options})
     if config.cache_views and not frozen:
         raise UsageError(

@@ -44,6 +44,10 @@ class RunConfig(BaseModel):
     """How 96 px become the input size: resize, or crop (random in training, else the centre)."""
     val_fraction: float = Field(0.1, ge=0, le=0.9)
     """Share of the train split held out, stratified, to choose the epoch; 0 trains on all."""
+    fold: int | None = Field(default=None, ge=0, lt=10)
+    """Official fold of 1,000 images to train on, 0 to 9, without a hold-out; else all images."""
+    labels_per_class: int | None = Field(default=None, ge=1)
+    """Labelled images of each class to use, hold-out included: a nested, seeded subset."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seeds the weights, the hold-out, the order, the augmentation and the dropout."""
 
@@ -95,6 +99,11 @@ class RunConfig(BaseModel):
         low, high = self.rotation
         if not -180 <= low <= high <= 180:
             raise ValueError(f"rotation = {low},{high}: LOW,HIGH within -180..180, LOW <= HIGH")
+        if self.fold is not None and (self.val_fraction or self.labels_per_class):
+            raise ValueError(
+                f"fold = {self.fold}: a fold is trained on whole, with val_fraction = 0 and "
+                "without labels_per_class"
+            )
         if self.input == "crop" and self.image_size > 96:
             raise ValueError(
                 f"image_size = {self.image_size}: a crop is at most 96 px, or use --input resize"

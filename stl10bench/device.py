@@ -5,10 +5,7 @@ import os
 import platform
 import shutil
 from datetime import timedelta
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -145,31 +142,3 @@ def describe(accelerator: Accelerator, precision: str) -> str:
         f"{accelerator.device.type}, {accelerator.num_processes} process(es) x "
         f"{torch.get_num_threads()} threads, {arithmetic}"
     )
-
-
-@cache
-def _cpu_name() -> str:
-    """The processor's own name on Linux, elsewhere what Python knows of it."""
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-@cache
-def _libraries() -> dict[str, str]:
-    """The versions of the packages that decide a row's numbers."""
-    names = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy")
-    return {name: version(name) for name in names}
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions that made a row; no host name, no path."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.system(),
-        "python": platform.python_version(),
-        "libraries": dict(_libraries()),
-    }

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from stl10bench import augment, checkpoint, metrics
 from stl10bench.batches import Images, Normalise, load, make_normalise
 from stl10bench.config import RunConfig
-from stl10bench.data import splits
 from stl10bench.data.stl10 import Dataset
-from stl10bench.device import memory_format, provenance
+from stl10bench.device import memory_format
 from stl10bench.errors import DataError
 from stl10bench.models import registry, summary
 from stl10bench.models.head import Classifier
-from stl10bench.models.weights import NONE
+from stl10bench.models.weights import NONE, contamination
 from stl10bench.predict import Predictor
+from stl10bench.prepare import training_rows
+from stl10bench.provenance import provenance
 
 EVALUATION_BATCH = 250  # images per process; small enough for every model here on a small GPU
 
@@ -110,7 +111,7 @@ def test(
                 f"no hold-out: val_fraction = {config.val_fraction}, and the data must be those "
                 f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
             )
-        _, rows = splits.hold_out(part.labels, config.val_fraction, config.seed)
+        _, rows = training_rows(config, dataset)
     images = load(part, rows, config, device)
     model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
     normalise = make_normalise(header.mean, header.std, memory_format(model), device)
@@ -151,6 +152,7 @@ def tested_row(
         "macs": macs,
         "image_size": config.image_size,
         "pretrained": config.weights != NONE,
+        "contamination": contamination(config.weights),
         "epochs": config.epochs,
         "best_epoch": header.epoch,
         "seed": config.seed,

@@ -28,7 +28,7 @@ from stl10bench.errors import DivergedError, UsageError
 from stl10bench.evaluation import evaluate
 from stl10bench.models.head import Head
 from stl10bench.models.weights import Weights
-from stl10bench.prepare import build, create, load_test, load_train
+from stl10bench.prepare import build, create, fold_overlap, load_test, load_train
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Best
@@ -172,6 +172,7 @@ def run(
                         model,
                         normalise,
                         test,
+                        val,
                         accelerator,
                         dataset=dataset.name,
                         folder=folder,
@@ -182,6 +183,7 @@ def run(
                         compiled=False,
                         weights={"source": config.weights, "sha256": None},
                         stacked=len(configs),
+                        fold_overlap=None if config.fold is None else fold_overlap(dataset),
                     )
             rows.append(row)
         except DivergedError as error:

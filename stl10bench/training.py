@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
-from stl10bench import checkpoint, files, metrics, state
+from stl10bench import checkpoint, cost, files, metrics, state
 from stl10bench.batches import Images, Normalise, augmented, cached
 from stl10bench.config import Limits, RunConfig
 from stl10bench.data.stl10 import Dataset
@@ -27,7 +27,7 @@ from stl10bench.errors import DivergedError, InterruptedRunError, StorageError
 from stl10bench.evaluation import evaluate, features_of_views, fold_frozen, tested_row
 from stl10bench.models.head import Classifier
 from stl10bench.models.weights import Weights
-from stl10bench.prepare import create, load_test, load_train
+from stl10bench.prepare import create, fold_overlap, load_test, load_train
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Best, Position, State
@@ -158,6 +158,7 @@ def run(
                 model,
                 normalise,
                 load_test(config, dataset, accelerator),
+                val,
                 accelerator,
                 check=watch.check,
                 dataset=dataset.name,
@@ -168,6 +169,7 @@ def run(
                 images_per_second=at.step(steps) * config.batch_size / at.trained_seconds,
                 compiled=compiled,
                 weights={"source": config.weights, "sha256": weights.sha256},
+                fold_overlap=None if config.fold is None else fold_overlap(dataset),
             )
         except InterruptedRunError:
             save(at, header, best)
@@ -257,6 +259,7 @@ def finish(
     model: nn.Module,
     normalise: Normalise,
     test: Images,
+    val: Images,
     accelerator: Accelerator,
     *,
     dataset: str,
@@ -271,26 +274,38 @@ def finish(
     `step` is the run's last; `check` is called now and then and may raise; `facts` are what else
     the row says. The model keeps the weights that it came with.
     """
-    config = best.header.config
+    config, main = best.header.config, accelerator.is_main_process
     with loaded(model, best.weights):
-        logits = evaluate(
-            *(model, test.images, normalise, config.image_size, accelerator), check=check
+        logits, val_logits = (
+            evaluate(*(model, part.images, normalise, config.image_size, accelerator), check=check)
+            if len(part.labels)
+            else None
+            for part in (test, val)
         )
+        assert logits is not None  # there are test images
         tested = metrics.finite(metrics.score(logits, test.labels, "test"))
         log.write(tested, step=step)
         header = best.header.at(best.header.epoch, best.header.step, best.header.metrics | tested)
-        chosen = "best" if config.val_fraction else "last"
+        file = folder / ("best.safetensors" if config.val_fraction else "last.safetensors")
+        if main:
+            checkpoint.save(file, model, header)
         row = {
             "run": folder.name,
             **tested_row(header, model, dataset, len(test.labels), accelerator),
+            **metrics.measures(logits, test.labels, val_logits, val.labels),
             "selection": "hold-out" if config.val_fraction else "last epoch",
             **facts,
-            "checkpoint": f"{folder.name}/{chosen}.safetensors",
+            **(
+                cost.measure(model, test, normalise, config.image_size, accelerator) if main else {}
+            ),
+            "checkpoint": f"{folder.name}/{file.name}",
+            "checkpoint_mb": file.stat().st_size / 1e6 if main else 0.0,
         }
         log.summary(row)
-        if accelerator.is_main_process:
-            checkpoint.save(folder / f"{chosen}.safetensors", model, header)
-            checkpoint.save_predictions(folder / "predictions.safetensors", logits, test.labels)
+        if main:
+            checkpoint.save_predictions(
+                folder / "predictions.safetensors", logits, test.labels, val_logits, val.labels
+            )
             files.write_json(folder / "result.json", row)
     return row
 

@@ -307,12 +307,3 @@ def test_a_checkpoint_for_other_classes_is_refused(data_dir: Path, tmp_path: Pat
     other = write_layout(tmp_path / "other", names=("ant", "bee", "cow", "elk"))
     with pytest.raises(DataError, match="the checkpoint knows the classes ant, bee, cow, dog"):
         stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=other)
-
-
-def test_the_hold_out_is_stratified_disjoint_and_seeded() -> None:
-    labels = np.repeat(np.arange(10), 50)
-    train_rows, val_rows = hold_out(labels, 0.1, seed=3)
-    assert np.bincount(labels[val_rows]).tolist() == [5] * 10
-    assert sorted([*train_rows, *val_rows]) == list(range(500))
-    assert np.array_equal(hold_out(labels, 0.1, seed=3)[1], val_rows)
-    assert not np.array_equal(hold_out(labels, 0.1, seed=4)[1], val_rows)

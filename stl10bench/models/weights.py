@@ -61,6 +61,17 @@ def choose(model: str, *, file: Path | None, pretrained: bool, frozen: bool | No
     return Weights(f"hub:{repository}")
 
 
+def contamination(source: str) -> str:
+    """What a model saw before this run: none, ImageNet, or "unknown" for a file of someone's.
+
+    timm's weights on the hub were trained on ImageNet, from which STL-10's images were taken, or
+    on more.
+    """
+    if source == NONE:
+        return "none"
+    return "ImageNet" if source.startswith("hub:timm/") else "unknown"
+
+
 def fetch(weights: Weights) -> Weights:
     """The same weights with their file, downloaded from the hub unless it is there, and its sum.
 
