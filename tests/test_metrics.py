@@ -1,5 +1,6 @@
 """Scores against closed forms, exact arithmetic and torch's own; draws against their promise."""
 
+import json
 import math
 from itertools import product
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from statsmodels.stats.proportion import proportion_confint
 
-from stl10bench import metrics, randomness
+from stl10bench import metrics, paired, randomness
 
 SCORES = st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 
@@ -45,6 +48,55 @@ def test_more_images_narrow_the_interval(case: tuple[int, int]) -> None:
     low, high = metrics.wilson(hits / count, count)
     narrow_low, narrow_high = metrics.wilson(hits / count, 4 * count)
     assert narrow_high - narrow_low < high - low
+
+
+@given(SCORES)
+def test_wilsons_interval_is_statsmodels(case: tuple[int, int]) -> None:
+    hits, count = case
+    theirs = proportion_confint(hits, count, method="wilson")
+    assert metrics.wilson(hits / count, count) == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("images", [500, 1000, 8000])
+@pytest.mark.parametrize("accuracy", [0.1, 0.35, 0.6, 0.85, 0.97])
+def test_wilsons_interval_holds_the_truth_95_times_in_100(accuracy: float, images: int) -> None:
+    hits, times = np.unique(
+        np.random.default_rng(0).binomial(images, accuracy, size=100_000), return_counts=True
+    )
+    intervals = [metrics.wilson(one / images, images) for one in hits]
+    inside = [low <= accuracy <= high for low, high in intervals]
+    assert times[inside].sum() / 100_000 == pytest.approx(0.95, abs=0.015)
+
+
+PREDICTIONS = st.integers(2, 6).flatmap(
+    lambda classes: st.tuples(
+        st.just(classes),
+        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1),
+    )
+)
+
+
+@given(PREDICTIONS)
+def test_confusion_f1_and_class_accuracies_are_scikit_learns(
+    case: tuple[int, list[tuple[int, int]]],
+) -> None:
+    classes, pairs = case
+    labels, predicted = zip(*pairs, strict=True)
+    logits = torch.eye(classes)[list(predicted)]
+    row = metrics.measures(logits, torch.tensor(labels))
+    assert row["confusion"] == confusion_matrix(labels, predicted, labels=range(classes)).tolist()
+    theirs = f1_score(labels, predicted, average="macro", zero_division=0)
+    assert row["test_macro_f1"] == pytest.approx(theirs, abs=1e-9)
+    recalls = recall_score(
+        labels, predicted, labels=range(classes), average=None, zero_division=np.nan
+    )
+    ours = [math.nan if one is None else one for one in row["per_class_accuracy"]]
+    assert ours == pytest.approx(recalls.tolist(), abs=1e-9, nan_ok=True)
+    hits = [label == guess for label, guess in pairs]
+    bits = bin(paired.decode_hits("01" + row["test_hits"]))[3:][: len(hits)]
+    assert [bit == "1" for bit in bits] == hits, "a bit an image, in their order"
+    assert paired.decode_hits(row["test_hits"]).bit_count() == sum(hits)
+    json.dumps(row, allow_nan=False)
 
 
 def test_loss_is_the_mean_nll_and_accuracy_counts_the_first_of_equal_logits() -> None:
