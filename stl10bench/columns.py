@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from stl10bench import repeats
 from stl10bench.errors import unknown
 
 Row = dict[str, Any]
 MISSING = "-"
+_TOO_LONG = ("confusion", "test_hits", "repeated_hits")  # for a cell
 LABEL = "model"  # the title of the first column, which every table has
 
 
@@ -59,7 +61,8 @@ def names(rows: Iterable[Row]) -> set[str]:
             found |= {
                 key
                 for key, one in place.items()
-                if not isinstance(one, dict) and key not in ("confusion", "test_hits")
+                if not isinstance(one, dict)
+                and key not in ("confusion", "test_hits", "repeated_hits")
             }
     return found
 
@@ -112,6 +115,7 @@ def _weights(row: Row) -> bool | None:
 
 
 _DERIVED: dict[str, Callable[[Row], Any]] = {
+    "runs": repeats.counted,
     "pretrained": _weights,
     "accuracy_low": lambda row: row.get("test_accuracy_interval", (None, None))[0],
     "accuracy_high": lambda row: row.get("test_accuracy_interval", (None, None))[1],
@@ -121,6 +125,8 @@ COLUMNS = {
     for column in (
         Column("test_loss", "test loss", _share),
         Column("test_accuracy", "test accuracy [95 %]", _share),
+        Column("runs", "runs", str),
+        Column("test_accuracy_sd", "SD over runs", lambda found: f"{found:.4f}"),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
         Column("at_chance", "at chance", _plain),
@@ -141,23 +147,31 @@ COLUMNS = {
         Column("macs", "MACs", _si),
         Column("image_size", "px", str),
         Column("pretrained", "pretrained", _plain),
+        Column("contamination", "contamination", str),
         Column("precision", "precision", lambda found: "fp32" if found == "no" else found),
         Column("train_seconds", "train s", _count),
         Column("images_per_second", "images/s", _count),
+        Column("latency_ms", "latency ms", lambda found: f"{found:.2f}"),
+        Column("latency_p95_ms", "latency p95 ms", lambda found: f"{found:.2f}"),
+        Column("inference_images_per_second", "inference images/s", _count),
+        Column("peak_memory_mb", "peak MB", _count),
+        Column("checkpoint_mb", "checkpoint MB", lambda found: f"{found:.1f}"),
     )
 }
 DEFAULT = (
-    *("test_loss", "test_accuracy", "vs_best", "parameters", "trainable_parameters", "macs"),
-    *("image_size", "pretrained", "precision", "train_seconds", "images_per_second"),
+    *("test_loss", "test_accuracy", "runs", "test_accuracy_sd", "vs_best"),
+    *("parameters", "trainable_parameters", "macs", "image_size", "contamination", "precision"),
+    *("train_seconds", "images_per_second"),
 )
 # On a narrow terminal these go first, in this order; never the model and its accuracy.
 EXPENDABLE = (
-    *("precision", "trainable", "MACs", "images/s", "pretrained", "parameters", "train s"),
-    *("test loss", "px", "vs best"),
+    *("precision", "trainable", "MACs", "images/s", "contamination", "parameters", "train s"),
+    *("test loss", "px", "runs", "vs best", "SD over runs"),
 )
 CSV = (
     *("run", "model", "label", "baseline", "dataset", "test_loss", "test_accuracy"),
-    *("accuracy_low", "accuracy_high", "at_chance", "vs_best", "p_vs_best", "test_images"),
+    *("accuracy_low", "accuracy_high", "runs", "test_accuracy_sd", "at_chance", "vs_best"),
+    *("p_vs_best", "test_images"),
     *("test_macro_f1", "test_ece", "test_brier", "test_temperature", "test_loss_scaled"),
     *("test_ece_scaled", "test_brier_scaled", "val_accuracy", "parameters"),
     *("trainable_parameters", "macs", "image_size", "pretrained", "selection", "epochs", "seed"),

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from stl10bench import augment, checkpoint, metrics
+from stl10bench import augment, checkpoint, intervals, metrics
 from stl10bench.batches import Images, Normalise, load, make_normalise
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Dataset
@@ -144,7 +144,7 @@ def tested_row(
         "val_accuracy": values.get("val/accuracy"),
         "val_loss": values.get("val/loss"),
         f"{split}_accuracy": accuracy,
-        f"{split}_accuracy_interval": list(metrics.wilson(accuracy, images)),
+        f"{split}_accuracy_interval": list(intervals.wilson(accuracy, images)),
         f"{split}_loss": values[f"{split}/loss"],
         f"{split}_images": images,
         "parameters": total,

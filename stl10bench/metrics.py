@@ -1,4 +1,4 @@
-"""Logits and labels -> loss, accuracy and its interval, and what else a row says of them."""
+"""Logits and labels -> loss, accuracy, and what else a row says of them."""
 
 import math
 from collections.abc import Mapping
@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stl10bench import calibration, predictions
-
-Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
@@ -27,17 +25,6 @@ def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
         f"{split}/loss": F.cross_entropy(logits, labels).item(),
         f"{split}/accuracy": hits / len(labels),
     }
-
-
-def wilson(accuracy: float, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share `accuracy` of `count` independent trials.
-
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
-    """
-    centre = accuracy + Z95**2 / (2 * count)
-    spread = Z95 * math.sqrt(accuracy * (1 - accuracy) / count + Z95**2 / (4 * count**2))
-    scale = 1 + Z95**2 / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def measures(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from stl10bench import columns, escaping, render, rows, standing
+from stl10bench import columns, escaping, render, repeats, rows, standing
 from stl10bench.columns import Column
 from stl10bench.errors import unknown
 from stl10bench.render import Grid
@@ -21,16 +21,18 @@ _TIED = (
     "tied: cannot be told apart from the best (exact McNemar test on the same test images, "
     f"Holm-corrected, p >= {standing.SIGNIFICANCE})"
 )
+_UNFINISHED = "n/m: n of m runs are done; a row with fewer than the others is not ranked"
 _CHANCE = "= chance: the interval reaches what a uniform guess or a constant class scores"
 
 
 def stored(runs_dir: Path) -> list[Row]:
-    """The rows of all finished runs below `runs_dir`, by dataset and then by test accuracy.
+    """The rows of all finished runs below `runs_dir`, by data and test accuracy, then the failed.
 
     Raises CheckpointError for a file that holds no row.
     """
     found = [rows.read(path) for path in results_in(runs_dir)]
-    return sorted(found, key=lambda row: (data(row), row["test_accuracy"]))
+    found.sort(key=lambda row: (data(row), row["test_accuracy"]))
+    return found + rows.failures(runs_dir)
 
 
 def results_in(runs_dir: Path) -> list[Path]:
@@ -64,7 +66,19 @@ def data(row: Row) -> str:
     note = {"STL-10": "", "demo": f" {fingerprint}: drawn images, not STL-10"}.get(
         name, f" {fingerprint}: not the STL-10 images"
     )
-    return escaping.clean(f"{name}{note}, {row['test_images']:,} test images")
+    return escaping.clean(f"{name}{note}, {row['test_images']:,} test images{_protocol(row)}")
+
+
+def _protocol(row: Row) -> str:
+    """How the training images were chosen, where they are not all but a hold-out."""
+    config = row["config"]
+    if config.get("fold") is not None:
+        shared = row.get("fold_overlap")
+        overlap = "" if shared is None else f", which share {shared:.1%} of their images pairwise"
+        return f", each trained on one of the pre-defined folds{overlap}"
+    if config.get("labels_per_class"):
+        return f", {config['labels_per_class']:,} labelled images a class"
+    return ""
 
 
 def show(
@@ -76,22 +90,26 @@ def show(
     sort: str | None = None,
     descending: bool = False,
     baselines: bool = False,
+    combine: bool = True,
 ) -> None:
-    """Print rows to `console`, a table for each dataset.
+    """Print rows to `console`, a table for the data and each protocol.
 
     `keys` name the columns beside the model, `sort` the one that orders the rows (else they stay
-    in their order), and `baselines` adds what needs no image. Raises UsageError, with the nearest
-    name, for another style or a column that no row has.
+    in their order), `baselines` adds what needs no image, and `combine` makes one row of the seeds
+    or folds of a setting. Raises UsageError, with the nearest name, for another style or a column
+    that no row has.
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
+    parts = [(title, repeats.combine(part) if combine else part) for title, part in by_data(given)]
     parts = [
         (title, standing.annotate([*(standing.baselines(part) if baselines else ()), *part]))
-        for title, part in by_data(given)
+        for title, part in parts
     ]
-    chosen = columns.choose(keys or columns.DEFAULT, given)
+    shown = [row for _, part in parts for row in part]
+    chosen = columns.choose(keys or columns.DEFAULT, shown)
     if sort is not None:
-        columns.choose([sort], given)
+        columns.choose([sort], shown)
         parts = [(title, ordered(part, sort, descending=descending)) for title, part in parts]
     everything = [
         row
@@ -105,8 +123,15 @@ def show(
     if style == "csv":
         console.out(to_csv(everything, keys), end="", highlight=False)
         return
-    if not keys and all(row["vs_best"] is None for row in everything):
-        chosen = [column for column in chosen if column.key != "vs_best"]
+    if not keys:  # a column that tells nothing is no column
+        idle = {
+            key
+            for key in ("vs_best", "test_accuracy_sd", "contamination")
+            if all(columns.value(row, key) in (None, "none") for row in everything)
+        }
+        if all(row.get("runs_asked", 1) == 1 for row in everything):
+            idle.add("runs")
+        chosen = [column for column in chosen if column.key not in idle]
     grids = [to_grid(title, part, chosen) for title, part in parts]
     if style == "html":
         console.out(render.html(grids, "stl10bench table"), end="", highlight=False)
@@ -119,12 +144,25 @@ def show(
 
 
 def by_data(given: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows that were tested on the same images, with a title; failed ones are in each part."""
-    splits = sorted({_split(row) for row in given if "error" not in row}) or [("", "")]
-    return [
-        (split[0], [row for row in given if "error" in row or _split(row) == split])
-        for split in splits
-    ]
+    """Rows on the same images by the same protocol, with a title.
+
+    A failed one that does not say on which data it was is in each part.
+    """
+    finished = [row for row in given if "error" not in row]
+    titles = {(*_split(row), row["dataset"]): data(row) for row in finished}
+    for row in given:
+        if "error" in row and row.get("config") and _split(row) not in {key[:3] for key in titles}:
+            titles[*_split(row), ""] = f"data {row['config']['data'][:12]}{_protocol(row)}"
+    parts = []
+    for key in sorted(titles, key=lambda key: (titles[key], key)) or [("", "", "", "")]:
+        part = [
+            row
+            for row in given
+            if not row.get("config")
+            or (_split(row) == key[:3] and row.get("dataset", key[3]) == key[3])
+        ]
+        parts.append((titles.get(key, ""), part))
+    return parts
 
 
 def ordered(part: Sequence[Row], key: str, *, descending: bool) -> list[Row]:
@@ -151,10 +189,13 @@ def to_grid(title: str, part: Sequence[Row], chosen: Sequence[Column]) -> Grid:
                 notes.append((columns.LABEL, f"{label(row)}: {row['error']}"))
         else:
             cells = [columns.text(row, column) for column in chosen]
+            notes += [(columns.LABEL, f"{label(row)}: {one}") for one in row.get("failures", ())]
         lines.append((label(row), *cells))
     titles = {column.key: column.title for column in chosen}
     if "vs_best" in titles and any(row["vs_best"] == "tied" for row in part):
         notes.append((titles["vs_best"], _TIED))
+    if "runs" in titles and any(row.get("runs") != row.get("runs_asked") for row in part):
+        notes.append((titles["runs"], _UNFINISHED))
     if "test_accuracy" in titles and any(row["at_chance"] for row in part):
         notes.append((titles["test_accuracy"], _CHANCE))
     header = (columns.LABEL, *(column.title for column in chosen))
@@ -181,9 +222,11 @@ def to_json(given: Sequence[Row], keys: Sequence[str] = ()) -> str:
     return json.dumps(given, indent=2)
 
 
-def _split(row: Row) -> tuple[str, str]:
-    """What rows of one table have in common: a title, and the data's whole fingerprint."""
-    return data(row), row["config"]["data"]
+def _split(row: Row) -> tuple[str, str, str]:
+    """What rows of one table have in common: the data, and how training images were chosen."""
+    config = row["config"]
+    folds = "folds" if config.get("fold") is not None else ""
+    return config["data"], folds, str(config.get("labels_per_class") or "")
 
 
 def _short(row: Row) -> str:

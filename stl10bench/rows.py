@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stl10bench import files
+from stl10bench import files, runs
+from stl10bench.config import make_config
 from stl10bench.errors import CheckpointError
 
 Row = dict[str, Any]
@@ -83,3 +84,30 @@ def read(path: Path) -> Row:
         where = ".".join(map(str, first["loc"])) or "row"
         raise CheckpointError(f"{path} holds no row of a run: {where}: {first['msg']}") from None
     return row
+
+
+def failures(runs_dir: Path) -> list[Row]:
+    """A row with an `error` for each run below `runs_dir` that diverged or failed.
+
+    Raises CheckpointError for a status.json or config.json that cannot be believed.
+    """
+    found = []
+    for path in sorted(runs_dir.glob("*/status.json")):
+        folder = path.parent
+        if runs.OLD in folder.name or (folder / "result.json").exists():
+            continue
+        status = runs.status(folder)
+        if status["state"] not in ("diverged", "failed"):
+            continue
+        config = make_config(files.read_json(folder / "config.json", CheckpointError))
+        found.append(
+            {
+                "run": folder.name,
+                "model": config.model,
+                "model_options": config.model_options,
+                "error": status["reason"],
+                "seed": config.seed,
+                "config": config.model_dump(mode="json"),
+            }
+        )
+    return found

@@ -22,7 +22,7 @@ from stl10bench.errors import (
     unknown,
 )
 
-_OLD = ".old-"  # in the names of folders that were moved aside
+OLD = ".old-"  # in the names of folders that were moved aside
 _LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
 STATES = ("running", "interrupted", "finished", "diverged", "failed")
 
@@ -119,7 +119,7 @@ def describe(folder: Path) -> dict[str, Any]:
         facts["epoch"] = _last_epoch(folder / "metrics.jsonl")
     except CheckpointError as error:
         facts |= {"state": "damaged", "reason": str(error)}
-    if _OLD in folder.name:
+    if OLD in folder.name:
         facts["state"] = "old"
     elif facts["state"] == "running":
         try:
@@ -240,6 +240,6 @@ def _owner(folder: Path) -> str:
 
 def _unused(folder: Path) -> Path:
     number = 1
-    while (aside := folder.with_name(f"{folder.name}{_OLD}{number}")).exists():
+    while (aside := folder.with_name(f"{folder.name}{OLD}{number}")).exists():
         number += 1
     return aside

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from stl10bench import paired
+from stl10bench import paired, repeats
 
 Row = dict[str, Any]
 SIGNIFICANCE = 0.05
@@ -16,12 +16,12 @@ def annotate(rows: Sequence[Row]) -> list[Row]:
 
     - `at_chance`: whether the 95 % interval reaches what needs no image: 1 / C, or the share of
       the most frequent class. None where no row has the counts of the classes.
-    - `p_vs_best`: the exact McNemar p-value against the row with the highest accuracy (then the
-      lowest loss), Holm-corrected for all that could be tested against it.
+    - `p_vs_best`: the p-value (`repeats.p_value`) against the row with the highest accuracy (then
+      the lowest loss), Holm-corrected for all that could be tested against it.
     - `vs_best`: best; tied where that p-value is SIGNIFICANCE or more; else worse.
 
     The last two are None where there is nothing to test: a failed run, a baseline, a row without
-    hits, or one that saw another part of the images than the best.
+    hits or with repeats that are missing, or one that saw another part of the images than the best.
     """
     rows = [{**row, "at_chance": None, "vs_best": None, "p_vs_best": None} for row in rows]
     finished = [row for row in rows if "error" not in row and not row.get("baseline")]
@@ -29,19 +29,21 @@ def annotate(rows: Sequence[Row]) -> list[Row]:
         for row in finished:
             low, high = row["test_accuracy_interval"]
             row["at_chance"] = low <= max(shares) and high >= 1 / len(shares)
-    if len(finished) < 2:
+    ranked = [row for row in finished if row.get("runs") == row.get("runs_asked")]
+    if len(ranked) < 2:
         return rows
-    best = max(finished, key=lambda row: (row["test_accuracy"], -_loss(row)))
+    best = max(ranked, key=lambda row: (row["test_accuracy"], -_loss(row)))
     best["vs_best"] = "best"
     others = [
         row
-        for row in finished
+        for row in ranked
         if row is not best
         and input_rule(row) == input_rule(best)
-        and row.get("test_hits")
-        and best.get("test_hits")
+        and repeats.hits_of(row)
+        and repeats.hits_of(best)
     ]
-    for row, p in zip(others, paired.holm([_p_value(best, row) for row in others]), strict=True):
+    p_values = [repeats.p_value(best, row) for row in others]
+    for row, p in zip(others, paired.holm(p_values), strict=True):
         row["p_vs_best"] = p
         row["vs_best"] = "tied" if p >= SIGNIFICANCE else "worse"
     return rows
@@ -104,11 +106,6 @@ def input_rule(row: Row) -> str:
     if row["config"].get("input", "resize") == "crop" and size < _SIDE:
         return f"the central {size}x{size} px"
     return "the whole image"
-
-
-def _p_value(best: Row, row: Row) -> float:
-    first, second = (paired.decode_hits(one["test_hits"]) for one in (best, row))
-    return paired.mcnemar(paired.pair(first, second, row["test_images"]))
 
 
 def _loss(row: Row) -> float:

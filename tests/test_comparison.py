@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from test_results import row_of
 
 import stl10bench
-from stl10bench import checkpoint, comparison, metrics, paired
+from stl10bench import checkpoint, comparison, intervals, metrics, paired
 from stl10bench.cli import main
 
 LABELS = torch.arange(600) % 3
@@ -37,7 +37,7 @@ def make_run(
         run=name,
         test_loss=scores["test/loss"],
         test_images=600,
-        test_accuracy_interval=list(metrics.wilson(accuracy, 600)),
+        test_accuracy_interval=list(intervals.wilson(accuracy, 600)),
         **metrics.measures(logits, labels),
     )
     folder = runs_dir / name

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from stl10bench import metrics, paired, randomness
+from stl10bench import intervals, metrics, paired, randomness
 
 SCORES = st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 
@@ -22,31 +22,31 @@ def test_wilsons_interval_is_where_the_score_test_just_accepts(case: tuple[int, 
     """Its ends solve (p - hits/n)^2 = z^2 p (1 - p) / n: the interval's definition."""
     hits, count = case
     share = hits / count
-    low, high = metrics.wilson(share, count)
+    low, high = intervals.wilson(share, count)
     assert 0 <= low <= share + 1e-12
     assert share - 1e-12 <= high <= 1
     for end in (low, high):
         if 0 < end < 1:
             left = (end - share) ** 2
-            right = metrics.Z95**2 * end * (1 - end) / count
+            right = intervals.Z95**2 * end * (1 - end) / count
             assert left == pytest.approx(right, rel=1e-9, abs=1e-15)
 
 
 def test_wilsons_interval_of_a_textbook_case() -> None:
     """15 of 148: 0.0624 to 0.1605 (Newcombe 1998, "Two-sided confidence intervals", table I)."""
-    low, high = metrics.wilson(15 / 148, 148)
+    low, high = intervals.wilson(15 / 148, 148)
     assert (round(low, 4), round(high, 4)) == (0.0624, 0.1605)
 
 
 def test_ninety_five_percent_is_the_normal_quantile() -> None:
-    assert math.erf(metrics.Z95 / math.sqrt(2)) == pytest.approx(0.95, abs=1e-15)
+    assert math.erf(intervals.Z95 / math.sqrt(2)) == pytest.approx(0.95, abs=1e-15)
 
 
 @given(SCORES.filter(lambda case: case[1] > 1))
 def test_more_images_narrow_the_interval(case: tuple[int, int]) -> None:
     hits, count = case
-    low, high = metrics.wilson(hits / count, count)
-    narrow_low, narrow_high = metrics.wilson(hits / count, 4 * count)
+    low, high = intervals.wilson(hits / count, count)
+    narrow_low, narrow_high = intervals.wilson(hits / count, 4 * count)
     assert narrow_high - narrow_low < high - low
 
 
@@ -54,7 +54,7 @@ def test_more_images_narrow_the_interval(case: tuple[int, int]) -> None:
 def test_wilsons_interval_is_statsmodels(case: tuple[int, int]) -> None:
     hits, count = case
     theirs = proportion_confint(hits, count, method="wilson")
-    assert metrics.wilson(hits / count, count) == pytest.approx(theirs, abs=1e-9)
+    assert intervals.wilson(hits / count, count) == pytest.approx(theirs, abs=1e-9)
 
 
 @pytest.mark.parametrize("images", [500, 1000, 8000])
@@ -63,8 +63,8 @@ def test_wilsons_interval_holds_the_truth_95_times_in_100(accuracy: float, image
     hits, times = np.unique(
         np.random.default_rng(0).binomial(images, accuracy, size=100_000), return_counts=True
     )
-    intervals = [metrics.wilson(one / images, images) for one in hits]
-    inside = [low <= accuracy <= high for low, high in intervals]
+    found = [intervals.wilson(one / images, images) for one in hits]
+    inside = [low <= accuracy <= high for low, high in found]
     assert times[inside].sum() / 100_000 == pytest.approx(0.95, abs=0.015)
 
 

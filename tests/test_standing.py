@@ -17,7 +17,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import brier_score_loss, f1_score, log_loss
 from test_results import row_of, shown, store
 
-from stl10bench import metrics, results, standing
+from stl10bench import intervals, metrics, results, standing
 from stl10bench.cli import main
 
 LABELS = np.arange(1000) % 10
@@ -34,7 +34,7 @@ def measured(model: str, right: Any, labels: Any = LABELS, **other: Any) -> resu
             model,
             accuracy,
             test_images=len(labels),
-            test_accuracy_interval=list(metrics.wilson(accuracy, len(labels))),
+            test_accuracy_interval=list(intervals.wilson(accuracy, len(labels))),
             **metrics.measures(logits, torch.from_numpy(labels)),
         )
         | other

@@ -28,6 +28,9 @@ def table(
     descending: Annotated[
         bool, typer.Option("--descending", help="Sort the highest first.")
     ] = False,
+    combine: Annotated[
+        bool, typer.Option(help="One row for the seeds or folds of a setting, or one each.")
+    ] = True,
     baselines: Annotated[
         bool, typer.Option(help="Show what a uniform guess and a constant class score.")
     ] = True,
@@ -50,4 +53,5 @@ def table(
         sort=sort,
         descending=descending,
         baselines=baselines,
+        combine=combine,
     )
