@@ -20,7 +20,7 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     "train": ("train", "Train one model and print its row."),
     "evaluate": ("train", "Measure a checkpoint; needs only the file and the data."),
     "benchmark": (
-        "train",
+        "benchmark",
         "Train what is missing, each model in its own process, and print one table.",
     ),
     "table": ("tables", "Print the table of all finished runs."),

@@ -18,8 +18,8 @@ from stl10bench.rows import Row
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
 _LONGEST = 40  # characters of a failed run's reason that fit into a cell
 _TIED = (
-    "tied: cannot be told apart from the best (exact McNemar test on the same test images, "
-    f"Holm-corrected, p >= {standing.SIGNIFICANCE})"
+    "tied: cannot be told apart from the best on the same test images (exact McNemar test, or with "
+    f"several seeds or folds a test of the means; Holm-corrected, p >= {standing.SIGNIFICANCE})"
 )
 _UNFINISHED = "n/m: n of m runs are done; a row with fewer than the others is not ranked"
 _CHANCE = "= chance: the interval reaches what a uniform guess or a constant class scores"
