@@ -115,6 +115,53 @@ def test_benchmark_puts_a_failed_model_in_its_place_and_goes_on(cli: Any, tmp_pa
     assert "mobilenetv2 (learned, from scratch)" in shown
 
 
+def test_benchmark_repeats_each_model_over_seeds_and_trains_only_what_is_missing(
+    cli: Any, tmp_path: Path
+) -> None:
+    for seed in ("0", "1"):
+        cli("train", "logistic", *TINY, "--seed", seed)
+    files = {path: path.read_bytes() for path in tmp_path.glob("runs/*/result.json")}
+    plan = cli("benchmark", "logistic", "mlp", *TINY, "--seeds", "3", "--dry-run")
+    assert [line.split()[-2] for line in plan.out.splitlines() if "--seed" in line] == [
+        *("done", "missing", "done", "missing", "missing", "missing")
+    ]
+    assert "minutes are left to do" in plan.out
+    ended = cli("benchmark", "logistic", *TINY, "--seeds", "3", "--format", "json")
+    assert ended.err.count(": done") == 2
+    (row,) = json.loads(ended.out)
+    assert (row["runs"], row["runs_asked"], len(row["repeats"])) == (3, 3, 3)
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_folds_are_ten_runs_and_one_row(cli: Any) -> None:
+    cli("data", "make-demo", "--data-dir", "data", "--train", "40", "--test", "20")
+    options = [*TINY, "--dataset", "demo", "--data-dir", "data", "--runs-dir", "folds"]
+    for fold in ("0", "9"):
+        assert cli("train", "logistic", *options, "--fold", fold, "--batch-size", "8").code == 0
+    batch = ["--batch-size", "8", "--protocol", "folds"]
+    plan = cli("benchmark", "logistic", *options, *batch, "--dry-run").out
+    assert [int(fold) for fold in re.findall(r"--fold (\d)", plan)] == list(range(10))
+    assert (plan.count("done"), plan.count("missing")) == (2, 8)
+    shown = cli("table", "--runs-dir", "folds").out
+    assert "each trained on one of the pre-defined folds, which share" in shown
+    (row,) = json.loads(cli("table", "--runs-dir", "folds", "--format", "json").out)[2:]
+    assert (row["runs"], row["selection"]) == (2, "last epoch")
+    apart = ["--no-combine", "--no-baselines", "--format", "json"]
+    assert len(json.loads(cli("table", "--runs-dir", "folds", *apart).out)) == 2
+
+
+def test_a_run_that_diverged_is_a_row_of_the_table_and_is_not_trained_again(cli: Any) -> None:
+    wild = [*TINY, "--lr", "1e30", "--optimizer", "sgd", "--schedule", "constant"]
+    assert cli("train", "mlp", *wild).code == 5
+    cli("train", "logistic", *TINY)
+    assert "diverged" in cli("table").out
+    again = cli("benchmark", "mlp", *wild)
+    assert again.code == 2
+    assert ": failed" in again.err
+    assert "epoch" not in again.err
+    assert "diverged" in again.out
+
+
 def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: Path) -> None:
     ended = cli("benchmark", "logistic", "mlp", *TINY, "--hidden", "8,4", "--format", "json")
     rows = json.loads(ended.out)
