@@ -101,6 +101,9 @@ _RUN: Specification = {
     "compile": _option(
         bool, "Compile the step with torch.compile: minutes first, then perhaps faster.", False
     ),
+    "deterministic": _option(
+        bool, "Only kernels that give the same bits each time (matters on GPUs).", False
+    ),
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
 }
 TRAINING: Specification = {
