@@ -171,6 +171,13 @@ def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: 
     assert "model option dropout=0.5: none of the models has it" in ended.err
 
 
+def test_the_reference_rows_stand_beside_ones_own(cli: Any) -> None:
+    cli("train", "logistic", *TINY)
+    shown = cli("table", "--reference", "--format", "markdown").out
+    assert shown.index("STL-10 layout") < shown.index("reference: the course report's table")
+    assert "| mlp | 1.993 | 0.351 [0.341, 0.361]" in shown
+
+
 def test_models_lists_every_registered_name(cli: Any) -> None:
     assert cli("models").out.split()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
 
