@@ -33,6 +33,7 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, audit, draw or import data."),
+    "doctor": ("doctor", "Say whether a run would work here, and what to do where it would not."),
 }
 
 

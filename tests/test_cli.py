@@ -250,6 +250,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),
         ("train cnn --data-dir nowhere", 3, "stl10bench data download --data-dir nowhere"),
         ("train cnn --config no.json", 2, "cannot read no.json"),
+        ("train cnn --config odd.json", 2, "odd.json: model_options must be an object"),
         ("trian cnn", 2, "No such command 'trian'. Did you mean 'train'?"),
         ("evaluate no.safetensors", 4, "no checkpoint no.safetensors"),
         ("evaluate pickle.pt", 4, "is a pickle"),
@@ -267,6 +268,7 @@ def test_bad_input_is_one_line_with_the_remedy(
     import torch
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pt")
+    (tmp_path / "odd.json").write_text('{"model_options": 3}')
     (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)) * 10)
     ended = cli(*arguments.split())
     assert (ended.code, ended.out) == (code, "")

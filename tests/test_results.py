@@ -398,6 +398,33 @@ def test_a_result_that_lacks_what_a_row_needs_is_named(tmp_path: Path, content: 
         results.stored(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"precision": "\x1b[2J"}, "precision"),
+        ({"precision": "a|b"}, "precision"),
+        ({"macs": 10**400}, "macs"),
+        ({"macs": -1}, "macs"),
+        ({"train_seconds": -1.0}, "train_seconds"),
+        ({"test_accuracy": float("nan")}, "test_accuracy"),
+        ({"test_accuracy": 1.5}, "test_accuracy"),
+        ({"test_accuracy_interval": [0.1, float("inf")]}, "test_accuracy_interval.1"),
+        ({"error": {"a": 1}}, "error"),
+        ({"config": {"data": "\x1b[31mred", "model_options": {}}}, "config.data"),
+        ({"model_options": {"hidden": [[[[1]]]]}}, "model_options.hidden"),
+        ({"model_options": {"\x1b[2J" * 100: {}}}, r"model_options. \[2J \[2J"),
+    ],
+)
+def test_a_value_that_a_table_would_run_or_cannot_show_is_refused(
+    tmp_path: Path, change: Any, place: str
+) -> None:
+    store(tmp_path, row_of(**change))
+    with pytest.raises(CheckpointError, match=rf"holds no row of a run: {place}") as error:
+        results.stored(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
 def test_an_unknown_format_says_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown format 'tabel': did you mean 'table'"):
         shown([row_of()], "tabel")

@@ -149,6 +149,8 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
             for key, value in read_json(path, UsageError).items()
             if key not in {"model", "data", "weights"}
         }
+        if not isinstance(stored.get("model_options", {}), dict):
+            raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
     if "rotation" in given:
         given["rotation"] = tuple(given["rotation"].split(","))
         if len(given["rotation"]) != 2:
