@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,19 +78,22 @@ def run(entry: Entry, arguments: Sequence[str]) -> dict[str, Any]:
     freeze = {None: [], True: ["--freeze"], False: ["--no-freeze"]}[entry.freeze]
     command = [sys.executable, "-m", "stl10bench", "train", entry.model, *arguments, *freeze]
     with (
+        _noted_signals() as signals,
         subprocess.Popen(
             [*command, "--json"],
             stdout=subprocess.PIPE,
             text=True,
             process_group=0,  # else Ctrl-C in a terminal would reach it twice
-            env={**os.environ, LAUNCHED: "1"},
+            env={**os.environ, LAUNCHED: str(os.getpid())},
         ) as child,
-        _forwarded_signals(child),
     ):
+        signals.forward_to(child)
         printed, _ = child.communicate()
+    codes = [128 + number for number in signals.came]  # it may have ended before it heard of them
     if child.returncode in (130, 143, -signal.SIGINT, -signal.SIGTERM):
-        code = child.returncode if child.returncode > 0 else 128 - child.returncode
-        raise InterruptedRunError("interrupted: the same command goes on from here", code)
+        codes.append(child.returncode if child.returncode > 0 else 128 - child.returncode)
+    if codes:
+        raise InterruptedRunError("interrupted: the same command goes on from here", codes[0])
     if child.returncode == 0:
         row: dict[str, Any] = json.loads(printed)
         return row
@@ -102,16 +106,35 @@ def run(entry: Entry, arguments: Sequence[str]) -> dict[str, Any]:
     return {"model": entry.model, "model_options": options, "error": reason}
 
 
+class _Signals:
+    """The signals that came, each sent once to a child as soon as there is one."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self._unsent: deque[int] = deque()
+        self._child: subprocess.Popen[str] | None = None
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        self.came.append(number)
+        self._unsent.append(number)
+        self._send()
+
+    def forward_to(self, child: "subprocess.Popen[str]") -> None:
+        self._child = child
+        self._send()
+
+    def _send(self) -> None:
+        while self._child is not None and self._unsent:
+            self._child.send_signal(self._unsent.popleft())
+
+
 @contextmanager
-def _forwarded_signals(child: subprocess.Popen[str]) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM are the child's."""
-
-    def forward(number: int, _: FrameType | None) -> None:
-        child.send_signal(number)
-
-    before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+def _noted_signals() -> Iterator[_Signals]:
+    """Within, SIGINT and SIGTERM are noted, for a child."""
+    signals = _Signals()
+    before = {n: signal.signal(n, signals.note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
