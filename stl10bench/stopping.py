@@ -19,6 +19,7 @@ from stl10bench.errors import InterruptedRunError
 from stl10bench.terminal import launcher
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO = 0.5  # seconds
 _GO_ON, _SAVE = 0, 1
 _TIME_IS_UP, _ORPHAN = 2, 3  # what is higher wins; a signal n is _SIGNAL + n
 _SIGNAL = 128
@@ -28,15 +29,19 @@ _SIGNAL = 128
 def deferred_signals() -> Iterator[Callable[[], int]]:
     """Within, SIGINT and SIGTERM are noted, and a second one ends the process at once.
 
-    Yields a function that returns the number of the signal that came, or 0. Outside the main
-    thread, where Python allows no handlers, signals do what they did before.
+    Not one that follows on its heels: a terminal and a launcher may both send the first. Yields a
+    function that returns the number of the signal that came, or 0. Outside the main thread, where
+    Python allows no handlers, signals do what they did before.
     """
     noted: list[int] = []
+    until = math.inf
 
     def note(number: int, _: FrameType | None) -> None:
-        if noted:
+        nonlocal until
+        if time.monotonic() > until:
             os._exit(_SIGNAL + number)
         noted.append(number)
+        until = min(until, time.monotonic() + _ECHO)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0

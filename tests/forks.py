@@ -88,10 +88,12 @@ class Forks:
         before: str = "",
         env: Mapping[str, str] | None = None,
         under: bool = False,
+        processes: int = 1,
     ) -> Child:
         """Start `stl10bench <arguments>`, after Python code `before` in the child.
 
         With `under` a process stands between, as a launcher does: `os.getppid()` of the child.
+        Several `processes` are started and watched by torchrun's agent; the child is the agent.
         """
         self._number += 1
         folder = self._folder / str(self._number)
@@ -104,6 +106,7 @@ class Forks:
                 "before": before,
                 "env": {**os.environ, **(env or {})},
                 "under": under,
+                "processes": processes,
             }
         )
         return Child(self, told, folder)
@@ -111,26 +114,6 @@ class Forks:
     def run(self, *arguments: str | Path, **options: Any) -> Ended:
         """Start a command and wait for its end."""
         return self.start(*arguments, **options).wait()
-
-    def processes(
-        self, count: int, *arguments: str | Path, before: Mapping[int, str] | None = None
-    ) -> list[Child]:
-        """Start a command as `count` processes that find each other, as a launcher would."""
-        import socket
-
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-        return [
-            self.start(
-                *arguments,
-                before=(before or {}).get(rank, ""),
-                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in range(count)
-        ]
 
     def wait(self, pid: int) -> int | None:
         """How a process ended that a child started, or None after too long a time."""
@@ -159,10 +142,11 @@ def _child(asked: dict[str, Any]) -> None:
     sys.argv = ["stl10bench", *asked["start"]]
     code: Any = 1
     try:
-        exec(asked["before"], {})
-        from stl10bench.cli import main
-
-        main()
+        if asked["processes"] == 1:
+            _command(asked["before"])
+        else:
+            _launch(asked["processes"], asked["before"])
+        code = 0
     except SystemExit as end:
         code = end.code or 0
     except BaseException:
@@ -173,6 +157,31 @@ def _child(asked: dict[str, Any]) -> None:
         sys.stderr.flush()
     (folder / "modules").write_text("\n".join(sys.modules))
     os._exit(code)
+
+
+def _command(before: str) -> None:
+    exec(before, {})
+    from stl10bench.cli import main
+
+    main()
+
+
+def _launch(processes: int, before: str) -> None:
+    """What `torchrun --standalone` does, but its processes are forked."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id="none",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="fork",
+    )
+    code = "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"  # no signal when it dies
+    elastic_launch(config, _command)(code + before)
 
 
 def _start(asked: dict[str, Any]) -> tuple[int, list[int]]:

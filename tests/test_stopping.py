@@ -18,13 +18,14 @@ TINY = [
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # Python code for the child: it signals itself when a function is called for the n-th time.
 SIGNAL = """
-import os, {module}
+import os, time, {module}
 calls, original = [], {module}.{name}
 def signalled(*args, **kwargs):
     calls.append(1)
     if len(calls) == {call}:
         for number in {numbers}:
             os.kill(os.getpid(), number)
+            time.sleep({pause})
     return original(*args, **kwargs)
 {module}.{name} = signalled
 """
@@ -66,9 +67,11 @@ def checkpoints(runs_dir: Path) -> list[str]:
     return sorted(path.name for path in runs_dir.glob("*/checkpoints/step-*"))
 
 
-def by(module: str, name: str, number: int, *, call: int = 1, times: int = 1) -> str:
+def by(
+    module: str, name: str, number: int, *, call: int = 1, times: int = 1, pause: float = 0
+) -> str:
     numbers = [int(number)] * times
-    return SIGNAL.format(module=module, name=name, call=call, numbers=numbers)
+    return SIGNAL.format(module=module, name=name, call=call, numbers=numbers, pause=pause)
 
 
 def assert_stopped(ended: Ended, runs_dir: Path, code: int) -> None:
@@ -135,12 +138,21 @@ def test_a_second_signal_leaves_at_once(
     forks: Forks, data_dir: Path, tmp_path: Path, straight: dict[str, Any]
 ) -> None:
     command = train("mlp", data_dir, tmp_path)
-    before = by("stl10bench.training", "poisoned", signal.SIGINT, call=6, times=2)
+    before = by("stl10bench.training", "poisoned", signal.SIGINT, call=6, times=2, pause=0.6)
     ended = forks.run(*command, before=before)
     assert (ended.code, checkpoints(tmp_path)) == (130, [])
     assert status(tmp_path)["state"] == "running"  # nobody was left to say more
     assert forks.run(*command).code == 0
     assert contents(tmp_path) == straight
+
+
+def test_a_signal_that_comes_twice_at_once_counts_once(
+    forks: Forks, data_dir: Path, tmp_path: Path
+) -> None:
+    """A terminal gives Ctrl-C to a launcher and its children, and the launcher passes it on."""
+    before = by("stl10bench.training", "poisoned", signal.SIGINT, call=6, times=2)
+    assert_stopped(forks.run(*train("mlp", data_dir, tmp_path), before=before), tmp_path, 130)
+    assert checkpoints(tmp_path) == ["step-00000006"]
 
 
 def test_a_run_out_of_time_saves_and_the_same_command_goes_on(
