@@ -23,7 +23,12 @@ from stl10bench import checkpoint, cost, files, metrics, state
 from stl10bench.batches import Images, Normalise, augmented, cached
 from stl10bench.config import Limits, RunConfig
 from stl10bench.data.stl10 import Dataset
-from stl10bench.errors import DivergedError, InterruptedRunError, StorageError
+from stl10bench.errors import (
+    CheckpointError,
+    DivergedError,
+    InterruptedRunError,
+    StorageError,
+)
 from stl10bench.evaluation import evaluate, features_of_views, fold_frozen, tested_row
 from stl10bench.models.head import Classifier
 from stl10bench.models.weights import Weights
@@ -65,7 +70,10 @@ def run(
     at, best = Position(), None
     if stored is not None:
         at, header, best = stored.position, stored.header, stored.best
-        checkpoint.fill(model, stored.model, folder)
+        if at.batch > steps:
+            raise CheckpointError(f"{folder}: {at.batch} steps of an epoch of {steps} are stored")
+        for one in (best.weights if best else stored.model, stored.model):  # each is to fit
+            checkpoint.fill(model, one, folder)
     check_agreement(at.step(steps), folder, accelerator)
     model.to(accelerator.device)
     fold_frozen(model, train, normalise, config)
