@@ -33,6 +33,7 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     ),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
+    "visualize": ("visualize", "Draw the data, and what models make of them."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, audit, draw or import data."),
     "doctor": ("doctor", "Say whether a run would work here, and what to do where it would not."),
