@@ -33,6 +33,10 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     ),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
+    "plot": (
+        "plot",
+        "Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs.",
+    ),
     "visualize": ("visualize", "Draw the data, and what models make of them."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, audit, draw or import data."),

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from stl10bench.errors import UsageError
-from stl10bench.figures import GREY, fitted, legend, look
+from stl10bench.figures import COLOURS, GREY, fitted, legend, look
 
 LEAST = 8  # images
 _KEPT = 50  # principal components that t-SNE starts from
@@ -56,11 +55,7 @@ def scatter(
     labels: NDArray[np.int64],
     class_names: Sequence[str],
 ) -> Figure:
-    """A panel for each projection; a class has a colour and a shape, told apart by either.
-
-    The colours are Petroff's ("Accessible color sequences for data visualization", 2021).
-    """
-    colours = matplotlib.color_sequences["petroff10"]
+    """A panel for each projection; a class has a colour and a shape, told apart by either."""
     legend_columns = math.ceil(len(class_names) / _LEGEND_LINES)
     figure = Figure(figsize=(4.4 * len(projections) + 1.6 * legend_columns, 4.6))
     figure.set_layout_engine("constrained")
@@ -74,7 +69,7 @@ def scatter(
                 shown[:, 1],
                 s=20,
                 marker=_MARKERS[label % len(_MARKERS)],
-                color=[colours[label % len(colours)]],
+                color=[COLOURS[label % len(COLOURS)]],
                 edgecolors="black",
                 linewidths=0.3,
             )

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.artist import Artist
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
@@ -23,6 +24,8 @@ DPI = 100
 FORMATS = {".png": "png", ".svg": "svg", ".jpg": "jpg", ".jpeg": "jpg"}
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito 2008: told apart with any colour vision
 GREY = "#555555"
+# Petroff 2021, "Accessible color sequences for data visualization"
+COLOURS = tuple(map(to_rgb, matplotlib.color_sequences["petroff10"]))
 _MOST_PIXELS = 60_000  # a side; Agg takes 65,535
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -42,7 +45,7 @@ def look() -> Iterator[None]:
                 "text.parse_math": False,
                 "axes.formatter.use_mathtext": False,
                 "svg.hashsalt": "stl10bench",  # else ids are random
-                "axes.prop_cycle": cycler(color=matplotlib.color_sequences["petroff10"]),
+                "axes.prop_cycle": cycler(color=COLOURS),
                 "axes.spines.top": False,
                 "axes.spines.right": False,
                 "legend.frameon": False,
