@@ -1,6 +1,7 @@
 """Figures: one look whatever the user's settings, no global state, PNG, SVG or JPEG files."""
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito 2008: told apart with any c
 GREY = "#555555"
 # Petroff 2021, "Accessible color sequences for data visualization"
 COLOURS = tuple(map(to_rgb, matplotlib.color_sequences["petroff10"]))
+_DROP = 0.3  # of the font's size, from the middle of a line down to its baseline
 _MOST_PIXELS = 60_000  # a side; Agg takes 65,535
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -109,12 +111,12 @@ class Sheet:
         height, whole = self.pixels.shape[:2]
         self.figure.text(
             x / whole,
-            1 - y / height,
+            1 - (y + _DROP * size * DPI / 72) / height,
             fitted(text, width, size),
             size=size,
             color=colour,
             ha=align,
-            va="center_baseline",
+            va="baseline",
         )
 
     def finish(self) -> Figure:
@@ -131,7 +133,8 @@ def fitted(text: str, width: float, size: float) -> str:
     font = FontProperties(size=size)
 
     def fits(part: str) -> bool:
-        points, _, _ = text_to_path.get_text_width_height_descent(part, font, ismath=False)
+        with warnings.catch_warnings(action="ignore"):  # of a missing glyph drawing it will warn
+            points, _, _ = text_to_path.get_text_width_height_descent(part, font, ismath=False)
         return bool(points * DPI / 72 <= width)
 
     if fits(text):

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from stl10bench.data.stl10 import Dataset
 from stl10bench.errors import unknown
 from stl10bench.figures import BLUE, ORANGE, Pixels, Sheet, look
-from stl10bench.tiles import COLUMNS, GAP, LINE, SIDE, Section, Tile, gallery, table, title_line
+from stl10bench.tiles import (
+    COLUMNS,
+    GAP,
+    LINE,
+    SIDE,
+    TITLE,
+    Section,
+    Tile,
+    gallery,
+    table,
+    title_line,
+)
 
 if TYPE_CHECKING:  # these import torch, which a sheet of samples does without
     from stl10bench.checkpoint import Header
@@ -37,7 +48,8 @@ def samples(dataset: Dataset, *, split: str = "train", per_class: int = 4, seed:
     names = dataset.class_names
     step, band_height = SIDE + GAP, LINE + per_class * (SIDE + GAP) + GAP
     bands = -(-len(names) // COLUMNS)
-    sheet = Sheet(max(4, min(COLUMNS, len(names))) * step + GAP, LINE + bands * band_height)
+    width = max(TITLE, min(COLUMNS, len(names)) * step + GAP)
+    sheet = Sheet(width, LINE + bands * band_height)
     title_line(sheet, f"{source(dataset)}, {split} split, seed {seed}")
     for label, name in enumerate(names):
         left = GAP + label % COLUMNS * step
@@ -99,7 +111,7 @@ def filters(
     """Kernels (K, 3, H, W) as tiles; `names`, one for each or none, stand below."""
     lines: list[tuple[str, ...]] = [(name,) for name in names] or [()] * len(kernels)
     tiles = list(map(Tile, hwc(kernels), lines))
-    large = kernels.shape[-1] > _KERNEL
+    large = bool(names) or kernels.shape[-1] > _KERNEL
     title = f"{header.config.model}, layer {layer}: {len(kernels)} filters, each on its own scale"
     return gallery(
         title,

@@ -14,7 +14,7 @@ LINE = 16  # pixels, the height of a line of text
 SIDE = 96  # pixels, the least side of a tile; smaller images are enlarged by whole numbers
 COLUMNS = 10  # of a gallery, and the classes of a band of samples
 _LEFT = 120  # pixels for the headings of rows
-_TITLE = 560  # pixels that a title has at least
+TITLE = 560  # pixels that a title has at least
 
 
 class Tile(NamedTuple):
@@ -65,7 +65,7 @@ class Measures(NamedTuple):
 def table(title: str, rows: Sequence[Section], columns: Sequence[str]) -> Figure:
     """Rows of tiles with their headings at the left, and a heading over each column."""
     size = Measures.of(rows, SIDE)
-    width = max(_TITLE, _LEFT + len(columns) * size.across)
+    width = max(TITLE, _LEFT + len(columns) * size.across)
     top = 2 * LINE + GAP
     sheet = Sheet(width, top + sum(map(size.down, rows)))
     title_line(sheet, title)
@@ -91,7 +91,7 @@ def gallery(
     """
     size = Measures.of(sections, least)
     used = min(columns, max(len(section.tiles) for section in sections))
-    width = max(_TITLE, used * size.across + GAP)
+    width = max(TITLE, used * size.across + GAP)
     heads = [(LINE + GAP) * bool(section.heading) for section in sections]
     bodies = [math.ceil(len(section.tiles) / used) * size.down(section) for section in sections]
     sheet = Sheet(width, LINE + GAP + sum(heads) + sum(bodies))

@@ -20,7 +20,8 @@ from stl10bench.text import clean
 
 COLOURS = (33, 208, 162, 37, 226, 245, 93, 70)  # of a terminal's 256
 _AXIS = 13  # characters that plotille writes at the left of a chart
-_LEAST_WIDTH, _LEAST_HEIGHT, _TWO_COLUMNS = 30, 4, 110
+_FRAME = 3  # lines above and below it
+_LEAST_WIDTH, _LEAST_HEIGHT, _TWO_COLUMNS = 30, 3, 110
 _PANELS = (("loss", "loss", "{:.3g}"), ("accuracy", "accuracy", "{:.1%}"))
 
 
@@ -32,9 +33,10 @@ def watch(folders: Sequence[Path], console: Console, *, interval: float = 1.0) -
     """
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
+            running = any(map(is_running, folders))  # asked first: what ends now is read once more
             histories = [read(folder, live=True) for folder in folders]
             live.update(screen(histories, console, list(map(news, folders))), refresh=True)
-            if not any(is_running(folder) for folder in folders):
+            if not running:
                 break
             time.sleep(interval)
 
@@ -75,11 +77,12 @@ def screen(histories: Sequence[History], console: Console, said: Sequence[str]) 
     width = max(_LEAST_WIDTH, console.width // columns - 1) - _AXIS
     coloured = console.color_system is not None and not console.no_color
     lines = list(_lines(histories, said, console, coloured))
-    room = console.height - len(lines) - 2
-    height = max(_LEAST_HEIGHT, min(16, room // (3 - columns) - 4))
+    room = console.height - len(lines) - 1  # for the cursor
+    rows = max(1, min(len(_PANELS) // columns, room // (_LEAST_HEIGHT + _FRAME)))
+    height = max(_LEAST_HEIGHT, min(16, room // rows - _FRAME))
     charts = [
         _chart(histories, kind, title, form, width, height, coloured)
-        for kind, title, form in _PANELS
+        for kind, title, form in _PANELS[: rows * columns]
     ]
     grid = Table.grid(padding=(0, 1))
     for start in range(0, len(charts), columns):
