@@ -20,12 +20,13 @@ _MARKERS = "osD^vP<>Xph"  # a prime number of them: 110 classes look different
 _LEGEND_LINES = 25
 
 
-def project(features: NDArray[np.float32], *, seed: int) -> dict[str, NDArray[np.float64]]:
+def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
     """Features (N, F) -> a title and coordinates (N, 2) for each of PCA and t-SNE.
 
     PCA's title says the share of the variance that its two components have. t-SNE (van der Maaten
     and Hinton 2008) starts from the first 50 components, as there, at perplexity 30, less for fewer
-    than 91 images. One thread, so the same seed gives the same picture. Raises UsageError for fewer
+    than 91 images. In one thread, so that the same features give the same picture. Raises UsageError
+    for fewer
     than 8 images and for features that are all the same or not finite.
     """
     count, width = features.shape
@@ -40,7 +41,7 @@ def project(features: NDArray[np.float32], *, seed: int) -> dict[str, NDArray[np
             components = np.pad(components, ((0, 0), (0, 1)))
         share = pca.explained_variance_ratio_[:2].sum()
         perplexity = min(_PERPLEXITY, (count - 1) / 3)
-        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0)
         neighbours = tsne.fit_transform(components)
     return {
         f"PCA ({share:.0%} of the variance)": components[:, :2],

@@ -69,6 +69,8 @@ def test_the_legend_names_each_run_whatever_its_name(tmp_path: Path) -> None:
     figure = curves(found)
     runs, kinds = figure.legends
     assert [text.get_text() for text in runs.get_texts()] == list(names)
+    drawn = [line.get_color() for line in figure.axes[2].lines]
+    assert [handle.get_color() for handle in runs.get_lines()] == drawn
     assert [text.get_text() for text in kinds.get_texts()] == ["hold-out", "training, augmented"]
     figures.save(figure, tmp_path / "a.svg")
 
@@ -225,6 +227,24 @@ def test_a_run_whose_process_is_gone_is_not_waited_for(tmp_path: Path) -> None:
         (folder / "status.json").write_text(json.dumps({"state": state, "reason": ""}))
         assert not watch.is_running(folder)
         assert watch.news(folder) == state
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path, "mlp-1", 1, state="running")
+    is_running = watch.is_running
+
+    def ending(asked: Path) -> bool:
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row(2)) + "\n")
+        (folder / "status.json").write_text('{"state": "finished", "reason": ""}')
+        return is_running(asked)
+
+    monkeypatch.setattr(watch, "is_running", ending)
+    console = Console(file=io.StringIO(), width=80, height=30, force_terminal=True)
+    watch.watch([folder], console)
+    assert "epoch 2/5  finished" in console.file.getvalue()
 
 
 class Watching:

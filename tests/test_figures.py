@@ -74,7 +74,8 @@ def test_the_same_figure_has_the_same_bytes_whatever_the_users_settings(
 ) -> None:
     contents = []
     for size in (10, 31):
-        with matplotlib.rc_context({"font.size": size, "svg.hashsalt": str(size)}):
+        own = {"font.size": size, "svg.hashsalt": str(size), "figure.facecolor": f"C{size}"}
+        with matplotlib.rc_context(own):
             figures.save(sheet("name").finish(), path := tmp_path / f"{size}{suffix}")
             assert matplotlib.rcParams["font.size"] == size, "the user's settings come back"
         contents.append(path.read_bytes())

@@ -1,5 +1,6 @@
 """Grad-CAM is the paper's: equal to captum's, to CAM where that exists, and to its definition."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,12 @@ def test_gradcam_draws_files_and_test_images(
     ended = cli("visualize", "gradcam", "m.safetensors", "photo [red].png", "--class", "cow")
     assert (ended.code, ended.out, ended.err) == (0, "gradcam.png\n", "")
     assert written(tmp_path / "gradcam.png").shape == (LINE + GAP + 128 + GAP + LINE, 560, 3)
+    cli("visualize", "gradcam", "m.safetensors", "photo [red].png", "--output", "class.svg")
+    predicted = "ant|bee|cow|dog"
+    assert len(re.findall(rf"<!-- ({predicted}) 0\.\d\d -->", Path("class.svg").read_text())) == 1
+    asked = ["--class", "cow", "--output", "class.svg"]
+    cli("visualize", "gradcam", "m.safetensors", "photo [red].png", *asked)
+    assert "<!-- cow 0." in Path("class.svg").read_text()
     options = ["--data-dir", data_dir, "--count", 3, "--output", "test.svg"]
     assert cli("visualize", "gradcam", "m.safetensors", *options).out == "test.svg\n"
     first = (tmp_path / "test.svg").read_bytes()

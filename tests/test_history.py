@@ -97,9 +97,9 @@ def test_a_number_beyond_floats_is_a_gap(tmp_path: Path) -> None:
 
 
 def test_an_epoch_that_was_run_again_counts_once_and_they_are_in_order(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, "a", epochs=3)
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row(2, lr=7.0)) + "\n")
+    folder = make_run(tmp_path, "a", epochs=0)
+    rows = (row(3), row(1), row(2), row(2, lr=7.0))
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in rows))
     found = history.read(folder)
     assert found.epochs == (1, 2, 3)
     assert found.series("lr") == (0.001, 7.0, 0.001)

@@ -202,6 +202,9 @@ def test_an_operation_that_is_off_has_no_row_and_a_crop_has_one(dataset: Dataset
         left, top = map(int, value.removeprefix("from ").split(","))
         window = whole[:, top : top + 64, left : left + 64]
         assert np.abs(image.astype(int) - window).max() <= 1
+    for image, value in zip(found[2].images, found[2].values, strict=True):
+        centre = original[..., ::-1] if value == "mirrored" else original
+        assert np.abs(image.astype(int) - centre).max() <= 1, "the others stay in the centre"
 
 
 def test_augmentations_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_path: Path) -> None:
@@ -352,7 +355,11 @@ def test_a_model_that_begins_otherwise_has_no_filters(
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ("samples --output x.gif", 2, "--output x.gif: must end in .png, .svg or .jpg"),
+        (
+            "samples --output x.gif --data-dir none",
+            2,
+            "--output x.gif: must end in .png, .svg or .jpg",
+        ),
         ("samples --split val", 2, "unknown split 'val'"),
         ("samples --dataset dmeo", 2, "unknown dataset 'dmeo': did you mean 'demo'"),
         ("samples --data-dir none", 3, "none/stl10_binary lacks"),

@@ -232,7 +232,7 @@ def embedding(
     figure = embeddings.scatter(
         f"{features.shape[1]:,} features of {len(rows):,} test images before the last layer of "
         f"{predictor.header.config.model}, {pictures.source(dataset)}",
-        embeddings.project(features, seed=seed),
+        embeddings.project(features),
         dataset.test.labels[rows],
         dataset.class_names,
     )
