@@ -25,9 +25,8 @@ def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
 
     PCA's title says the share of the variance that its two components have. t-SNE (van der Maaten
     and Hinton 2008) starts from the first 50 components, as there, at perplexity 30, less for fewer
-    than 91 images. In one thread, so that the same features give the same picture. Raises UsageError
-    for fewer
-    than 8 images and for features that are all the same or not finite.
+    than 91 images. In one thread, so that the same features give the same picture. Raises
+    UsageError for fewer than 8 images and for features that are all the same or not finite.
     """
     count, width = features.shape
     if count < LEAST:

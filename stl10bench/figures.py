@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stl10bench import files
 from stl10bench.errors import UsageError
-from stl10bench.text import clean
+from stl10bench.escaping import clean
 
 DPI = 100
 FORMATS = {".png": "png", ".svg": "svg", ".jpg": "jpg", ".jpeg": "jpg"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stl10bench import files, runs
-from stl10bench.errors import CheckpointError, UsageError, unknown
+from stl10bench.errors import CheckpointError, UsageError
 
 LOG = "metrics.jsonl"
 _LOG_LIMIT = 64 << 20  # bytes
@@ -31,17 +31,16 @@ class History(NamedTuple):
 
 
 def find(runs_dir: Path, names: Sequence[str]) -> list[Path]:
-    """The folder of each run: a path, a name in `runs_dir`, or the beginning of only one name.
+    """The folder of each run, as `runs.find` finds it; each once.
 
-    Raises UsageError for no name at all, an unknown and an ambiguous one, each with the runs that
-    there are.
+    Raises UsageError with the runs that there are, also where no name is given at all.
     """
-    known = sorted(path.parent.name for path in runs_dir.glob(f"*/{LOG}"))
     if not names:
+        known = sorted(path.parent.name for path in runs_dir.glob("*/config.json"))
         listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
         there = f"in {runs_dir} are {listed}" if known else f"there is none in {runs_dir}"
         raise UsageError(f"name a run, or how its name begins: {there}")
-    return list(dict.fromkeys(_find(runs_dir, name, known) for name in names))
+    return list(dict.fromkeys(runs.find(runs_dir, name) for name in names))
 
 
 def read(folder: Path, *, live: bool = False) -> History:
@@ -53,7 +52,8 @@ def read(folder: Path, *, live: bool = False) -> History:
     """
     path = folder / LOG
     rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines := _lines(path), 1):
+    content = files.read(path, _LOG_LIMIT, CheckpointError) if path.exists() else b""
+    for number, line in enumerate(lines := content.splitlines(), 1):
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
@@ -87,36 +87,6 @@ def labels(histories: Sequence[History]) -> list[str]:
         text = ", ".join(f"{key} {_plain(value)}" for key, value in own[:_SHOWN])
         found.append(f"{history.name}: {text}" if text else history.name)
     return found
-
-
-def _find(runs_dir: Path, name: str, known: Sequence[str]) -> Path:
-    for folder in (Path(name), runs_dir / name):
-        if (folder / LOG).is_file():
-            return folder
-    found = [one for one in known if one.startswith(name)]
-    found = [one for one in found if ".old-" not in one] or found  # those are named in full
-    if not known:
-        raise UsageError(f"no run {name!r}: there is none in {runs_dir}, give --runs-dir or a path")
-    if not found:
-        raise unknown("run", name, known)
-    if len(found) > 1:
-        raise UsageError(
-            f"run {name!r} can be any of {', '.join(found[:_LISTED])}: give more of it"
-        )
-    return runs_dir / found[0]
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LOG_LIMIT + 1)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > _LOG_LIMIT:
-        raise CheckpointError(f"{path} is larger than {_LOG_LIMIT} bytes, the limit for a log here")
-    return content.splitlines()
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stl10bench import runs
+from stl10bench.escaping import clean
 from stl10bench.history import LOG, History, read
-from stl10bench.text import clean
 
 COLOURS = (33, 208, 162, 37, 226, 245, 93, 70)  # of a terminal's 256
 _AXIS = 13  # characters that plotille writes at the left of a chart
@@ -42,7 +42,10 @@ def watch(folders: Sequence[Path], console: Console, *, interval: float = 1.0) -
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a run is still written, or about to be; not so when its process is gone."""
+    """Whether a run is still written, or about to be; not so when its process is gone.
+
+    Told by the process's number: to try the run's lock could keep it from starting again.
+    """
     facts = runs.status(folder)
     if facts["state"] not in ("running", "new"):
         return False

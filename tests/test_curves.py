@@ -141,10 +141,14 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
     ("arguments", "code", "text"),
     [
         ("plot", 2, "name a run, or how its name begins: in runs are cnn-1, mlp-1, mlp-2"),
-        ("plot mlp", 2, "run 'mlp' can be any of mlp-1, mlp-2"),
+        ("plot mlp", 2, "run 'mlp' could be any of mlp-1, mlp-2"),
         ("plot mpl-1", 2, "unknown run 'mpl-1': did you mean 'mlp-1'"),
         ("plot mlp-1 --output x.pdf", 2, "--output x.pdf: must end in .png, .svg or .jpg"),
-        ("plot mlp-1 --runs-dir none", 2, "no run 'mlp-1': there is none in none"),
+        (
+            "plot mlp-1 --runs-dir none",
+            2,
+            "unknown run 'mlp-1': known:  (runs are looked for in none)",
+        ),
         ("plot mlp-1 --watch", 2, "--watch draws in a terminal, and stdout is none"),
         ("plot cnn-1", 4, "metrics.jsonl: line 1 is damaged"),
     ],

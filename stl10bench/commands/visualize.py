@@ -71,7 +71,7 @@ def augmentations(
     output: Output = Path("augmentations.png"),
     draws: Annotated[int, typer.Option(help="Draws of each operation.", min=1, max=50)] = 6,
     image: Annotated[
-        int | None, typer.Option(help="A training image [default: by --seed].", min=0)
+        int | None, typer.Option(help=r"A training image \[default: by --seed].", min=0)
     ] = None,
     dataset: str,
     data_dir: Path,
@@ -167,10 +167,10 @@ def gradcam(
     *,
     output: Output = Path("gradcam.png"),
     class_name: Annotated[
-        str | None, typer.Option("--class", help="The class [default: the likeliest].")
+        str | None, typer.Option("--class", help=r"The class \[default: the likeliest].")
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="The layer [default: the last with feature maps].")
+        str | None, typer.Option(help=r"The layer \[default: the last with feature maps].")
     ] = None,
     count: Annotated[int, typer.Option(help="Test images to show.", min=1, max=500)] = 10,
     seed: Seed = 0,
