@@ -27,7 +27,8 @@ from stl10bench.tiles import (
 if TYPE_CHECKING:  # these import torch, which a sheet of samples does without
     from stl10bench.checkpoint import Header
     from stl10bench.gradcam import Explained
-    from stl10bench.inspection import Judged, Variants
+    from stl10bench.inspection import Judged
+    from stl10bench.variants import Variants
 
 ORDERS = ("random", "surest", "unsurest")
 _KERNEL = 32  # pixels, the least side of a filter

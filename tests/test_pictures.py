@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from stl10bench import augment, checkpoint, inspection, pictures, predict
+from stl10bench import augment, checkpoint, inspection, pictures, predict, variants
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Dataset, open_dataset
 from stl10bench.errors import DataError, UsageError
@@ -163,7 +163,7 @@ def test_samples_need_neither_torch_nor_pyplot(data_dir: Path, tmp_path: Path) -
 
 def test_the_augmentation_shown_is_the_one_that_training_draws(dataset: Dataset) -> None:
     config = RunConfig(model="cnn", image_size=32, rotation=(0.0, 20.0), hue=0.1, seed=3)
-    original, found = inspection.variants(dataset.train, 7, config, 5)
+    original, found = variants.variants(dataset.train, 7, config, 5)
     draws = augment.draw(config, 5, 32, epoch=1, batch=0)
     image = torch.from_numpy(dataset.train.images[7:8].copy())
     small = torch.nn.functional.interpolate(image, (32, 32), mode="bilinear", antialias=True)
@@ -177,7 +177,7 @@ def test_the_augmentation_shown_is_the_one_that_training_draws(dataset: Dataset)
 
 def test_a_row_shows_its_own_operation_alone(dataset: Dataset) -> None:
     config = RunConfig(model="cnn", image_size=32, brightness=0.4)
-    original, found = inspection.variants(dataset.train, 0, config, 12)
+    original, found = variants.variants(dataset.train, 0, config, 12)
     rows = {row.operation: row for row in found}
     factors = np.array([float(value.removeprefix("x ")) for value in rows["brightness"].values])
     expected = (original * factors.reshape(-1, 1, 1, 1)).clip(0, 255)
@@ -192,7 +192,7 @@ def test_an_operation_that_is_off_has_no_row_and_a_crop_has_one(dataset: Dataset
     config = RunConfig(
         model="cnn", image_size=64, input="crop", hue=0, rotation=(0.0, 0.0), saturation=0
     )
-    original, found = inspection.variants(dataset.train, 0, config, 3)
+    original, found = variants.variants(dataset.train, 0, config, 3)
     assert [row.operation for row in found] == [
         *("brightness", "contrast", "flip", "crop", "all together")
     ]

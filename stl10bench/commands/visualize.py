@@ -98,10 +98,10 @@ def augmentations(
     if image is not None and image >= count:
         raise UsageError(f"--image {image}: the training images are 0 to {count - 1}")
 
-    from stl10bench import inspection, pictures
+    from stl10bench import inspection, pictures, variants
 
     row = int(inspection.some_rows(data.train, 1, config.seed)[0]) if image is None else image
-    original, found = inspection.variants(data.train, row, config, draws)
+    original, found = variants.variants(data.train, row, config, draws)
     title = f"{pictures.source(data)}, training image {row}, augmented as for {model}"
     _finish(pictures.augmentations(original, found, title=title), output)
 
