@@ -96,7 +96,10 @@ def find(runs_dir: Path, name: str) -> Path:
     if (Path(name) / "config.json").is_file():
         return Path(name)
     names = [path.parent.name for path in runs_dir.glob("*/config.json")]
-    fitting = [one for one in names if one == name] or [n for n in names if n.startswith(name)]
+    if not names:
+        raise UsageError(f"no run {name!r}: there is none in {runs_dir}; give --runs-dir")
+    begun = [one for one in names if one.startswith(name) and OLD not in one]
+    fitting = [name] if name in names else begun
     if len(fitting) > 1:
         raise UsageError(f"run {name!r} could be any of {', '.join(sorted(fitting))}: give more")
     if not fitting:
