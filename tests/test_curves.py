@@ -147,7 +147,7 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
         (
             "plot mlp-1 --runs-dir none",
             2,
-            "unknown run 'mlp-1': known: (runs are looked for in none)",
+            "no run 'mlp-1': there is none in none",
         ),
         ("plot mlp-1 --watch", 2, "--watch draws in a terminal, and stdout is none"),
         ("plot cnn-1", 4, "metrics.jsonl: line 1 is damaged"),
