@@ -72,6 +72,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
     program or of a newer format, and for weights that are not finite.
     """
     tensors, metadata = read_tensors(path)
+    return tensors, verified(tensors, metadata, path)
+
+
+def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Header:
+    """The header in a file's metadata, once its sum is that of itself and `tensors`.
+
+    Raises CheckpointError as `load` does.
+    """
     if _KEY not in metadata:
         raise CheckpointError(
             f"{path} was not written by stl10bench: give a best.safetensors or last.safetensors "
@@ -96,7 +104,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
     broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{path} holds numbers that are not finite, e.g. in {broken[0]}")
-    return tensors, header
+    return header
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

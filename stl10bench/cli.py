@@ -24,6 +24,8 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     "table": ("tables", "Print the table of all finished runs."),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
+    "predict": ("use", "Name the likeliest classes of images; needs only the checkpoint."),
+    "export": ("use", "Write a model as ONNX, for torch.export or as a Hugging Face folder."),
     "data": ("data", "Download, check, draw or import data."),
 }
 
@@ -49,7 +51,6 @@ app = typer.Typer(
     cls=LazyGroup,
     help="Train and compare image classifiers on STL-10.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

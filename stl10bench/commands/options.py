@@ -106,6 +106,11 @@ JSON: Specification = {
 }
 
 
+def examples(*lines: str) -> str:
+    """A command's epilog; lines of at most 55 characters stay whole on a narrow terminal."""
+    return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
 def with_options(
     *specifications: Specification,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
