@@ -30,6 +30,11 @@ class Prediction(NamedTuple):
     probabilities: tuple[float, ...]  # 0..1, the softmax over all classes
 
 
+class _Image(NamedTuple):
+    file: Path
+    pixels: NDArray[np.uint8]  # (96, 96, 3)
+
+
 class Broken(NamedTuple):
     """What holds no image that can be read, and why on one line."""
 
@@ -68,7 +73,7 @@ def classify(
     predictor.model.to(memory_format=memory_format(predictor.model))
     results: list[Prediction | Broken] = []
     with image_file.silenced():
-        batch: list[tuple[Path, NDArray[np.uint8]] | Broken] = []
+        batch: list[_Image | Broken] = []
         for image in _decoded(found):
             batch.append(image)
             if len(batch) == BATCH:
@@ -91,37 +96,49 @@ def _walk(folder: Path) -> Iterator[Path | Broken]:
     yield from (Broken(Path(error.filename), image_file.reason(error)) for error in unreadable)
 
 
-def _decoded(
-    found: Iterable[Path | Broken],
-) -> Iterator[tuple[Path, NDArray[np.uint8]] | Broken]:
-    """The images in the order of `found`; threads decode up to two batches ahead."""
+def _decoded(found: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
+    """The images in the order of `found`; threads decode up to two batches ahead.
+
+    Large ones are decoded here, one by one: that bounds the memory, for the C library keeps for
+    each thread what the thread has freed.
+    """
     pool = ThreadPoolExecutor(_THREADS)
-    ahead: deque[Future[tuple[Path, NDArray[np.uint8]] | Broken]] = deque()
+    ahead: deque[tuple[Path | Broken, Future[_Image | Broken | None]]] = deque()
+
+    def first() -> _Image | Broken:
+        file, future = ahead.popleft()
+        image = future.result() or _decode(file, image_file.PIXEL_LIMIT)
+        assert image is not None
+        return image
+
     try:
         for file in found:
-            ahead.append(pool.submit(_decode, file))
+            ahead.append((file, pool.submit(_decode, file, image_file.LARGE)))
             if len(ahead) > 2 * BATCH:
-                yield ahead.popleft().result()
+                yield first()
         while ahead:
-            yield ahead.popleft().result()
+            yield first()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(file: Path | Broken) -> tuple[Path, NDArray[np.uint8]] | Broken:
+def _decode(file: Path | Broken, limit: int) -> _Image | Broken | None:
+    """An image, or why it is none; None for one with more than `limit` pixels to decode."""
     if isinstance(file, Broken):
         return file
     try:
-        return file, image_file.read(file)
+        return _Image(file, image_file.read(file, limit=limit))
+    except image_file.TooLargeError:
+        return None
     except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
         return Broken(file, image_file.reason(error))
 
 
 @torch.inference_mode()
 def _classified(
-    predictor: "Predictor", batch: Sequence[tuple[Path, NDArray[np.uint8]] | Broken], top: int
+    predictor: "Predictor", batch: Sequence[_Image | Broken], top: int
 ) -> list[Prediction | Broken]:
-    pixels = [image[1] for image in batch if not isinstance(image, Broken)]
+    pixels = [image.pixels for image in batch if not isinstance(image, Broken)]
     if not pixels:
         return [image for image in batch if isinstance(image, Broken)]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
@@ -138,5 +155,5 @@ def _classified(
         else:
             indices, probabilities = next(rows)
             classes = tuple(names[index] for index in indices)
-            results.append(Prediction(image[0], classes, tuple(probabilities)))
+            results.append(Prediction(image.file, classes, tuple(probabilities)))
     return results

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 import stl10bench
+from stl10bench.commands.examples import epilog
 from stl10bench.errors import BenchError
 from stl10bench.terminal import stderr
 
@@ -43,7 +44,11 @@ class LazyGroup(TyperGroup):
         if name is None or stub is None:
             return name, stub, rest
         group = get_group(import_module(f"stl10bench.commands.{COMMANDS[name][0]}").app)
-        return name, group.commands.get(name, group), rest
+        command = group.commands.get(name, group)
+        command.epilog = epilog(name)
+        for sub, one in getattr(command, "commands", {}).items():
+            one.epilog = epilog(f"{name} {sub}")
+        return name, command, rest
 
 
 app = typer.Typer(

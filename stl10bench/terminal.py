@@ -45,4 +45,5 @@ def progress(title: str, total: int, *, after: float = 2.0) -> Iterator[Callable
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would end in an empty line
+            bar.stop()

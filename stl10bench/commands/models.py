@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from stl10bench.commands.options import JSON, PLUGIN, key_values, load_plugin, with_options
+from stl10bench.commands.options import JSON, MODEL, PLUGIN, key_values, load_plugin, with_options
 from stl10bench.models import registry
 from stl10bench.terminal import stdout
 
@@ -28,7 +28,7 @@ def models(*, plugin: str | None, as_json: bool) -> None:
 @app.command()
 @with_options(PLUGIN, JSON)
 def describe(
-    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    model: Annotated[str, MODEL],
     *,
     image_size: Annotated[int, typer.Option(help="Input size, pixels.")] = 64,
     num_classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,

@@ -12,6 +12,8 @@ from stl10bench.commands.options import (
     DATA,
     JSON,
     MACHINE,
+    MODEL,
+    MODELS,
     PLUGIN,
     TRAINING,
     command_line,
@@ -28,13 +30,10 @@ app = typer.Typer()
 @app.command()
 @with_options(TRAINING, JSON)
 def train(
-    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    model: Annotated[str, MODEL],
     **options: Any,
 ) -> None:
-    """Train one model and print its row.
-
-    Examples: stl10bench train cnn --epochs 5 / stl10bench train mobilenetv2 --no-freeze
-    """
+    """Train one model and print its row."""
     from stl10bench import api
 
     as_json = options.pop("as_json")
@@ -78,7 +77,7 @@ def evaluate(
 @app.command()
 @with_options(TRAINING)
 def benchmark(
-    models: Annotated[list[str] | None, typer.Argument(help="Models, or --all.")] = None,
+    models: Annotated[list[str] | None, MODELS] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="The report's five rows.")] = False,
     style: Annotated[
@@ -87,10 +86,7 @@ def benchmark(
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """Train what is missing, each model in its own process, and print one table.
-
-    Examples: stl10bench benchmark --all / stl10bench benchmark cnn timm:resnet18 --epochs 10
-    """
+    """Train what is missing, each model in its own process, and print one table."""
     if style not in results.FORMATS:
         raise unknown("format", style, results.FORMATS)
     load_plugin(options["plugin"])

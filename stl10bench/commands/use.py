@@ -16,7 +16,7 @@ from stl10bench.commands.options import (
     JSON,
     MACHINE,
     PLUGIN,
-    examples,
+    completing,
     load_plugin,
     with_options,
 )
@@ -35,19 +35,16 @@ STYLES = ("table", "csv")
 _CHECKPOINT = typer.Argument(help="A run's best.safetensors, or a folder from export --to hub.")
 
 
-@app.command(
-    epilog=examples(
-        "stl10bench predict runs/RUN/best.safetensors cat.jpg",
-        "stl10bench predict model.safetensors photos --format csv",
-    )
-)
+@app.command()
 @with_options(MACHINE, PLUGIN, JSON)
 def predict(
     checkpoint: Annotated[Path, _CHECKPOINT],
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     *,
     top: Annotated[int, typer.Option(help="Classes per image, the likeliest first.", min=1)] = 3,
-    style: Annotated[str, typer.Option("--format", help=f"{', '.join(STYLES)}.")] = "table",
+    style: Annotated[
+        str, typer.Option("--format", help="table, csv.", autocompletion=completing(STYLES))
+    ] = "table",
     device: str,
     threads: int | None,
     plugin: str | None,
@@ -95,17 +92,14 @@ def predict(
         raise typer.Exit(DataError.exit_code)
 
 
-@app.command(
-    epilog=examples(
-        "stl10bench export best.safetensors --to onnx --output m.onnx",
-        "stl10bench export best.safetensors --to hub --output m",
-    )
-)
+@app.command()
 @with_options(PLUGIN, JSON)
 def export(
     checkpoint: Annotated[Path, _CHECKPOINT],
     *,
-    to: Annotated[str, typer.Option(help=f"{', '.join(TOLERANCES)}.")],
+    to: Annotated[
+        str, typer.Option(help="onnx, torch, hub.", autocompletion=completing(TOLERANCES))
+    ],
     output: Annotated[Path, typer.Option(help="The file, or for hub the folder, to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     plugin: str | None,
@@ -181,7 +175,8 @@ def _print_table(predictions: "Sequence[Prediction]") -> None:
         shown -= 1
     console.print(_table(predictions, shown))
     if shown < ranks:
-        console.print(f"[dim]no room for {ranks - shown} more classes (--format csv has all)[/dim]")
+        hidden = f"no room for {ranks - shown} more classes (--format csv has them)"
+        console.print(hidden, style="dim", highlight=False)
 
 
 def _table(predictions: "Sequence[Prediction]", ranks: int) -> Table:

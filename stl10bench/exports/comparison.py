@@ -9,7 +9,7 @@ from torch import Tensor
 from stl10bench.errors import CheckpointError
 from stl10bench.predict import Predictor
 
-OTHER_SIZES = ((96, 96), (80, 120), (33, 97), (480, 640), (1, 1))  # height and width, pixels
+OTHER_SIZES = ((96, 96), (80, 120), (33, 97), (240, 320), (1, 1))  # height and width, pixels
 
 
 class Tolerance(NamedTuple):

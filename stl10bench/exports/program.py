@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -23,7 +25,10 @@ def trace(predictor: nn.Module) -> ExportedProgram:
     """
     images = torch.zeros(3, 3, 80, 120, dtype=torch.uint8)  # sizes that no layer has as its own
     free = {axis: Dim(name, min=1) for axis, name in AXES.items()}
-    program = torch.export.export(predictor, (images,), dynamic_shapes=(free,))
+    with redirect_stderr(
+        StringIO()
+    ):  # where torch prints the graph of a model that it cannot trace
+        program = torch.export.export(predictor, (images,), dynamic_shapes=(free,))
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)
