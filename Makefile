@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark speed check fix test clean
+.PHONY: help install demo benchmark speed readme-table check fix test test-faults clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,10 +28,14 @@ benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data
 speed: $(READY)  ## Time training and data against the obvious alternatives (a quarter of an hour)
 	$(BIN)/python scripts/speed.py $(ARGS)
 
-check: $(READY)  ## Lint, formatting and types
+readme-table: $(READY)  ## Write the reference rows into the README's tables
+	$(BIN)/python scripts/readme_table.py
+
+check: $(READY)  ## Lint, formatting, types, and the README's tables against the reference rows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/readme_table.py --check
 
 fix: $(READY)  ## Mend what lint and formatting can mend
 	$(BIN)/ruff check --fix .
@@ -39,6 +43,9 @@ fix: $(READY)  ## Mend what lint and formatting can mend
 
 test: $(READY)  ## Run the tests, on two cores without network
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-faults: $(READY)  ## Kill runs at every commit point and at random, feed bad files to every reader
+	$(BIN)/pytest -m faults -s -q
 
 clean:  ## Remove .venv and caches; runs and data stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

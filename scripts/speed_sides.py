@@ -99,6 +99,7 @@ def loop(model: str) -> float:
     """Our training loop: order, draws, augmentation, step, schedule, sums."""
     from stl10bench import training
     from stl10bench.batches import augmented
+    from stl10bench.state import Position
 
     r = ready(model)
 
@@ -110,7 +111,9 @@ def loop(model: str) -> float:
             augmented(r.train, r.normalise, r.config, r.accelerator, epoch=1),
             r.config,
             r.accelerator,
+            Position(),
             first_step=0,
+            pauses=lambda: False,
             advance=lambda: None,
         )
         return len(r.train.labels)

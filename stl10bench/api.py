@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from stl10bench import recipes, runs
-from stl10bench.config import RunConfig, make_config
+from stl10bench.config import Limits, RunConfig, make_config, make_limits
 from stl10bench.data.datasets import open_data
-from stl10bench.errors import CheckpointError, UsageError, unknown
+from stl10bench.errors import CheckpointError, DivergedError, UsageError, unknown
 from stl10bench.models import registry
 from stl10bench.models import weights as model_weights
 from stl10bench.models.weights import Weights
@@ -33,16 +33,20 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     compile: bool = False,  # noqa: A002  as torch's
+    deterministic: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train `model` and return its row; a run that is finished already returns its stored row.
 
-    `settings` are RunConfig's fields (`epochs`, `lr`, `image_size`, ...) and the model's own
-    options (`freeze`, `hidden`, `dropout`, `channels`, ...); each beats the recipe. Progress goes
+    A run that stopped on its way goes on from its newest checkpoint. `settings` are RunConfig's
+    fields (`epochs`, `lr`, `image_size`, ...), those of Limits (`checkpoint_minutes`, ...) and the
+    model's own options (`freeze`, `hidden`, `dropout`, ...); each beats the recipe. Progress goes
     to `console`, by default nowhere. Raises a BenchError whose text says what to do.
     """
+    own = {key: settings.pop(key) for key in list(settings) if key in Limits.model_fields}
+    limits = make_limits(own)
     config, start = check(
         model, recipe=recipe, weights=weights, pretrained=pretrained, settings=settings
     )
@@ -54,21 +58,28 @@ def train(
     kind = machine.choose_device(device)
     config = resolve(config, data.fingerprint, start, kind)
     folder = Path(runs_dir) / config.name
-    if not overwrite and (row := runs.finished(folder, config)):
+    if not overwrite and (row := runs.ended(folder, config)):
         console.print(f"{folder} is finished already: --overwrite trains it again", markup=False)
         return row
 
-    from stl10bench import tracking, training
+    from stl10bench import failures, tracking, training
 
     tracking.check_tracker(tracker)
     if compile:
         machine.check_compiler(kind)
+    if deterministic:
+        machine.be_deterministic()
     start = model_weights.fetch(start)
     machine.set_threads(threads)
     machine.keep_freed_memory()
-    accelerator = machine.make_accelerator(kind, config.precision, tracker, folder)
+    accelerator = machine.make_accelerator(
+        kind, config.precision, tracker, folder, timeout_minutes=limits.timeout_minutes
+    )
     main = accelerator.is_main_process
-    with runs.owned(folder, config) if main else nullcontext():
+    with (
+        runs.owned(folder, config, overwrite=overwrite) if main else nullcontext(),
+        failures.named(accelerator, config, limits.timeout_minutes),
+    ):
         accelerator.wait_for_everyone()  # until the folder is there, and ours
         console.print(machine.describe(accelerator, config.precision), markup=False)
         return training.run(
@@ -78,6 +89,7 @@ def train(
             folder=folder,
             weights=start,
             compiled=compile,
+            limits=limits,
             tracker=tracker,
             console=console if main else Console(quiet=True),
         )
@@ -116,7 +128,7 @@ def train_stack(
 
     kind = machine.choose_device(device)
     configs = [resolve(config, data.fingerprint, Weights(), kind) for config in checked]
-    done = {c.name: runs.finished(Path(runs_dir) / c.name, c) for c in configs}
+    done = {c.name: _member_ended(Path(runs_dir) / c.name, c) for c in configs}
     missing = list({c.name: c for c in configs if done[c.name] is None}.values())
     if missing:
         from stl10bench import stack, tracking
@@ -136,6 +148,14 @@ def train_stack(
         )
         done |= {row["run"]: row for row in trained}
     return [row for config in configs if (row := done[config.name])]
+
+
+def _member_ended(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """`runs.ended`, with a row that has an `error` for a run that diverged."""
+    try:
+        return runs.ended(folder, config)
+    except DivergedError as error:
+        return {"model": config.model, "run": folder.name, "error": str(error)}
 
 
 def evaluate(
@@ -198,6 +218,8 @@ def check(
         frozen = registry.check_freeze(options.get("freeze", True))
     base = recipes.settings(recipe, model, frozen=frozen)
     options = {**base.get("model_options", {}), **options}
+    if given.get("fold") is not None:
+        base = {**base, "val_fraction": 0.0}
     config = make_config({**base, **given, "model": model, "model_options": options})
     if config.cache_views and not frozen:
         raise UsageError(

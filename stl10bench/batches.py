@@ -67,14 +67,21 @@ def make_normalise(
 
 
 def augmented(
-    train: Images, normalise: Normalise, config: RunConfig, accelerator: Accelerator, *, epoch: int
+    train: Images,
+    normalise: Normalise,
+    config: RunConfig,
+    accelerator: Accelerator,
+    *,
+    epoch: int,
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of an epoch's batches: augmented input and labels (B / processes).
 
-    The draws depend on (seed, epoch, batch) alone; each process takes its share of them.
+    From batch `start` on. The draws depend on (seed, epoch, batch) alone; each process takes its
+    share of them.
     """
     device, size = accelerator.device, train.images.shape[-1]
-    for batch, (first, rows) in enumerate(_shares(len(train.labels), config, accelerator, epoch)):
+    for batch, first, rows in _shares(len(train.labels), config, accelerator, epoch, start):
         draws = augment.draw(config, config.batch_size, size, epoch=epoch, batch=batch)
         images = train.images.index_select(0, rows.to(train.images.device))
         images = images.to(device, non_blocking=True)
@@ -83,19 +90,25 @@ def augmented(
 
 
 def cached(
-    views: Tensor, labels: Tensor, config: RunConfig, accelerator: Accelerator, *, epoch: int
+    views: Tensor,
+    labels: Tensor,
+    config: RunConfig,
+    accelerator: Accelerator,
+    *,
+    epoch: int,
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As `augmented`, of features (K, N, F) that were computed before: view (epoch - 1) mod K."""
     view = views[(epoch - 1) % len(views)]
-    for _, rows in _shares(len(labels), config, accelerator, epoch):
+    for _, _, rows in _shares(len(labels), config, accelerator, epoch, start):
         rows = rows.to(labels.device)
         yield view[rows], labels[rows]
 
 
 def _shares(
-    count: int, config: RunConfig, accelerator: Accelerator, epoch: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Where this process's rows begin in each global batch, and the rows.
+    count: int, config: RunConfig, accelerator: Accelerator, epoch: int, start: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The number of each global batch, where this process's rows begin in it, and the rows.
 
     Batch k is rows k*B to (k+1)*B of a permutation of `count` that depends on (seed, epoch) alone.
     A partial last batch is left out.
@@ -103,5 +116,5 @@ def _shares(
     share = config.batch_size // accelerator.num_processes
     first = share * accelerator.process_index
     order = torch.randperm(count, generator=generator(config.seed, ORDER, epoch))
-    for start in range(0, count - config.batch_size + 1, config.batch_size):
-        yield first, order[start + first :][:share]
+    for batch in range(start, count // config.batch_size):
+        yield batch, first, order[batch * config.batch_size + first :][:share]

@@ -1,51 +1,92 @@
-"""A list of models -> a child process each -> their rows; light."""
+"""A list of models -> the trials of a benchmark; light."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stl10bench.errors import UsageError
+from stl10bench.errors import UsageError, unknown
 from stl10bench.models import registry
 
 REPORT = ("logistic", "mlp", "cnn", "mobilenetv2")  # the report's five rows: the last counts twice
 
 
+PROTOCOLS = ("full", "folds")
+FOLDS = 10
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One row to be: a model, and whether its backbone is frozen (None where it has none)."""
+    """One run to be: a model, and the options that tell it from its repeats.
+
+    `freeze` is None for a model without a backbone, `seed` and `fold` where they are not asked for.
+    """
 
     model: str
-    freeze: bool | None
+    freeze: bool | None = None
+    seed: int | None = None
+    fold: int | None = None
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Its own keywords of `api.train`."""
+        own = {"freeze": self.freeze, "seed": self.seed, "fold": self.fold}
+        return {key: value for key, value in own.items() if value is not None}
+
+    @property
+    def arguments(self) -> list[str]:
+        """Its own options of `train`."""
+        flag = {None: [], True: ["--freeze"], False: ["--no-freeze"]}[self.freeze]
+        numbers = {"--seed": self.seed, "--fold": self.fold}
+        return flag + [
+            part for name, n in numbers.items() if n is not None for part in (name, str(n))
+        ]
 
 
-def plan(models: Sequence[str], *, everything: bool, freeze: bool | None) -> list[Entry]:
-    """The rows of a benchmark; a backbone gives two, frozen and learned, unless one is asked for.
+def plan(
+    models: Sequence[str],
+    *,
+    everything: bool,
+    freeze: bool | None,
+    seeds: int | None = None,
+    protocol: str = "full",
+) -> list[Entry]:
+    """The runs of a benchmark; a backbone gives two, frozen and learned, unless one is asked for.
 
+    With `seeds` = n each is repeated with the seeds 0 to n-1, in the protocol `folds` on each of
+    the ten folds. The first repeat of all comes first, so that there is a whole table early.
     Raises UsageError for unknown names, and when nothing is asked for.
     """
     names = list(dict.fromkeys([*(REPORT if everything else ()), *models]))
     if not names:
         raise UsageError("benchmark what? Name models, or --all for the report's five rows")
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
     entries = []
     for name in names:
         registry.check_name(name)
         if registry.backbone(name) is None:
-            entries.append(Entry(name, None))
+            entries.append(Entry(name))
         else:
             both = (True, False) if freeze is None else (freeze,)
             entries += [Entry(name, one) for one in both]
-    return entries
+    return [
+        replace(entry, seed=seed, fold=fold)
+        for seed in (range(seeds) if seeds else (None,))
+        for fold in (range(FOLDS) if protocol == "folds" else (None,))
+        for entry in entries
+    ]
 
 
 def fit(entries: Sequence[Entry], options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`train`'s options for each entry: weights and model options only where the model has them.
 
-    Raises UsageError for a model option that none of the models has.
+    Raises UsageError for a model option that none of the models has, and for a seed or a fold
+    that is given twice.
     """
+    for key in ("seed", "fold"):
+        if options[key] is not None and getattr(entries[0], key) is not None:
+            other = {"seed": "--seeds", "fold": "--protocol folds"}[key]
+            raise UsageError(f"--{key} {options[key]} and {other} contradict each other: give one")
     own = [f"{key}={options[key]}" for key in ("hidden", "dropout") if options[key] is not None]
     own += options["model_option"] or []
     fitted, used = [], set()
@@ -59,28 +100,3 @@ def fit(entries: Sequence[Entry], options: Mapping[str, Any]) -> list[dict[str, 
     if unused := [pair for pair in own if pair not in used]:
         raise UsageError(f"model option {unused[0]}: none of the models has it")
     return fitted
-
-
-def run(entry: Entry, arguments: Sequence[str]) -> dict[str, Any]:
-    """Train one entry in its own process; returns its row, or one with an `error`.
-
-    A process each keeps memory, failures and Accelerate's state from leaking into the next run.
-    What it says on the way goes to our stderr. Raises KeyboardInterrupt when it was interrupted.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("benchmark starts its own processes: run it without a launcher")
-    freeze = {None: [], True: ["--freeze"], False: ["--no-freeze"]}[entry.freeze]
-    command = [sys.executable, "-m", "stl10bench", "train", entry.model, *arguments, *freeze]
-    child = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
-    if child.returncode in (130, -2):
-        raise KeyboardInterrupt
-    if child.returncode == 0:
-        row: dict[str, Any] = json.loads(child.stdout)
-        return row
-    try:
-        reason = json.loads(child.stdout)["error"]
-    except (ValueError, KeyError, TypeError):
-        code = child.returncode
-        reason = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    options = {} if entry.freeze is None else {"freeze": entry.freeze}
-    return {"model": entry.model, "model_options": options, "error": reason}

@@ -1,4 +1,4 @@
-"""RunConfig: all that decides a run's numbers, and nothing that does not."""
+"""RunConfig: all that decides a run's numbers; Limits: what decides only when it pauses."""
 
 import hashlib
 import json
@@ -44,6 +44,10 @@ class RunConfig(BaseModel):
     """How 96 px become the input size: resize, or crop (random in training, else the centre)."""
     val_fraction: float = Field(0.1, ge=0, le=0.9)
     """Share of the train split held out, stratified, to choose the epoch; 0 trains on all."""
+    fold: int | None = Field(default=None, ge=0, lt=10)
+    """Official fold of 1,000 images to train on, 0 to 9, without a hold-out; else all images."""
+    labels_per_class: int | None = Field(default=None, ge=1)
+    """Labelled images of each class to use, hold-out included: a nested, seeded subset."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seeds the weights, the hold-out, the order, the augmentation and the dropout."""
 
@@ -95,6 +99,11 @@ class RunConfig(BaseModel):
         low, high = self.rotation
         if not -180 <= low <= high <= 180:
             raise ValueError(f"rotation = {low},{high}: LOW,HIGH within -180..180, LOW <= HIGH")
+        if self.fold is not None and (self.val_fraction or self.labels_per_class):
+            raise ValueError(
+                f"fold = {self.fold}: a fold is trained on whole, with val_fraction = 0 and "
+                "without labels_per_class"
+            )
         if self.input == "crop" and self.image_size > 96:
             raise ValueError(
                 f"image_size = {self.image_size}: a crop is at most 96 px, or use --input resize"
@@ -113,18 +122,44 @@ class RunConfig(BaseModel):
         return f"{slug}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
+class Limits(BaseModel):
+    """When a run writes a checkpoint, and when it stops: all without effect on its numbers."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    checkpoint_minutes: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """Minutes between two checkpoints of a run that is not finished; 0: after each step."""
+    checkpoint_epochs: int | None = Field(default=None, ge=1)
+    """Epochs after which a checkpoint is written as well."""
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Minutes after which the run saves and stops; the same command goes on."""
+    timeout_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Minutes that processes wait for one that hangs before the run fails."""
+
+
+def make_limits(settings: Mapping[str, Any]) -> Limits:
+    """Checked Limits; raises UsageError with the value and the rule."""
+    try:
+        return Limits.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+
+
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
     """A checked RunConfig; raises UsageError with the value, the rule and the nearest name."""
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)[:5]))) from None
 
 
 def _explain(problem: Any) -> str:
     from difflib import get_close_matches
 
     where = ".".join(map(str, problem["loc"]))
+    where = "".join(c if c.isprintable() else "?" for c in where[:80])
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(where, list(RunConfig.model_fields), n=1, cutoff=0.5)
         return f"unknown setting {where!r}" + (f": did you mean {near[0]!r}?" if near else "")
@@ -133,8 +168,8 @@ def _explain(problem: Any) -> str:
             str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]), n=1
         )
         hint = f": did you mean {near[0]!r}?" if near else f": one of {problem['ctx']['expected']}"
-        return f"unknown {where} {problem['input']!r}{hint}"
+        return f"unknown {where} {problem['input']!r:.80}{hint}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     rule = problem["msg"].removeprefix("Input should be ")
-    return f"{where} = {problem['input']!r}: must be {rule}"
+    return f"{where} = {problem['input']!r:.80}: must be {rule}"

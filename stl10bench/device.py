@@ -5,10 +5,7 @@ import os
 import platform
 import shutil
 from datetime import timedelta
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -64,6 +61,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 64 << 20)
 
 
+def be_deterministic() -> None:
+    """Let torch take no kernel whose bits differ from run to run, or fail where it has no other.
+
+    On a CPU they do not differ; on a GPU it costs speed (untested). For the whole process.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of cuBLAS
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def check_compiler(device: str) -> None:
     """Raise UsageError when torch.compile would find no C++ compiler for the CPU's code."""
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
@@ -105,11 +112,19 @@ def _cpu_has_bf16() -> bool:
     )
 
 
-def make_accelerator(device: str, precision: str, tracker: str, folder: Path | None) -> Accelerator:
+def make_accelerator(
+    device: str,
+    precision: str,
+    tracker: str,
+    folder: Path | None,
+    *,
+    timeout_minutes: float = 10.0,
+) -> Accelerator:
     """Accelerate's state for one run: device, process group, mixed precision and tracker.
 
-    A second run in the same Python process starts from a fresh state. Raises UsageError when a
-    launcher started more processes than found each other.
+    Processes wait `timeout_minutes` for one that hangs, then the run fails. A second run in the
+    same Python process starts from a fresh state. Raises UsageError when a launcher started more
+    processes than found each other.
     """
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32; untested
@@ -120,7 +135,7 @@ def make_accelerator(device: str, precision: str, tracker: str, folder: Path | N
         mixed_precision=precision,
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=10))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
     if accelerator.num_processes != world:
         raise UsageError(
@@ -137,31 +152,3 @@ def describe(accelerator: Accelerator, precision: str) -> str:
         f"{accelerator.device.type}, {accelerator.num_processes} process(es) x "
         f"{torch.get_num_threads()} threads, {arithmetic}"
     )
-
-
-@cache
-def _cpu_name() -> str:
-    """The processor's own name on Linux, elsewhere what Python knows of it."""
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-@cache
-def _libraries() -> dict[str, str]:
-    """The versions of the packages that decide a row's numbers."""
-    names = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy")
-    return {name: version(name) for name in names}
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions that made a row; no host name, no path."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.system(),
-        "python": platform.python_version(),
-        "libraries": dict(_libraries()),
-    }

@@ -29,9 +29,13 @@ class CheckpointError(BenchError):
 
 
 class DivergedError(BenchError):
-    """A loss that is no longer finite (exit code 5)."""
+    """A loss or gradients that are no longer finite (exit code 5); `facts` say when, as numbers."""
 
     exit_code = 5
+
+    def __init__(self, text: str, **facts: float | None) -> None:
+        super().__init__(text)
+        self.facts = facts
 
 
 class BusyError(BenchError):
@@ -41,9 +45,23 @@ class BusyError(BenchError):
 
 
 class StorageError(BenchError):
-    """A disk, folder or network that does not do what is asked of it (exit code 7)."""
+    """A disk, a folder, a network or memory that is not what is asked of it (exit code 7)."""
 
     exit_code = 7
+
+
+class DifferentError(BenchError):
+    """A run that was made again and is not what it was (exit code 8)."""
+
+    exit_code = 8
+
+
+class InterruptedRunError(BenchError):
+    """A run that was asked to stop, and can go on later (exit code 130 or 143)."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, remedy: str = "") -> UsageError:

@@ -1,6 +1,7 @@
 """A model and a split -> logits in the split's order, and a row."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,18 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from stl10bench import augment, checkpoint, metrics
+from stl10bench import augment, checkpoint, intervals, metrics
 from stl10bench.batches import Images, Normalise, load, make_normalise
 from stl10bench.config import RunConfig
-from stl10bench.data import splits
 from stl10bench.data.stl10 import Dataset
-from stl10bench.device import memory_format, provenance
+from stl10bench.device import memory_format
 from stl10bench.errors import DataError
 from stl10bench.models import registry, summary
 from stl10bench.models.head import Classifier
-from stl10bench.models.weights import NONE
+from stl10bench.models.weights import NONE, contamination
 from stl10bench.predict import Predictor
+from stl10bench.prepare import training_rows
+from stl10bench.provenance import provenance
 
 EVALUATION_BATCH = 250  # images per process; small enough for every model here on a small GPU
 
@@ -31,11 +33,14 @@ def evaluate(
     normalise: Normalise,
     image_size: int,
     accelerator: Accelerator,
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """float32 logits (N, C), on the CPU, of uint8 images (N, 3, S, S), in their order.
 
     Each process takes an equal share, the last one padded by repeating the last image; the
-    logits are gathered and the padding cut off by our own count.
+    logits are gathered and the padding cut off by our own count. `check` is called before each
+    batch and may raise.
     """
     model.eval()
     device = accelerator.device
@@ -43,11 +48,12 @@ def evaluate(
         buffer.copy_(broadcast(buffer))
     share = math.ceil(len(images) / accelerator.num_processes)
     rows = torch.arange(share) + share * accelerator.process_index
+    logits = []
     with accelerator.autocast():
-        logits = [
-            model(normalise(augment.centre(images.index_select(0, part).to(device), image_size)))
-            for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH)
-        ]
+        for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH):
+            check()
+            batch = augment.centre(images.index_select(0, part).to(device), image_size)
+            logits.append(model(normalise(batch)))
     gathered: Tensor = accelerator.gather(torch.cat(logits).float())
     return gathered[: len(images)].cpu()
 
@@ -105,7 +111,7 @@ def test(
                 f"no hold-out: val_fraction = {config.val_fraction}, and the data must be those "
                 f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
             )
-        _, rows = splits.hold_out(part.labels, config.val_fraction, config.seed)
+        _, rows = training_rows(config, dataset)
     images = load(part, rows, config, device)
     model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
     normalise = make_normalise(header.mean, header.std, memory_format(model), device)
@@ -138,7 +144,7 @@ def tested_row(
         "val_accuracy": values.get("val/accuracy"),
         "val_loss": values.get("val/loss"),
         f"{split}_accuracy": accuracy,
-        f"{split}_accuracy_interval": list(metrics.wilson(accuracy, images)),
+        f"{split}_accuracy_interval": list(intervals.wilson(accuracy, images)),
         f"{split}_loss": values[f"{split}/loss"],
         f"{split}_images": images,
         "parameters": total,
@@ -146,6 +152,7 @@ def tested_row(
         "macs": macs,
         "image_size": config.image_size,
         "pretrained": config.weights != NONE,
+        "contamination": contamination(config.weights),
         "epochs": config.epochs,
         "best_epoch": header.epoch,
         "seed": config.seed,

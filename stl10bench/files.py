@@ -1,5 +1,6 @@
 """Bytes <-> disk: whole or not at all, and never more than was agreed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from stl10bench.errors import BenchError, StorageError
+from stl10bench.errors import BenchError, CheckpointError, StorageError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how a disk says that it has no room
 _CHUNK = 1 << 20
 _JSON_LIMIT = 1 << 20  # bytes
+_HEADER_LIMIT = 10 << 20  # bytes, of a safetensors file
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -35,7 +39,23 @@ def write(path: Path, content: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({len(content)} bytes): {error}") from error
+        raise cannot_write(path, len(content), error) from error
+
+
+def cannot_write(path: Path, size: int, error: OSError) -> StorageError:
+    """The error for `size` bytes that did not get to `path`; says how many there is room for."""
+    if error.errno not in FULL:
+        return StorageError(f"cannot write {path} ({size:,} bytes): {error}")
+    return StorageError(
+        f"no room for {path}: it needs {size:,} bytes, {free_space(path):,} are free: {error}"
+    )
+
+
+def free_space(path: Path) -> int:
+    """Bytes that can be written at `path`, whose folders need not be there yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 @contextmanager
@@ -72,6 +92,22 @@ def new_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove `folder` so that it is never seen with only a part of its files. Raises OSError."""
+    part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
+    folder.rename(part)
+    shutil.rmtree(part)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in `folder`, which must be ours alone."""
+    for part in folder.glob(".*.part"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable (POSIX; elsewhere a folder cannot be opened: no-op)."""
     if os.name == "posix":
@@ -89,13 +125,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
     """The JSON object in `path`; raises `error` for more than 1 MB or for anything else in it."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_JSON_LIMIT + 1)
-    except OSError as cause:
-        raise error(f"cannot read {path}: {cause.strerror}") from cause
-    if len(content) > _JSON_LIMIT:
-        raise error(f"{path} is larger than {_JSON_LIMIT} bytes, the limit for a JSON file here")
+    content = read(path, _JSON_LIMIT, error)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as cause:
@@ -103,6 +133,46 @@ def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise error(f"{path} holds a JSON {type(value).__name__}, an object is needed")
     return value
+
+
+def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
+    """The bytes of `path`; raises `error` when it cannot be read, or for more than `limit`."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, limit) + 1)  # asks for that much memory at once
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror}") from cause
+    if len(content) > limit:
+        raise error(f"{path} is larger than {limit:,} bytes, the limit for it here")
+    return content
+
+
+def read_safetensors(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a file that begins like a safetensors file, and the metadata in its header.
+
+    Read, not mapped: a mapped file can be cut while in use. Raises CheckpointError with the path
+    and what the file is instead.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start.startswith(_PICKLES):
+                raise CheckpointError(
+                    f"{path} is a pickle (.pt, .pth): pickles can run code and are never read; "
+                    "convert it to safetensors where you trust it"
+                )
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
+                raise CheckpointError(f"{path} is not a safetensors file")
+            content = start + file.read()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+    return content, metadata
 
 
 def digests(path: Path, *names: str, report: Callable[[int], None] = lambda _: None) -> list[str]:

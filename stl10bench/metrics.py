@@ -1,13 +1,17 @@
-"""Logits and labels -> loss, accuracy and its interval."""
+"""Logits and labels -> loss, accuracy, and what else a row says of them."""
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+from stl10bench import calibration, predictions
+from stl10bench.errors import DataError
 
 
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
@@ -24,15 +28,58 @@ def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
     }
 
 
-def wilson(accuracy: float, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share `accuracy` of `count` independent trials.
+def measures(
+    logits: Tensor,
+    labels: Tensor,
+    val_logits: Tensor | None = None,
+    val_labels: Tensor | None = None,
+) -> dict[str, Any]:
+    """What a row says of test logits (N, C) and labels (N,) beside loss and accuracy, as JSON.
 
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    - `test_macro_f1`: the mean over classes of 2 hits / (images + predictions), 0..1
+    - `test_ece`, `test_brier`: see calibration
+    - `test_temperature`: fitted on the hold-out, `val_logits` (V, C) and `val_labels` (V,)
+    - `test_loss_scaled`, `test_ece_scaled`, `test_brier_scaled`: of the logits over it
+    - `test_notes`: why one of these is None, or was not made as usual, a line each
+    - `per_class_accuracy`: (C,) the share of each class's images classified correctly, 0..1
+    - `confusion`: (C, C) counts, a row for each true class and a column for each predicted one
+    - `test_hits`: which images were classified correctly, see `predictions.encode_hits`
+
+    In float64 on the CPU; of equal logits the first class counts. A class without images has None
+    in place of an accuracy; one that was not predicted either is left out of the macro F1.
     """
-    centre = accuracy + Z95**2 / (2 * count)
-    spread = Z95 * math.sqrt(accuracy * (1 - accuracy) / count + Z95**2 / (4 * count**2))
-    scale = 1 + Z95**2 / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    scores, truth = _array(logits), _array(labels)
+    held_out = None
+    if val_logits is not None and val_labels is not None and len(val_labels):
+        held_out = _array(val_logits), _array(val_labels)
+    counts = confusion(scores, truth)
+    images, hits = counts.sum(1).tolist(), counts.diagonal().tolist()
+    return {
+        "test_macro_f1": macro_f1(counts),
+        **calibration.measures(scores, truth, held_out),
+        "per_class_accuracy": [h / n if n else None for h, n in zip(hits, images, strict=True)],
+        "confusion": counts.tolist(),
+        "test_hits": predictions.encode_hits(scores, truth),
+    }
+
+
+def confusion(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 (C, C): images by true class (row) and predicted class (column)."""
+    classes = logits.shape[1]
+    cells = np.bincount(labels * classes + logits.argmax(1), minlength=classes**2)
+    return cells.reshape(classes, classes)
+
+
+def macro_f1(counts: NDArray[np.int64]) -> float:
+    """The mean F1 of the classes in a confusion matrix that have images or predictions, 0..1."""
+    sums = counts.sum(0) + counts.sum(1)
+    return float((2 * counts.diagonal()[sums > 0] / sums[sums > 0]).mean())
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """Logits as float64, labels as int64."""
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -43,7 +90,8 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in 0..1, of uint8 images (N, 3, H, W).
 
-    Exact: from a histogram of the 256 values.
+    Exact: from a histogram of the 256 values. Raises DataError for a channel that is the same
+    everywhere, by whose deviation nothing can be divided.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -55,4 +103,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         mean = (share @ values).item()
         means.append(mean)
         stds.append(math.sqrt((share @ (values - mean) ** 2).item()))
+        if share.max() == 1:
+            raise DataError(
+                f"channel {channel} is {mean:.3f} in every pixel of the training images: "
+                "images with some contrast are needed"
+            )
     return tuple(means), tuple(stds)

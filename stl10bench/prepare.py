@@ -1,17 +1,20 @@
 """A config and data -> what a run starts from: images, model, normalisation, header."""
 
+from itertools import permutations
+
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import nn
 
 from stl10bench import checkpoint, metrics
 from stl10bench.batches import Images, Normalise, load, make_normalise
 from stl10bench.config import RunConfig
 from stl10bench.data import splits
-from stl10bench.data.stl10 import Dataset
+from stl10bench.data.stl10 import Dataset, folds
 from stl10bench.device import memory_format
-from stl10bench.errors import UsageError
+from stl10bench.errors import DataError, UsageError
 from stl10bench.models import registry
 from stl10bench.models.weights import Weights
 from stl10bench.randomness import WEIGHTS, seed_of
@@ -22,9 +25,9 @@ def load_train(
 ) -> tuple[Images, Images]:
     """The images to train on, and the hold-out (none with val_fraction 0).
 
-    Raises UsageError when the batch does not fit the images or the processes.
+    Raises UsageError when the batch does not fit the images or the processes, and DataError.
     """
-    train_rows, val_rows = splits.hold_out(dataset.train.labels, config.val_fraction, config.seed)
+    train_rows, val_rows = training_rows(config, dataset)
     if config.batch_size > len(train_rows):
         raise UsageError(
             f"batch_size = {config.batch_size}: there are only {len(train_rows)} training images; "
@@ -37,6 +40,32 @@ def load_train(
         )
     train = load(dataset.train, train_rows, config, accelerator.device)
     return train, load(dataset.train, val_rows, config, accelerator.device)
+
+
+def training_rows(
+    config: RunConfig, dataset: Dataset
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the train split, int64, to train on and to hold out.
+
+    Of a fold all, in the split's order; else of all images or of `labels_per_class`. Raises
+    DataError when there are too few images, or no such fold.
+    """
+    labels = dataset.train.labels
+    if config.fold is not None:
+        found = folds(dataset)
+        if config.fold >= len(found):
+            raise DataError(f"fold = {config.fold}: there are {len(found)}, from 0 on")
+        return np.sort(found[config.fold]), np.arange(0)
+    chosen = splits.subset(labels, config.labels_per_class, config.seed)
+    train, val = splits.hold_out(labels[chosen], config.val_fraction, config.seed)
+    return chosen[train], chosen[val]
+
+
+def fold_overlap(dataset: Dataset) -> float:
+    """The mean share of a fold's images that are in another fold too, over all pairs, 0..1."""
+    sets = [set(fold.tolist()) for fold in folds(dataset)]
+    shares = [len(a & b) / len(a) for a, b in permutations(sets, 2)]
+    return sum(shares) / len(shares)
 
 
 def load_test(config: RunConfig, dataset: Dataset, accelerator: Accelerator) -> Images:
@@ -60,6 +89,7 @@ def create(
         from stl10bench.models.backbone import load_pretrained
 
         tensors, _ = checkpoint.read_tensors(weights.file)
+        checkpoint.check_finite(tensors, weights.file)
         mean, std = load_pretrained(
             model.get_submodule("backbone"), name, config.image_size, tensors
         )

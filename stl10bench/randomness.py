@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 # One number per purpose, so that no two of them ever share a stream.
-HOLDOUT, ORDER, AUGMENT, DROPOUT, WEIGHTS = range(5)
+HOLDOUT, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET = range(6)
 
 
 def seed_of(seed: int, purpose: int, *counters: int) -> int:

@@ -1,5 +1,6 @@
 """Config -> optimizer and learning-rate schedule, from torch and timm."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -41,21 +42,36 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     if config.optimizer not in known:
         raise unknown("optimizer", config.optimizer, known.union(_TORCH))
     try:
-        return optim.create_optimizer_v2(  # type: ignore[attr-defined]
+        optimizer: torch.optim.Optimizer = optim.create_optimizer_v2(  # type: ignore[attr-defined]
             parameters, opt=config.optimizer, lr=config.lr
         )
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise UsageError(f"optimizer {config.optimizer!r} cannot be made: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UsageError(f"optimizer {config.optimizer!r} needs second derivatives: use another")
+    return optimizer
 
 
 def make_schedule(
-    config: RunConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+    config: RunConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int, taken: int = 0
 ) -> lr_scheduler.LRScheduler:
-    """The schedule, to be stepped after each optimizer step.
+    """The schedule after `taken` steps, to be stepped after each optimizer step.
 
     The warm-up is linear. One-cycle is torch's own (Smith and Topin 2018) and its rise is the
     warm-up, or 0.3 of the steps where that is 0.
     """
+    schedule = _first(config, optimizer, steps_per_epoch)
+    with warnings.catch_warnings():  # the optimizer took its steps in an earlier session
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        for _ in range(taken):
+            schedule.step()
+    return schedule
+
+
+def _first(
+    config: RunConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler:
+    """The schedule before the first step."""
     steps = config.epochs * steps_per_epoch
     warmup = round(config.warmup * steps)
     if config.schedule == "one-cycle":

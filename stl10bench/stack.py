@@ -4,6 +4,7 @@ Augmentation is most of what a small model costs, so eight settings that share i
 than one. Each member takes the steps that it would take alone, up to rounding.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -28,11 +29,20 @@ from stl10bench.errors import DivergedError, UsageError
 from stl10bench.evaluation import evaluate
 from stl10bench.models.head import Head
 from stl10bench.models.weights import Weights
-from stl10bench.prepare import build, create, load_test, load_train
+from stl10bench.prepare import build, create, fold_overlap, load_test, load_train
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
+from stl10bench.state import Best
 from stl10bench.tracking import Log
-from stl10bench.training import Best, better, finish
+from stl10bench.training import (
+    better,
+    broken_gradients,
+    broken_weights,
+    can_skip,
+    diverged,
+    finish,
+    poisoned,
+)
 
 OWN = {  # the settings in which the members may differ; the others make the batches
     *("model_options", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing"),
@@ -110,6 +120,7 @@ def run(
     ]
 
     best: list[Best | None] = [None] * len(configs)
+    broken_at = torch.zeros(len(configs), dtype=torch.int64, device=accelerator.device)
     histories: list[list[dict[str, Any]]] = [[] for _ in configs]
     seconds = 0.0
     started = time.monotonic()
@@ -123,14 +134,19 @@ def run(
                 augmented(train, normalise, shared, accelerator, epoch=epoch),
                 configs,
                 accelerator,
+                broken_at,
                 first_step=(epoch - 1) * steps,
                 advance=partial(bar.advance, task),
             )
             seconds += values[0]["seconds"]
             for index, model in enumerate(models):
+                broken = bool(broken_weights(model))
                 if len(val.labels):
                     logits = evaluate(model, val.images, normalise, shared.image_size, accelerator)
                     values[index] |= metrics.score(logits, val.labels, "val")
+                    broken |= not math.isfinite(values[index]["val/loss"])
+                if broken and not broken_at[index]:
+                    broken_at[index] = epoch * steps
                 stored = metrics.finite({"epoch": epoch, **values[index], "time": time.time()})
                 histories[index].append(stored)
                 reached = headers[index].at(epoch, epoch * steps, stored)
@@ -141,8 +157,8 @@ def run(
 
     test = load_test(shared, dataset, accelerator)
     rows: list[dict[str, Any]] = []
-    for config, model, header, chosen, history in zip(
-        configs, models, headers, best, histories, strict=True
+    for config, model, header, chosen, history, broken_step in zip(
+        configs, models, headers, best, histories, broken_at.tolist(), strict=True
     ):
         assert chosen is not None  # there is at least one epoch
         folder = runs_dir / config.name
@@ -151,12 +167,15 @@ def run(
                 accelerator.wait_for_everyone()  # until the folder is there, and ours
                 with Log(folder, config, accelerator, tracker) as log:
                     for epoch, stored in enumerate(history, 1):
-                        log.write(stored, step=epoch * steps)
-                        if stored["train/loss"] is None:
-                            raise DivergedError(
-                                f"diverged: the training loss of epoch {epoch} is not finite at "
-                                f"learning rate {stored['lr']:.3g}; lower --lr or raise --warmup"
+                        if 0 < broken_step <= epoch * steps:
+                            before = history[epoch - 2]["train/loss"] if epoch > 1 else None
+                            raise diverged(
+                                "loss, gradients or weights of",
+                                broken_step,
+                                stored["lr"],
+                                math.nan if before is None else before,
                             )
+                        log.write(stored, step=epoch * steps)
                     if main:
                         last = header.at(shared.epochs, shared.epochs * steps, history[-1])
                         checkpoint.save(folder / "last.safetensors", model, last)
@@ -165,6 +184,7 @@ def run(
                         model,
                         normalise,
                         test,
+                        val,
                         accelerator,
                         dataset=dataset.name,
                         folder=folder,
@@ -175,6 +195,7 @@ def run(
                         compiled=False,
                         weights={"source": config.weights, "sha256": None},
                         stacked=len(configs),
+                        fold_overlap=None if config.fold is None else fold_overlap(dataset),
                     )
             rows.append(row)
         except DivergedError as error:
@@ -189,13 +210,16 @@ def train_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
     configs: Sequence[RunConfig],
     accelerator: Accelerator,
+    broken_at: Tensor,
     *,
     first_step: int,
     advance: Callable[[], None],
 ) -> list[dict[str, float]]:
-    """One pass over the training images; returns what `training.train_epoch` does, per member.
+    """One pass over the training images; returns what `training.epoch_values` does, per member.
 
     The losses are added up for one backward pass: no gradient of one member depends on another.
+    A member whose loss or gradients are not finite takes no step any more, and the number of the
+    first such step is put into `broken_at`, int64 (members), where 0 means none.
     """
     started = time.monotonic()
     lrs = [optimizer.param_groups[-1]["lr"] for optimizer in optimizers]
@@ -203,7 +227,7 @@ def train_epoch(
     sums = torch.zeros(len(configs), 3, dtype=dtype, device=accelerator.device)
 
     stack.train()
-    for step, (images, labels) in enumerate(batches, first_step):
+    for step, (images, labels) in enumerate(batches, first_step):  # the steps that were taken
         seed = seed_of(configs[0].seed, DROPOUT, step, accelerator.process_index)
         outputs = stack(images, seed)
         losses = torch.stack(
@@ -212,9 +236,15 @@ def train_epoch(
                 for logits, config in zip(outputs, configs, strict=True)
             ]
         )
-        accelerator.backward(losses.sum())
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
+        accelerator.backward(poisoned(losses).sum())
+        for index, (optimizer, schedule) in enumerate(zip(optimizers, schedules, strict=True)):
+            if accelerator.scaler is None:  # which skips such steps by itself
+                first = broken_gradients(optimizer) & (broken_at[index] == 0)
+                broken_at[index] += first * (step + 1)
+                if can_skip(optimizer):
+                    optimizer.optimizer.found_inf = (broken_at[index] > 0).float()
+            if can_skip(optimizer) or not broken_at[index]:
+                optimizer.step()
             schedule.step()
             optimizer.zero_grad()
 

@@ -1,23 +1,32 @@
 """Metrics -> metrics.jsonl, which is the truth, and a tracker, which is a mirror."""
 
+import hashlib
 import json
+import logging
 import os
+import queue
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from accelerate import Accelerator
 
+from stl10bench import files
 from stl10bench.config import RunConfig
-from stl10bench.errors import StorageError, UsageError, unknown
+from stl10bench.errors import CheckpointError, StorageError, UsageError, unknown
 from stl10bench.network import reachable
+from stl10bench.state import LogMark
 
 PROJECT = "stl10bench"
 TRACKERS = ("wandb", "tensorboard", "none")
+PATIENCE = 10.0  # seconds that a run waits for its tracker, in all
+_MORE = 64 << 20  # bytes: more than a run writes between two checkpoints
 _PACKAGE = {"wandb": "wandb", "tensorboard": "tensorboard"}
 
 
@@ -35,26 +44,30 @@ class Log:
     """The open log of one run; only the main process writes.
 
     Every row goes to `metrics.jsonl` first (a failure there is a StorageError) and then to the
-    tracker, which can fail without harm: it is then dropped with one warning.
+    tracker, in a thread of its own. A tracker can fail or hang without harm: the run does not wait
+    for it, but for at most 10 s at its end, and it is dropped with one warning.
     """
 
     def __init__(
-        self, folder: Path, config: RunConfig, accelerator: Accelerator, tracker: str
+        self,
+        folder: Path,
+        config: RunConfig,
+        accelerator: Accelerator,
+        tracker: str,
+        mark: LogMark | None = None,
     ) -> None:
         self._accelerator = accelerator
-        self._tracker: str | None = None
         self._path = folder / "metrics.jsonl"
-        if accelerator.is_main_process:
-            self._file = self._path.open("w", encoding="utf-8")
+        self._tracker = tracker
+        self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        if not accelerator.is_main_process:
+            return
+        self._file = _open(self._path, mark)
         if tracker != "none":
-            self._tracker = tracker
             accelerator.project_configuration.set_directories(str(folder))
-            settings = _wandb(folder, config) if tracker == "wandb" else {}
-            self._mirror(
-                lambda: accelerator.init_trackers(
-                    PROJECT, _flat(config), {tracker: settings} if settings else {}
-                )
-            )
+            self._calls.put(lambda: _start(accelerator, folder, config, tracker))
+            self._thread.start()
 
     def __enter__(self) -> "Log":
         return self
@@ -65,41 +78,91 @@ class Log:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._accelerator.is_main_process:
+        if not self._accelerator.is_main_process:
+            return
+        try:
             self._file.close()
-        self._mirror(self._accelerator.end_training)
+        except OSError as cause:
+            if error is None:  # else it says the same
+                raise files.cannot_write(self._path, 0, cause) from cause
+        if self._thread.ident is not None:
+            self._calls.put(self._accelerator.end_training)
+            self._calls.put(None)
+            self._thread.join(PATIENCE)
+            if self._thread.is_alive():
+                warnings.warn(
+                    f"tracker {self._tracker} did not end within {PATIENCE:g} s and is left "
+                    "behind; metrics.jsonl is complete",
+                    stacklevel=2,
+                )
+
+    def mark(self) -> LogMark:
+        """How much was written so far, safely on the disk; for the main process."""
+        try:
+            os.fsync(self._file.fileno())
+            content = self._path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error}") from error
+        return LogMark(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
     def write(self, values: Mapping[str, float | None], *, step: int) -> None:
         """One row: metric paths (`train/loss`) -> numbers, None where there is none."""
-        if self._accelerator.is_main_process:
-            try:
-                self._file.write(json.dumps({"step": step, **values}) + "\n")
-                self._file.flush()
-            except OSError as error:
-                raise StorageError(f"cannot write {self._path}: {error}") from error
+        if not self._accelerator.is_main_process:
+            return
+        line = json.dumps({"step": step, **values}) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise files.cannot_write(self._path, len(line), error) from error
         numbers = {key: value for key, value in values.items() if value is not None}
-        self._mirror(lambda: self._accelerator.log(numbers, step=step))
+        self._calls.put(lambda: self._accelerator.log(numbers, step=step))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """The row's figures and words, where the tracker has a place for them."""
         simple = {k: v for k, v in values.items() if isinstance(v, int | float | str)}
-        if self._tracker == "wandb" and self._accelerator.is_main_process:
-            self._mirror(
+        if self._tracker == "wandb":
+            self._calls.put(
                 lambda: self._accelerator.get_tracker("wandb", unwrap=True).summary.update(simple)
             )
 
-    def _mirror(self, call: Callable[[], Any]) -> None:
-        if self._tracker is None:
-            return
-        try:
-            call()
-        except Exception as error:  # a tracker may fail, a run may not
-            warnings.warn(
-                f"tracker {self._tracker} failed and is left out from here on: {error!r}; "
-                "metrics.jsonl goes on",
-                stacklevel=3,
+    def _serve(self) -> None:
+        """Make the tracker's calls, in order, until one fails or the run has ended."""
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # a tracker may fail, a run may not
+                warnings.warn(
+                    f"tracker {self._tracker} failed and is left out from here on: {error!r}; "
+                    "metrics.jsonl goes on",
+                    stacklevel=2,
+                )
+                return
+
+
+def _open(path: Path, mark: LogMark | None) -> TextIO:
+    """metrics.jsonl, empty, or cut where a checkpoint was written; raises Storage, CheckpointError.
+
+    What stands after the mark, be it half a line, the run is about to write again.
+    """
+    try:
+        if mark is None:
+            return path.open("w", encoding="utf-8")
+        content = files.read(path, mark.size + _MORE, CheckpointError)[: mark.size]
+        if hashlib.sha256(content).hexdigest() != mark.sha256:
+            raise CheckpointError(
+                f"{path} is damaged: it does not begin with what the run's checkpoint says; "
+                "--overwrite starts the run anew"
             )
-            self._tracker = None
+        os.truncate(path, mark.size)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def _start(accelerator: Accelerator, folder: Path, config: RunConfig, tracker: str) -> None:
+    settings = {tracker: _wandb(folder, config)} if tracker == "wandb" else {}
+    accelerator.init_trackers(PROJECT, _flat(config), settings)
 
 
 def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -109,6 +172,7 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
     """
     import wandb
 
+    logging.getLogger("wandb").setLevel(logging.WARNING)  # below it, it logs paths
     mode = os.environ.get("WANDB_MODE")
     if mode is None:
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -122,12 +186,23 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
                     f"wandb sync {folder / 'wandb'}/offline-run-*",
                     stacklevel=4,
                 )
+    identity = folder / "wandb-id"  # a run that goes on goes on there too
+    if not identity.exists():
+        files.write(identity, uuid4().hex[:8].encode())
     return {
+        "id": files.read(identity, 64, StorageError).decode("ascii", "replace"),
+        "resume": "allow",
         "dir": str(folder),
         "name": folder.name,
         "group": config.model,
         "mode": mode,
-        "settings": wandb.Settings(silent=True, console="off", init_timeout=6),
+        "settings": wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=6,
+            x_disable_meta=True,  # the command line, host and paths
+            disable_git=True,
+        ),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
 from stl10bench.cli import COMMANDS, main
 
@@ -115,6 +116,53 @@ def test_benchmark_puts_a_failed_model_in_its_place_and_goes_on(cli: Any, tmp_pa
     assert "mobilenetv2 (learned, from scratch)" in shown
 
 
+def test_benchmark_repeats_each_model_over_seeds_and_trains_only_what_is_missing(
+    cli: Any, tmp_path: Path
+) -> None:
+    for seed in ("0", "1"):
+        cli("train", "logistic", *TINY, "--seed", seed)
+    files = {path: path.read_bytes() for path in tmp_path.glob("runs/*/result.json")}
+    plan = cli("benchmark", "logistic", "mlp", *TINY, "--seeds", "3", "--dry-run")
+    assert [line.split()[-2] for line in plan.out.splitlines() if "--seed" in line] == [
+        *("done", "missing", "done", "missing", "missing", "missing")
+    ]
+    assert "minutes are left to do" in plan.out
+    ended = cli("benchmark", "logistic", *TINY, "--seeds", "3", "--format", "json")
+    assert ended.err.count(": done") == 2
+    (row,) = json.loads(ended.out)
+    assert (row["runs"], row["runs_asked"], len(row["repeats"])) == (3, 3, 3)
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_folds_are_ten_runs_and_one_row(cli: Any) -> None:
+    cli("data", "make-demo", "--data-dir", "data", "--train", "40", "--test", "20")
+    options = [*TINY, "--dataset", "demo", "--data-dir", "data", "--runs-dir", "folds"]
+    for fold in ("0", "9"):
+        assert cli("train", "logistic", *options, "--fold", fold, "--batch-size", "8").code == 0
+    batch = ["--batch-size", "8", "--protocol", "folds"]
+    plan = cli("benchmark", "logistic", *options, *batch, "--dry-run").out
+    assert [int(fold) for fold in re.findall(r"--fold (\d)", plan)] == list(range(10))
+    assert (plan.count("done"), plan.count("missing")) == (2, 8)
+    shown = cli("table", "--runs-dir", "folds").out
+    assert "each trained on one of the pre-defined folds, which share" in shown
+    (row,) = json.loads(cli("table", "--runs-dir", "folds", "--format", "json").out)[2:]
+    assert (row["runs"], row["selection"]) == (2, "last epoch")
+    apart = ["--no-combine", "--no-baselines", "--format", "json"]
+    assert len(json.loads(cli("table", "--runs-dir", "folds", *apart).out)) == 2
+
+
+def test_a_run_that_diverged_is_a_row_of_the_table_and_is_not_trained_again(cli: Any) -> None:
+    wild = [*TINY, "--lr", "1e30", "--optimizer", "sgd", "--schedule", "constant"]
+    assert cli("train", "mlp", *wild).code == 5
+    cli("train", "logistic", *TINY)
+    assert "diverged" in cli("table").out
+    again = cli("benchmark", "mlp", *wild)
+    assert again.code == 2
+    assert ": failed" in again.err
+    assert "epoch" not in again.err
+    assert "diverged" in again.out
+
+
 def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: Path) -> None:
     ended = cli("benchmark", "logistic", "mlp", *TINY, "--hidden", "8,4", "--format", "json")
     rows = json.loads(ended.out)
@@ -122,6 +170,13 @@ def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: 
     ended = cli("benchmark", "logistic", *TINY, "--dropout", "0.5")
     assert ended.code == 2
     assert "model option dropout=0.5: none of the models has it" in ended.err
+
+
+def test_the_reference_rows_stand_beside_ones_own(cli: Any) -> None:
+    cli("train", "logistic", *TINY)
+    shown = cli("table", "--reference", "--format", "markdown").out
+    assert shown.index("STL-10 layout") < shown.index("reference: the course report's table")
+    assert "| mlp | 1.993 | 0.351 [0.341, 0.361]" in shown
 
 
 def test_models_lists_every_registered_name(cli: Any) -> None:
@@ -196,6 +251,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),
         ("train cnn --data-dir nowhere", 3, "stl10bench data download --data-dir nowhere"),
         ("train cnn --config no.json", 2, "cannot read no.json"),
+        ("train cnn --config odd.json", 2, "odd.json: model_options must be an object"),
         ("trian cnn", 2, "No such command 'trian'. Did you mean 'train'?"),
         ("evaluate no.safetensors", 4, "no checkpoint no.safetensors"),
         ("evaluate pickle.pt", 4, "is a pickle"),
@@ -213,6 +269,7 @@ def test_bad_input_is_one_line_with_the_remedy(
     import torch
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pt")
+    (tmp_path / "odd.json").write_text('{"model_options": 3}')
     (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)) * 10)
     ended = cli(*arguments.split())
     assert (ended.code, ended.out) == (code, "")
@@ -233,6 +290,60 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(cli: Any, command: st
 
 def test_help_for_want_of_arguments_is_no_error_message(cli: Any) -> None:
     assert "error" not in cli().err
+
+
+def closed_pipe(number: int) -> str:
+    """Python code for a command's process: nobody reads its stdout (1) or stderr (2)."""
+    return f"import os; read, write = os.pipe(); os.close(read); os.dup2(write, {number})"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("models", 0),
+        ("models --json", 0),
+        ("describe cnn", 0),
+        ("runs list", 0),
+        ("table", 0),
+        ("train --help", 0),
+        ("train mpl --json", 2),
+        ("train mpl", 2),
+    ],
+)
+def test_a_closed_pipe_changes_no_exit_code_and_gives_no_traceback(
+    forks: Forks, cli: Any, tmp_path: Path, arguments: str, code: int
+) -> None:
+    cli("train", "logistic", *TINY)
+    before = f"import os; os.chdir({str(tmp_path)!r})\n" + closed_pipe(1)
+    ended = forks.run(*arguments.split(), before=before)
+    assert (ended.code, "Traceback" in ended.err) == (code, False), ended.err
+    assert ended.err.count("error: ") == bool(code)
+
+
+@pytest.mark.parametrize("before", [closed_pipe(2), "import sys; sys.stdout = sys.stderr = None"])
+def test_a_run_goes_on_when_nobody_listens(
+    forks: Forks, data_dir: Path, tmp_path: Path, before: str
+) -> None:
+    places = ["--data-dir", data_dir, "--runs-dir", tmp_path]
+    assert forks.run("train", "logistic", *TINY, *places, before=before).code == 0
+    (path,) = tmp_path.glob("*/status.json")
+    assert json.loads(path.read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"), [("models", 1), ("table --runs-dir runs", 1), ("train mpl", 2)]
+)
+def test_a_full_disk_behind_stdout_is_an_error_and_one_behind_stderr_is_not(
+    forks: Forks, cli: Any, tmp_path: Path, arguments: str, number: int
+) -> None:
+    cli("train", "logistic", *TINY)
+    full = f"import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {number})"
+    ended = forks.run(*arguments.split(), before=f"{full}; os.chdir({str(tmp_path)!r})")
+    if number == 1:
+        assert ended.code == 7
+        assert ended.err.startswith("error: no room for what the command prints: ")
+    else:
+        assert (ended.code, ended.err) == (2, "")
 
 
 def test_light_commands_import_nothing_heavy() -> None:

@@ -44,6 +44,11 @@ NUMBERS: dict[str, Any] = {  # a valid value other than the default for each fie
     "precision": "bf16",
 }
 
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "fold": {"fold": 3, "val_fraction": 0},
+    "labels_per_class": {"labels_per_class": 5},
+}
+
 
 def test_a_name_is_the_same_on_every_machine_and_in_every_version() -> None:
     """If this fails, stored runs are no longer found: raise FORMAT only if their numbers change."""
@@ -54,9 +59,10 @@ def test_a_name_is_the_same_on_every_machine_and_in_every_version() -> None:
 @pytest.mark.parametrize("field", RunConfig.model_fields)
 def test_every_setting_changes_the_name(field: str) -> None:
     base = make_config({"model": "mlp"})
-    changed = make_config({"model": "mlp", field: NUMBERS[field]})
+    given = PROTOCOLS.get(field) or {field: NUMBERS[field]}
+    changed = make_config({"model": "mlp", **given})
     assert changed.name != base.name
-    assert set(changed.changed()) == {"model", field}
+    assert set(changed.changed()) == {"model", *given}
 
 
 def test_a_default_that_is_given_does_not_change_the_name() -> None:
@@ -105,6 +111,24 @@ def test_a_value_that_cannot_be_is_named_with_its_rule(settings: Any, text: str)
         make_config({"model": "mlp", **settings})
     assert text in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "mlp", "lr": "y" * 100_000},
+        {"model": "mlp", "y" * 100_000: 1},
+        {"model": "mlp", "input": "y" * 100_000},
+        {"model": "mlp"} | {f"no_{i}": i for i in range(1000)},
+        {"model": "mlp", "\x1b[2J": 1, "model_options": {"\n\u202e": {}}},
+    ],
+    ids=["value", "name", "word", "many", "control characters"],
+)
+def test_what_is_wrong_is_quoted_briefly_and_printably(settings: Any) -> None:
+    with pytest.raises(UsageError) as error:
+        make_config(settings)
+    assert len(str(error.value)) < 1000
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("field", ["lr", "weight_decay", "brightness", "warmup", "momentum"])

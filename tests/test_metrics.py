@@ -1,5 +1,6 @@
 """Scores against closed forms, exact arithmetic and torch's own; draws against their promise."""
 
+import json
 import math
 from itertools import product
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from statsmodels.stats.proportion import proportion_confint
 
-from stl10bench import metrics, randomness
+from stl10bench import intervals, metrics, paired, randomness
+from stl10bench.errors import DataError
 
 SCORES = st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 
@@ -19,32 +23,81 @@ def test_wilsons_interval_is_where_the_score_test_just_accepts(case: tuple[int, 
     """Its ends solve (p - hits/n)^2 = z^2 p (1 - p) / n: the interval's definition."""
     hits, count = case
     share = hits / count
-    low, high = metrics.wilson(share, count)
+    low, high = intervals.wilson(share, count)
     assert 0 <= low <= share + 1e-12
     assert share - 1e-12 <= high <= 1
     for end in (low, high):
         if 0 < end < 1:
             left = (end - share) ** 2
-            right = metrics.Z95**2 * end * (1 - end) / count
+            right = intervals.Z95**2 * end * (1 - end) / count
             assert left == pytest.approx(right, rel=1e-9, abs=1e-15)
 
 
 def test_wilsons_interval_of_a_textbook_case() -> None:
     """15 of 148: 0.0624 to 0.1605 (Newcombe 1998, "Two-sided confidence intervals", table I)."""
-    low, high = metrics.wilson(15 / 148, 148)
+    low, high = intervals.wilson(15 / 148, 148)
     assert (round(low, 4), round(high, 4)) == (0.0624, 0.1605)
 
 
 def test_ninety_five_percent_is_the_normal_quantile() -> None:
-    assert math.erf(metrics.Z95 / math.sqrt(2)) == pytest.approx(0.95, abs=1e-15)
+    assert math.erf(intervals.Z95 / math.sqrt(2)) == pytest.approx(0.95, abs=1e-15)
 
 
 @given(SCORES.filter(lambda case: case[1] > 1))
 def test_more_images_narrow_the_interval(case: tuple[int, int]) -> None:
     hits, count = case
-    low, high = metrics.wilson(hits / count, count)
-    narrow_low, narrow_high = metrics.wilson(hits / count, 4 * count)
+    low, high = intervals.wilson(hits / count, count)
+    narrow_low, narrow_high = intervals.wilson(hits / count, 4 * count)
     assert narrow_high - narrow_low < high - low
+
+
+@given(SCORES)
+def test_wilsons_interval_is_statsmodels(case: tuple[int, int]) -> None:
+    hits, count = case
+    theirs = proportion_confint(hits, count, method="wilson")
+    assert intervals.wilson(hits / count, count) == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("images", [500, 1000, 8000])
+@pytest.mark.parametrize("accuracy", [0.1, 0.35, 0.6, 0.85, 0.97])
+def test_wilsons_interval_holds_the_truth_95_times_in_100(accuracy: float, images: int) -> None:
+    hits, times = np.unique(
+        np.random.default_rng(0).binomial(images, accuracy, size=100_000), return_counts=True
+    )
+    found = [intervals.wilson(one / images, images) for one in hits]
+    inside = [low <= accuracy <= high for low, high in found]
+    assert times[inside].sum() / 100_000 == pytest.approx(0.95, abs=0.015)
+
+
+PREDICTIONS = st.integers(2, 6).flatmap(
+    lambda classes: st.tuples(
+        st.just(classes),
+        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1),
+    )
+)
+
+
+@given(PREDICTIONS)
+def test_confusion_f1_and_class_accuracies_are_scikit_learns(
+    case: tuple[int, list[tuple[int, int]]],
+) -> None:
+    classes, pairs = case
+    labels, predicted = zip(*pairs, strict=True)
+    logits = torch.eye(classes)[list(predicted)]
+    row = metrics.measures(logits, torch.tensor(labels))
+    assert row["confusion"] == confusion_matrix(labels, predicted, labels=range(classes)).tolist()
+    theirs = f1_score(labels, predicted, average="macro", zero_division=0)
+    assert row["test_macro_f1"] == pytest.approx(theirs, abs=1e-9)
+    recalls = recall_score(
+        labels, predicted, labels=range(classes), average=None, zero_division=np.nan
+    )
+    ours = [math.nan if one is None else one for one in row["per_class_accuracy"]]
+    assert ours == pytest.approx(recalls.tolist(), abs=1e-9, nan_ok=True)
+    hits = [label == guess for label, guess in pairs]
+    bits = bin(paired.decode_hits("01" + row["test_hits"]))[3:][: len(hits)]
+    assert [bit == "1" for bit in bits] == hits, "a bit an image, in their order"
+    assert paired.decode_hits(row["test_hits"]).bit_count() == sum(hits)
+    json.dumps(row, allow_nan=False)
 
 
 def test_loss_is_the_mean_nll_and_accuracy_counts_the_first_of_equal_logits() -> None:
@@ -68,6 +121,14 @@ def test_channel_statistics_are_those_of_numpy(count: int, seed: int) -> None:
     floats = images.astype(np.float64) / 255
     assert mean == pytest.approx(floats.mean((0, 2, 3)), rel=1e-12)
     assert std == pytest.approx(floats.std((0, 2, 3)), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_channel_that_is_the_same_everywhere_is_refused(value: int) -> None:
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    images[:, 1] = value
+    with pytest.raises(DataError, match=f"channel 1 is {value / 255:.3f} in every pixel"):
+        metrics.channel_statistics(images)
 
 
 def test_what_json_cannot_say_becomes_none() -> None:

@@ -204,19 +204,40 @@ def test_an_edited_result_is_refused(data_dir: Path, tmp_path: Path) -> None:
     row = train(data_dir, tmp_path)
     path = tmp_path / row["run"] / "result.json"
     path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 4'))
-    with pytest.raises(CheckpointError, match=r"another configuration.*--overwrite"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"result.json: epochs = 4, but logistic-.* of epochs = 3: .*--overwrite",
+    ):
         train(data_dir, tmp_path)
 
 
-def test_an_unfinished_run_is_kept_aside_when_it_starts_again(
-    data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_run_without_a_row_is_made_anew_in_its_folder(data_dir: Path, tmp_path: Path) -> None:
     row = train(data_dir, tmp_path)
     (tmp_path / row["run"] / "result.json").unlink()
     (tmp_path / row["run"] / "metrics.jsonl").write_text("half a run\n")
-    assert train(data_dir, tmp_path)["run"] == row["run"]
-    kept = tmp_path / f"{row['run']}.old-1" / "metrics.jsonl"
-    assert kept.read_text() == "half a run\n"
+    again = train(data_dir, tmp_path)
+    assert again["test_loss"] == row["test_loss"]
+    assert len(metrics_of(again, tmp_path)) == 4
+
+
+@pytest.mark.parametrize("state", ["interrupted", "diverged"])
+def test_a_folder_made_for_another_config_is_refused(
+    data_dir: Path, tmp_path: Path, state: str
+) -> None:
+    row = train(data_dir, tmp_path)
+    folder = tmp_path / row["run"]
+    (folder / "result.json").unlink()
+    status = {"state": state, "reason": "for a test"}
+    (folder / "status.json").write_text(json.dumps(status))
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(
+        CheckpointError, match=r"config.json: seed = 1, but .* --overwrite"
+    ) as error:
+        train(data_dir, tmp_path)
+    assert error.value.exit_code == 4
+    train(data_dir, tmp_path, overwrite=True)
+    assert (tmp_path / f"{row['run']}.old-1" / "config.json").exists()
 
 
 def test_a_run_folder_in_use_is_refused(data_dir: Path, tmp_path: Path) -> None:
@@ -227,14 +248,25 @@ def test_a_run_folder_in_use_is_refused(data_dir: Path, tmp_path: Path) -> None:
         train(data_dir, tmp_path, overwrite=True)
 
 
-def test_divergence_is_said_and_recorded(data_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        DivergedError, match=r"after step \d+ at learning rate.*lower --lr"
-    ) as error:
-        train(data_dir, tmp_path, "mlp", optimizer="sgd", lr=1e30, schedule="constant")
-    assert error.value.exit_code == 5
-    (status,) = tmp_path.glob("*/status.json")
-    assert json.loads(status.read_text())["state"] == "diverged"
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb"])
+def test_divergence_is_said_recorded_and_not_repeated(
+    data_dir: Path, tmp_path: Path, optimizer: str
+) -> None:
+    options = {"optimizer": optimizer, "lr": 1e30, "schedule": "constant", "warmup": 0}
+    texts = []
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"of step \d+ are not finite.*lower --lr") as error:
+            train(data_dir, tmp_path, "mlp", **options)
+        assert error.value.exit_code == 5
+        texts.append(str(error.value))
+    assert texts[1].startswith(texts[0])
+    assert "--overwrite trains it again" in texts[1]
+    (path,) = tmp_path.glob("*/status.json")
+    status = json.loads(path.read_text())
+    assert status["state"] == "diverged"
+    assert 1 <= status["step"] <= 12
+    assert status["lr"] == pytest.approx(1e30)
+    assert status["last_finite_loss"] > 0
     assert not list(tmp_path.glob("*/result.json"))
 
 
@@ -275,12 +307,3 @@ def test_a_checkpoint_for_other_classes_is_refused(data_dir: Path, tmp_path: Pat
     other = write_layout(tmp_path / "other", names=("ant", "bee", "cow", "elk"))
     with pytest.raises(DataError, match="the checkpoint knows the classes ant, bee, cow, dog"):
         stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=other)
-
-
-def test_the_hold_out_is_stratified_disjoint_and_seeded() -> None:
-    labels = np.repeat(np.arange(10), 50)
-    train_rows, val_rows = hold_out(labels, 0.1, seed=3)
-    assert np.bincount(labels[val_rows]).tolist() == [5] * 10
-    assert sorted([*train_rows, *val_rows]) == list(range(500))
-    assert np.array_equal(hold_out(labels, 0.1, seed=3)[1], val_rows)
-    assert not np.array_equal(hold_out(labels, 0.1, seed=4)[1], val_rows)

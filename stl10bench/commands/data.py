@@ -1,15 +1,22 @@
-"""Downloads, checks, draws and imports data."""
+"""Downloads, checks, audits, draws and imports data."""
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stl10bench.commands.options import DATA, with_options
-from stl10bench.terminal import stderr
+from stl10bench.commands.options import DATA, JSON, with_options
+from stl10bench.render import Grid, print_table
+from stl10bench.terminal import stderr, stdout
 
-app = typer.Typer(help="Download, check, draw or import data.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from stl10bench.data.audit import Copies, Found
+
+_EXPENDABLE = ("other label", "near images", "exact images")  # on a narrow terminal
+
+app = typer.Typer(help="Download, check, audit, draw or import data.", no_args_is_help=True)
 
 
 @app.command()
@@ -51,6 +58,120 @@ def verify(*, data_dir: Path) -> None:
         f"{found.name}: {len(found.train.labels):,} train and {len(found.test.labels):,} test "
         f"images, {len(found.class_names)} classes, fingerprint {found.fingerprint[:12]}"
     )
+
+
+@app.command()
+@with_options(DATA, JSON)
+def audit(
+    *,
+    dataset: str,
+    data_dir: Path,
+    verify: bool,
+    distance: Annotated[
+        int,
+        typer.Option(help="Bits of 63 in which near copies may differ.", min=0, max=16),
+    ] = 4,
+    examples: Annotated[int, typer.Option(help="Examples of each kind.", min=0)] = 5,
+    unlabelled: Annotated[
+        bool, typer.Option(help="The unlabelled images as well, if they are there.")
+    ] = True,
+    as_json: bool,
+) -> None:
+    """Find copies within and between the splits: the same bytes, or nearly the same picture.
+
+    Near copies have perceptual hashes that differ in few of 63 bits, as after JPEG or a change of
+    brightness or of a few pixels. Mirrored or much cropped ones are missed; with 6 bits or more,
+    pictures that only look alike are found as well. Examples:
+    stl10bench data audit / stl10bench data audit --distance 6 --examples 20 --json
+    """
+    from rich.progress import Progress
+
+    from stl10bench.data import audit as audits
+    from stl10bench.data import stl10
+    from stl10bench.data.datasets import open_data
+
+    console = stderr()
+    found = open_data(dataset, data_dir, download=False, verify=verify, console=console)
+    splits: audits.Splits = {
+        name: (part.images, part.labels)
+        for name, part in (("train", found.train), ("test", found.test))
+    }
+    if unlabelled and (found.folder / "unlabeled_X.bin").is_file():
+        splits["unlabelled"] = stl10.unlabelled(found.folder.parent), None
+    started = time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        total = sum(len(images) for images, _ in splits.values())
+        task = bar.add_task("reading images", total=total)
+        facts = audits.read(splits, lambda count: bar.advance(task, count))
+        task = bar.add_task("comparing them", total=audits.comparisons(facts))
+        exact = audits.exact(facts, examples=examples)
+        near = audits.near(
+            facts,
+            distance=distance,
+            examples=examples,
+            advance=lambda count: bar.advance(task, count),
+        )
+    seconds = time.monotonic() - started
+    console.print(f"{total:,} images audited in {seconds:.1f} s", highlight=False)
+    if as_json:
+        report = {
+            "dataset": found.name,
+            "data": found.fingerprint,
+            "images": {name: len(images) for name, (images, _) in splits.items()},
+            "distance": distance,
+            "exact": audits.as_json(exact),
+            "near": audits.as_json(near),
+            "seconds": seconds,
+        }
+        typer.echo(json.dumps(report))
+    else:
+        counts = ", ".join(f"{len(images):,} {name}" for name, (images, _) in splits.items())
+        title = f"{found.name} {found.fingerprint[:12]}: {counts} images"
+        grid = _audit_grid(title, distance, exact, near)
+        print_table(grid, stdout(), expendable=_EXPENDABLE, whole="--json")
+        typer.echo(
+            _audit_examples("exact", "=", exact) + _audit_examples("near", "~", near), nl=False
+        )
+
+
+def _audit_examples(kind: str, sign: str, found: "Found") -> str:
+    return "".join(
+        f"{kind}: {one} {i} {sign} {other} {j}\n"
+        for (one, other), copies in found.items()
+        for i, j in copies.examples
+    )
+
+
+def _audit_grid(title: str, distance: int, exact: "Found", near: "Found") -> Grid:
+    """A line for each split and each two of them."""
+
+    def images(found: "Copies", *, same: bool) -> str:
+        one, other = found.images
+        return f"{one:,}" if same else f"{one:,} + {other:,}"
+
+    lines = []
+    for (one, other), same_bytes in exact.items():
+        alike, same = near[one, other], one == other
+        labels = "-"
+        if same_bytes.other_label is not None and alike.other_label is not None:
+            labels = f"{same_bytes.other_label + alike.other_label:,}"
+        lines.append(
+            (
+                f"within {one}" if same else f"{one} and {other}",
+                f"{same_bytes.pairs:,}",
+                images(same_bytes, same=same),
+                f"{alike.pairs:,}",
+                images(alike, same=same),
+                labels,
+            )
+        )
+    header = ("splits", "exact pairs", "exact images", "near pairs", "near images", "other label")
+    note = (
+        f"exact: the same bytes; near: perceptual hashes that differ in at most {distance} of 63 "
+        "bits, each of several exact copies counted once a split; other label: pairs whose labels "
+        "differ"
+    )
+    return Grid(title, header, tuple(lines), (("splits", note),))
 
 
 @app.command("make-demo")

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from stl10bench import recipes
-from stl10bench.config import RunConfig
+from stl10bench.config import Limits, RunConfig
 from stl10bench.data.datasets import DATASETS
 from stl10bench.errors import UsageError
 from stl10bench.models import registry
@@ -31,10 +33,10 @@ MODEL = typer.Argument(help="A registered model, or timm:<any timm model>.", aut
 MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
 
 
-def _field_options() -> Specification:
-    """An option for each field of RunConfig; unset, the recipe or the field's default decides."""
+def _field_options(model: type[BaseModel], panel: str) -> Specification:
+    """An option for each field of `model`; unset, a recipe or the field's default decides."""
     specification: Specification = {}
-    for name, field in RunConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         if name in _MADE:
             continue
         kind: Any = field.annotation
@@ -45,13 +47,16 @@ def _field_options() -> Specification:
         elif get_origin(kind) is tuple:
             kind, metavar = str, "LOW,HIGH"
         default = field.default
+        if get_origin(kind) is UnionType:  # X | None
+            kind = get_args(kind)[0]
         shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
+        note = "" if default is None else f" [default: {shown}]"
         option = typer.Option(
-            help=f"{field.description} [default: {shown}]".replace("[", r"\["),
+            help=f"{field.description}{note}".replace("[", r"\["),
             metavar=metavar,
             show_default=False,
             autocompletion=completing(values) if values else None,
-            rich_help_panel="Settings (the recipe's, unless given)",
+            rich_help_panel=panel,
         )
         specification[name] = (Annotated[kind | None, option], None)
     return specification
@@ -129,10 +134,15 @@ _RUN: Specification = {
     "compile": _option(
         bool, "Compile the step with torch.compile: minutes first, then perhaps faster.", False
     ),
+    "deterministic": _option(
+        bool, "Only kernels that give the same bits each time (matters on GPUs).", False
+    ),
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
 }
 TRAINING: Specification = {
-    **_RUN, **DATA, **MACHINE, **PLUGIN, **_MODEL_OPTIONS, **_field_options()
+    **_RUN, **DATA, **MACHINE, **PLUGIN, **_MODEL_OPTIONS,
+    **_field_options(Limits, "Checkpoints and time"),
+    **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
 }  # fmt: skip
 JSON: Specification = {
     "as_json": _option(bool, "Print one JSON object to stdout.", False, "--json"),
@@ -172,6 +182,8 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
             for key, value in read_json(path, UsageError).items()
             if key not in {"model", "data", "weights"}
         }
+        if not isinstance(stored.get("model_options", {}), dict):
+            raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
     if "rotation" in given:
         given["rotation"] = tuple(given["rotation"].split(","))
         if len(given["rotation"]) != 2:

@@ -1,4 +1,4 @@
-"""Train, evaluate, benchmark."""
+"""Train and evaluate one model."""
 
 import json
 from pathlib import Path
@@ -6,22 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from stl10bench import benchmark as benchmarks
 from stl10bench import results
 from stl10bench.commands.options import (
     DATA,
     JSON,
     MACHINE,
     MODEL,
-    MODELS,
     PLUGIN,
     TRAINING,
-    command_line,
     load_plugin,
     settings,
     with_options,
 )
-from stl10bench.errors import UsageError, unknown
 from stl10bench.terminal import is_main, stderr, stdout
 
 app = typer.Typer()
@@ -72,32 +68,3 @@ def evaluate(
             f"images: accuracy {row[f'{split}_accuracy']:.4f} [{low:.4f}, {high:.4f}], "
             f"loss {row[f'{split}_loss']}"
         )
-
-
-@app.command()
-@with_options(TRAINING)
-def benchmark(
-    models: Annotated[list[str] | None, MODELS] = None,
-    *,
-    everything: Annotated[bool, typer.Option("--all", help="The report's five rows.")] = False,
-    style: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(results.FORMATS)}.")
-    ] = "table",
-    freeze: bool | None,
-    **options: Any,
-) -> None:
-    """Train what is missing, each model in its own process, and print one table."""
-    if style not in results.FORMATS:
-        raise unknown("format", style, results.FORMATS)
-    load_plugin(options["plugin"])
-    entries = benchmarks.plan(models or [], everything=everything, freeze=freeze)
-    console, rows = stderr(), []
-    fitted = benchmarks.fit(entries, options)
-    for number, (entry, own) in enumerate(zip(entries, fitted, strict=True), 1):
-        kind = {None: "", True: " --freeze", False: " --no-freeze"}[entry.freeze]
-        title = f"[{number}/{len(entries)}] {entry.model}{kind}"
-        console.print(title, style="bold", markup=False, highlight=False)
-        rows.append(benchmarks.run(entry, command_line(own)))
-    results.show(rows, style, stdout())
-    if all("error" in row for row in rows):
-        raise UsageError("no run succeeded; the table says why")

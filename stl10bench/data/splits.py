@@ -6,6 +6,26 @@ from numpy.typing import NDArray
 from stl10bench.errors import DataError
 
 _PURPOSE = 0  # randomness.HOLDOUT, without importing torch
+_SUBSET = 5  # randomness.SUBSET
+
+
+def subset(labels: NDArray[np.int64], per_class: int | None, seed: int) -> NDArray[np.int64]:
+    """Sorted rows of `labels`, `per_class` of each class; all of them with None.
+
+    Nested: with the same seed a larger number adds rows to those of a smaller one. Raises
+    DataError when a class has fewer.
+    """
+    if per_class is None:
+        return np.arange(len(labels))
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _SUBSET)))
+    chosen = []
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if per_class > count:
+            raise DataError(
+                f"labels_per_class = {per_class}: class {label} has {count} images; lower it"
+            )
+        chosen.append(rng.permutation(np.flatnonzero(labels == label))[:per_class])
+    return np.sort(np.concatenate(chosen))
 
 
 def hold_out(

@@ -35,6 +35,8 @@ def choose(model: str, *, file: Path | None, pretrained: bool, frozen: bool | No
     if file is not None:
         if not pretrained:
             raise UsageError("--weights and --no-pretrained contradict each other: give one")
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"cannot read the weights {file}: no regular file")
         try:
             digest = files.digests(file, "sha256")[0]
             return Weights(f"sha256:{digest}", file, digest)
@@ -59,6 +61,17 @@ def choose(model: str, *, file: Path | None, pretrained: bool, frozen: bool | No
             "or --no-pretrained --no-freeze"
         )
     return Weights(f"hub:{repository}")
+
+
+def contamination(source: str) -> str:
+    """What a model saw before this run: none, ImageNet, or "unknown" for a file of someone's.
+
+    timm's weights on the hub were trained on ImageNet, from which STL-10's images were taken, or
+    on more.
+    """
+    if source == NONE:
+        return "none"
+    return "ImageNet" if source.startswith("hub:timm/") else "unknown"
 
 
 def fetch(weights: Weights) -> Weights:

@@ -1,0 +1,161 @@
+"""Options of a run -> its config, what is known of it, or a child process that trains it; light."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from stl10bench import api, files, runs
+from stl10bench.config import Limits, RunConfig
+from stl10bench.data.stl10 import Dataset
+from stl10bench.errors import BenchError, CheckpointError, InterruptedRunError
+from stl10bench.terminal import LAUNCHED
+
+BUSY = 6  # the exit code of a run whose folder another process owns
+_HOW = {"weights", "pretrained", "recipe"}  # of `train`'s keywords: those that `api.check` takes
+_WHERE = {
+    *("dataset", "data_dir", "download", "verify", "runs_dir", "tracker", "device", "threads"),
+    *("compile", "deterministic", "overwrite"),
+    *Limits.model_fields,
+}
+
+
+class Trial(NamedTuple):
+    """One run to be: its model, its own arguments of `train`, and the keywords that they mean."""
+
+    model: str
+    arguments: tuple[str, ...]
+    keywords: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The trial as a command line would name it."""
+        return " ".join([self.model, *self.arguments])
+
+
+def resolve(trial: Trial, data: Dataset, device: str) -> RunConfig:
+    """The config that names the trial's run; raises what `api.check` raises."""
+    given = {key: value for key, value in trial.keywords.items() if key not in _WHERE}
+    how = {key: given.pop(key) for key in _HOW & given.keys()}
+    config, start = api.check(trial.model, **how, settings=given)
+    return api.resolve(config, data.fingerprint, start, device)
+
+
+class Known(NamedTuple):
+    """A trial, its config (None where it cannot be), and its row, if there is nothing to do."""
+
+    trial: Trial
+    config: RunConfig | None
+    row: dict[str, Any] | None
+
+
+def look(
+    trial: Trial, data: Dataset, device: str, runs_dir: Path, *, overwrite: bool = False
+) -> Known:
+    """What is known of a trial before it is trained.
+
+    Its row is that of a finished run (unless `overwrite`), or has an `error`: settings that cannot
+    be, or a run that diverged.
+    """
+    try:
+        config = resolve(trial, data, device)
+    except BenchError as error:
+        return Known(trial, None, {"model": trial.model, "model_options": {}, "error": str(error)})
+    if overwrite:
+        return Known(trial, config, None)
+    try:
+        return Known(trial, config, runs.ended(runs_dir / config.name, config))
+    except BenchError as error:
+        return Known(trial, config, failed(config, str(error)))
+
+
+def failed(config: RunConfig, reason: str) -> dict[str, Any]:
+    """The row of a run that has none, with its `error`."""
+    return {
+        "run": config.name,
+        "model": config.model,
+        "model_options": config.model_options,
+        "error": reason,
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def train(trial: Trial, common: Sequence[str]) -> tuple[int, str]:
+    """Train in a child process with the arguments `common` and the trial's own.
+
+    Returns its exit code, and the name of the run, or the reason why there is none. A process each
+    keeps memory, failures and Accelerate's state from leaking into the next run. What it says on
+    the way goes to our stderr. Raises InterruptedRunError when it was interrupted; signals that
+    come to us go to it, once, so that it saves and ends.
+    """
+    command = [sys.executable, "-m", "stl10bench", "train", trial.model]
+    with (
+        _noted_signals() as signals,
+        subprocess.Popen(
+            [*command, *common, *trial.arguments, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # else Ctrl-C in a terminal would reach it twice
+            env={**os.environ, LAUNCHED: str(os.getpid())},
+        ) as child,
+    ):
+        signals.forward_to(child)
+        printed, _ = child.communicate()
+    codes = [128 + number for number in signals.came]  # it may have ended before it heard of them
+    code = child.returncode
+    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        codes.append(code if code > 0 else 128 - code)
+    if codes:
+        raise InterruptedRunError("interrupted: the same command goes on from here", codes[0])
+    try:
+        answer = json.loads(printed)
+        return code, str(answer["run"] if code == 0 else answer["error"])
+    except (ValueError, KeyError, TypeError):
+        return code, f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def row(runs_dir: Path, run: str) -> dict[str, Any]:
+    """The stored row of a finished run; raises CheckpointError."""
+    return files.read_json(runs_dir / run / "result.json", CheckpointError)
+
+
+class _Signals:
+    """The signals that came, each sent once to a child as soon as there is one."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self._unsent: deque[int] = deque()
+        self._child: subprocess.Popen[str] | None = None
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        self.came.append(number)
+        self._unsent.append(number)
+        self._send()
+
+    def forward_to(self, child: "subprocess.Popen[str]") -> None:
+        self._child = child
+        self._send()
+
+    def _send(self) -> None:
+        while self._child is not None and self._unsent:
+            self._child.send_signal(self._unsent.popleft())
+
+
+@contextmanager
+def _noted_signals() -> Iterator[_Signals]:
+    """Within, SIGINT and SIGTERM are noted, for a child."""
+    signals = _Signals()
+    before = {n: signal.signal(n, signals.note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
