@@ -50,11 +50,7 @@ def benchmark(
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """Train what is missing, each model in its own process, and print one table.
-
-    Examples: stl10bench benchmark --all / stl10bench benchmark cnn timm:resnet18 --epochs 10
-    / stl10bench benchmark logistic mlp --seeds 3
-    """
+    """Train what is missing, each model in its own process, and print one table."""
     if style not in results.FORMATS:
         raise unknown("format", style, results.FORMATS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

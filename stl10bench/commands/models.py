@@ -46,10 +46,7 @@ def describe(
     plugin: str | None,
     as_json: bool,
 ) -> None:
-    """Print a model's layers, output shapes, parameters, MACs and memory.
-
-    Examples: stl10bench describe cnn / stl10bench describe timm:resnet18 --image-size 96
-    """
+    """Print a model's layers, output shapes, parameters, MACs and memory."""
     load_plugin(plugin)
     registry.check_name(model)
     given = key_values(model_option)
