@@ -1,6 +1,6 @@
 """What `--help` shows of each command in use; light."""
 
-EXAMPLES = {  # at most 60 characters a line, so that they stay whole on a narrow terminal
+EXAMPLES = {  # at most 58 characters a line, so that they stay whole on a narrow terminal
     "train": (
         "stl10bench train mlp --dataset demo --recipe quick",
         "stl10bench train cnn --epochs 5",
@@ -31,8 +31,8 @@ EXAMPLES = {  # at most 60 characters a line, so that they stay whole on a narro
         "stl10bench predict model.safetensors photos --format csv",
     ),
     "export": (
-        "stl10bench export best.safetensors --to onnx --output m.onnx",
-        "stl10bench export best.safetensors --to hub --output m",
+        "stl10bench export m.safetensors --to onnx --output m.onnx",
+        "stl10bench export m.safetensors --to hub --output m",
     ),
     "plot": (
         "stl10bench plot cnn-1a2b mlp-3c4d --output both.svg",
@@ -43,14 +43,11 @@ EXAMPLES = {  # at most 60 characters a line, so that they stay whole on a narro
         "stl10bench visualize augmentations",
         "stl10bench visualize augmentations logistic --image 12",
     ),
-    "visualize predictions": (
-        "stl10bench visualize predictions best.safetensors",
-        "stl10bench visualize predictions m.safetensors --order surest",
-    ),
+    "visualize predictions": ("stl10bench visualize predictions best.safetensors",),
     "visualize filters": ("stl10bench visualize filters best.safetensors",),
     "visualize gradcam": (
         "stl10bench visualize gradcam best.safetensors",
-        "stl10bench visualize gradcam m.safetensors a.jpg --class cat",
+        "stl10bench visualize gradcam m.safetensors --class cat",
     ),
     "visualize embedding": ("stl10bench visualize embedding m.safetensors --images 2000",),
     "runs list": ("stl10bench runs list --runs-dir runs",),
