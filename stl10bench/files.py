@@ -74,6 +74,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a file beside `path`; it replaces `path` at the end, or is removed on an error.
+
+    For writers that want a path (with its suffix); `write` is for bytes. Raises OSError.
+    """
+    part = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def remove_folder(folder: Path) -> None:
     """Remove `folder` so that it is never seen with only a part of its files. Raises OSError."""
     part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
