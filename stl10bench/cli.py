@@ -127,7 +127,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in files.FULL:
             raise
-        _say(StorageError(f"no room for what the command prints: {error}"))
+        _say(StorageError(f"no room for what is written: {error}"))
         code = StorageError.exit_code
     except SystemExit as end:  # as rich and typer end when nobody reads any more: no error of ours
         if not isinstance(end.__context__, BrokenPipeError):

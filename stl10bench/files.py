@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -106,6 +106,16 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(part)
         else:
             part.unlink()
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """The bytes of each file below `folder`, by its path there; of one that vanishes, nothing."""
+    found = {}
+    for place, _, names in os.walk(folder):  # which goes on where a folder vanishes
+        for path in (Path(place) / name for name in names):
+            with suppress(FileNotFoundError):
+                found[str(path.relative_to(folder))] = path.stat().st_size
+    return dict(sorted(found.items()))
 
 
 def sync_folder(folder: Path) -> None:

@@ -56,11 +56,7 @@ def show(
     folder = folders.find(runs_dir, run)
     facts = folders.describe(folder)
     config = files.read_json(folder / "config.json", CheckpointError)
-    sizes = {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    sizes = files.sizes(folder)
     if as_json:
         typer.echo(json.dumps({**facts, "config": config, "files": sizes}))
         return
