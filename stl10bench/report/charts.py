@@ -52,6 +52,7 @@ def cost(points: Sequence[Point], title: str, unit: str) -> Callable[[int], str]
         stairs = [xy for a, b in pairwise(steps) for xy in (a, (b[0], a[1]))]
         parts.append(path([*stairs, *steps[-1:]], "front"))
         boxes = [(x(p.x) - 5, y(p.accuracy) - 5, 10.0, 10.0) for p in points]
+        boxes += [_box(a, b) for a, b in pairwise([*stairs, *steps[-1:]])]
         for point in points:
             parts += _point(point, x(point.x), y)
         for point in sorted(points, key=lambda one: one not in front):
@@ -150,7 +151,7 @@ def _frame(
     """Grid lines, ticks and the title of the lower axis."""
     right = width - 2
     parts = []
-    for value in y.ticks(5):
+    for value in y.ticks(round((y.start - y.end) / 40)):
         parts.append(line(x.start, y(value), x.end, y(value), "grid"))
         parts.append(words(x.start - 6, y(value) + 3.5, _tick(value), anchor="end"))
     marks = (
@@ -190,7 +191,7 @@ def _label(
     long = CHARACTER * len(text)
     places = [
         (x + 9, y + 4, "start"), (x - 9, y + 4, "end"), (x + 8, y - 8, "start"),
-        (x - 8, y - 8, "end"), (x + 8, y + 16, "start"), (x - 8, y + 16, "end"),
+        (x - 8, y - 8, "end"), (x + 8, y + 17, "start"), (x - 8, y + 17, "end"),
     ]  # fmt: skip
     for left, base, anchor in places:
         start = left - long if anchor == "end" else left
@@ -200,6 +201,11 @@ def _label(
             boxes.append(box)
             return words(left, base, text, anchor=anchor)
     return ""
+
+
+def _box(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float, float, float]:
+    """The room of an upright or level line."""
+    return min(a[0], b[0]), min(a[1], b[1]), abs(a[0] - b[0]), abs(a[1] - b[1])
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

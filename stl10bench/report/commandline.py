@@ -1,7 +1,7 @@
-"""A row -> the command that trains the run again; light."""
+"""Rows -> the commands that train their runs again; light."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stl10bench import recipes
@@ -13,8 +13,19 @@ from stl10bench.rows import Row
 _MADE = ("model", "model_options", "data", "weights")
 
 
-def reproducing(row: Row) -> str:
-    """The shell lines that train a row's run again, with comments on what they cannot hold.
+def reproducing(rows: Sequence[Row]) -> str:
+    """The shell lines that train the rows' runs again, each comment once for those after it."""
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        comments, command = _command(row)
+        lines.setdefault("\n".join(comments), []).append(command)
+    return "\n".join(
+        part for comments, commands in lines.items() for part in (comments, *commands) if part
+    )
+
+
+def _command(row: Row) -> tuple[list[str], str]:
+    """Comments on what a command cannot hold, and the command.
 
     FILE and DIR stand for the weights and the data, which a row knows by their sums alone. The
     recipe is the one that leaves the fewest options to give.
@@ -22,7 +33,7 @@ def reproducing(row: Row) -> str:
     try:
         config = make_config(row["config"])
     except UsageError as error:
-        return f"# no command: the settings of this row are not those of this version: {error}"
+        return [], f"# no command: its settings are not those of this version: {clean(str(error))}"
     model = clean(config.model)
     options = row["model_options"]
     recipe, given = min(
@@ -32,8 +43,7 @@ def reproducing(row: Row) -> str:
     words = [*_program(row), "train", model]
     words += [] if recipe == recipes.DEFAULT else ["--recipe", recipe]
     words += _model_options(options) + given + _where(row, config) + _machine(row)
-    lines = [*_comments(row, config), _joined(words)]
-    return "\n".join(lines)
+    return _comments(row, config), _joined(words)
 
 
 def _recipes_default_first() -> list[str]:

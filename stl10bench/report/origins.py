@@ -20,6 +20,7 @@ def details(setting: Setting) -> Details:
     """The runs of a setting, and the command that trains each again."""
     runs = [run.row for run in setting.runs]
     counter = "fold" if runs[0]["config"].get("fold") is not None else "seed"
+    runs.sort(key=lambda row: row["config"].get(counter) or 0)
     keys = ("best_epoch", "epochs", "train_seconds")
     header = ("run", counter, "test accuracy [95 %]", "test loss", *map(_title, keys))
     lines = tuple(
@@ -37,7 +38,7 @@ def details(setting: Setting) -> Details:
     )
     several = f"{len(runs)} runs and their commands" if len(runs) > 1 else "run and command"
     table = Table(f"Runs of {setting.name}", header, lines)
-    return Details(several, (table, *(Code(reproducing(row)) for row in runs)))
+    return Details(several, (table, Code(reproducing(runs))))
 
 
 def environment(part: Part) -> Section:

@@ -34,16 +34,18 @@ _COSTS = (
     ("parameters", "parameters", ""),
     ("train_seconds", "training time", "s"),
 )
-_INTERVAL = "95 %"
+_INTERVAL = "interval"
 _TABLE = (
     "Accuracy on the test split, with Wilson's 95 % interval: the noise of a finite test split "
-    "alone, not that of the seed (the SD over runs is). The epoch is the best on the hold-out, or the "
-    "last where a name says so. vs best: exact McNemar test, or with several runs a test of the means, Holm-corrected; tied is "
-    "what it cannot tell apart from the best."
+    "alone, not that of the seed (the SD over runs is). The epoch is the best on the hold-out, or "
+    "the last where a name says so. vs best: exact McNemar test, or with several runs a test of "
+    "the means, Holm-corrected; tied is what it cannot tell apart from the best. Runs as 1/3: one "
+    "of three is finished, and the setting is not ranked."
 )
 _COST = (
-    "The line joins the settings that nothing cheaper, or as cheap, surpasses; bars are 95 % "
-    "intervals. Latency and time are those of the machines under Environment."
+    "The line joins the settings that nothing cheaper, or as cheap, surpasses. Bars are 95 % "
+    "intervals; hollow points are worse than the best by the test of the table. Latency and time "
+    "are those of the machines under Environment."
 )
 _CURVES = (
     "Training (dashed; augmented images) and hold-out (solid) of every run; all settings share "
