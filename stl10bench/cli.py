@@ -36,7 +36,12 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
         "Train a stored run again and say whether bits, or only statistics, agree.",
     ),
     "models": ("models", "List the models."),
-    "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
+    "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
+    "plot": (
+        "plot",
+        "Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs.",
+    ),
+    "visualize": ("visualize", "Draw the data, and what models make of them."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, audit, draw or import data."),
     "doctor": ("doctor", "Say whether a run would work here, and what to do where it would not."),

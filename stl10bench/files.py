@@ -121,7 +121,8 @@ def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
     """The bytes of `path`; raises `error` when it cannot be read, or for more than `limit`."""
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, limit) + 1)  # asks for that much memory at once
     except OSError as cause:
         raise error(f"cannot read {path}: {cause.strerror}") from cause
     if len(content) > limit:

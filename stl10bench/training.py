@@ -23,7 +23,12 @@ from stl10bench import checkpoint, cost, files, metrics, state
 from stl10bench.batches import Images, Normalise, augmented, cached
 from stl10bench.config import Limits, RunConfig
 from stl10bench.data.stl10 import Dataset
-from stl10bench.errors import DivergedError, InterruptedRunError, StorageError
+from stl10bench.errors import (
+    CheckpointError,
+    DivergedError,
+    InterruptedRunError,
+    StorageError,
+)
 from stl10bench.evaluation import evaluate, features_of_views, fold_frozen, tested_row
 from stl10bench.models.head import Classifier
 from stl10bench.models.weights import Weights
@@ -65,7 +70,10 @@ def run(
     at, best = Position(), None
     if stored is not None:
         at, header, best = stored.position, stored.header, stored.best
-        checkpoint.fill(model, stored.model, folder)
+        if at.batch > steps:
+            raise CheckpointError(f"{folder}: {at.batch} steps of an epoch of {steps} are stored")
+        for one in (best.weights if best else stored.model, stored.model):  # each is to fit
+            checkpoint.fill(model, one, folder)
     check_agreement(at.step(steps), folder, accelerator)
     model.to(accelerator.device)
     fold_frozen(model, train, normalise, config)
@@ -122,6 +130,7 @@ def run(
                     accelerator,
                     at,
                     first_step=at.step(steps),
+                    last_loss=loss_before(at, header),
                     pauses=watch.pauses,
                     advance=partial(bar.advance, task),
                 )
@@ -137,6 +146,10 @@ def run(
                     )
                     values |= metrics.score(logits, val.labels, "val")
                 epoch, step = at.epoch + 1, at.step(steps)
+                if not math.isfinite(values.get("val/loss", 0.0)):
+                    raise diverged(
+                        "logits of the hold-out after", step, at.lr, values["train/loss"]
+                    )
                 row = metrics.finite({"epoch": epoch, **values, "time": time.time()})
                 log.write(row, step=step)
                 console.print(epoch_line(epoch, config.epochs, values), highlight=False)
@@ -331,18 +344,21 @@ def train_epoch(
     at: Position,
     *,
     first_step: int,
+    last_loss: float = math.nan,
     pauses: Callable[[], bool],
     advance: Callable[[], None],
 ) -> Position:
     """The steps of an epoch from `at` on, up to its end or a pause; returns where that is.
 
+    `last_loss` is that of the step before, for what is said of a divergence.
     Raises DivergedError when the loss or a gradient is not finite: that step is not applied, and
-    at most one more is taken.
+    at most one more is computed (with fp16's loss scaling, those up to the end or the pause).
+    Raises it as well, at the end or the pause, for weights that are not finite.
     """
     started = time.monotonic()
     skips = can_skip(optimizer)
     checks: deque[Check] = deque()
-    last_loss = torch.tensor(math.nan)
+    loss_of_last = torch.tensor(last_loss)
     if not at.batch:
         at = at.model_copy(update={"lr": optimizer.param_groups[-1]["lr"]})
     sums = own_sums(at, accelerator)
@@ -357,7 +373,7 @@ def train_epoch(
         accelerator.backward(poisoned(loss))
         if accelerator.scaler is None:  # which skips such steps by itself
             broken = broken_gradients(optimizer)
-            checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, last_loss))
+            checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, loss_of_last))
             if skips:
                 optimizer.optimizer.found_inf = broken.float()
             if len(checks) > skips:
@@ -366,8 +382,8 @@ def train_epoch(
         schedule.step()
         optimizer.zero_grad()
 
-        last_loss = loss.detach()
-        sums[0] += last_loss * len(labels)
+        loss_of_last = loss.detach()
+        sums[0] += loss_of_last * len(labels)
         sums[1] += (logits.detach().argmax(1) == labels).sum()
         sums[2] += len(labels)
         advance()
@@ -376,13 +392,16 @@ def train_epoch(
 
     for check in checks:
         raise_if_broken(check)
-    gathered = accelerator.gather(sums[None])
-    if not gathered.isfinite().all():  # as far as fp16's loss scaling lets it come
-        raise_if_broken(Check(first_step + batch, at.lr, torch.tensor(True), last_loss))
+    step = first_step + batch
+    gathered = accelerator.gather(torch.cat([sums, broken_weights(model).to(sums)[None]])[None])
+    if not gathered[:, :3].isfinite().all():  # as far as fp16's loss scaling lets it come
+        raise diverged("losses up to", step, at.lr, math.nan)
+    if gathered[:, 3].any():
+        raise diverged("weights after", step, at.lr, loss_of_last.item())
     return at.model_copy(
         update={
             "batch": at.batch + batch,
-            "sums": gathered.tolist(),
+            "sums": gathered[:, :3].tolist(),
             "seconds": at.seconds + time.monotonic() - started,
         }
     )
@@ -398,6 +417,14 @@ def broken_gradients(optimizer: AcceleratedOptimizer) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters if p.grad is not None]
     return ~torch.nn.utils.get_total_norm(gradients, math.inf).isfinite()
+
+
+def broken_weights(model: nn.Module) -> Tensor:
+    """Whether a weight or a statistic is not finite, bool (): rate x gradient can overflow."""
+    values = [
+        value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()
+    ]
+    return ~torch.nn.utils.get_total_norm(values, math.inf).isfinite()
 
 
 def can_skip(optimizer: AcceleratedOptimizer) -> bool:
@@ -417,15 +444,20 @@ class Check(NamedTuple):
 def raise_if_broken(check: Check) -> None:
     """Raise DivergedError for a step whose loss or gradients were not finite."""
     if check.broken:
-        last = metrics.finite({"loss": check.last_loss.item()})["loss"]
-        before = "" if last is None else f", after a loss of {last:.4g}"
-        raise DivergedError(
-            f"diverged: loss or gradients of step {check.step} are not finite at learning rate "
-            f"{check.lr:.3g}{before}; lower --lr or raise --warmup",
-            step=check.step,
-            lr=check.lr,
-            last_finite_loss=last,
-        )
+        raise diverged("loss or gradients of", check.step, check.lr, check.last_loss.item())
+
+
+def diverged(what: str, step: int, lr: float, last_loss: float) -> DivergedError:
+    """The error for `what` of a step that is not finite; `last_loss` is the newest before it."""
+    last = last_loss if math.isfinite(last_loss) else None
+    before = "" if last is None else f", after a loss of {last:.4g}"
+    return DivergedError(
+        f"diverged: {what} step {step} are not finite at learning rate {lr:.3g}{before}; "
+        "lower --lr or raise --warmup",
+        step=step,
+        lr=lr,
+        last_finite_loss=last,
+    )
 
 
 def own_sums(at: Position, accelerator: Accelerator) -> Tensor:
@@ -436,6 +468,14 @@ def own_sums(at: Position, accelerator: Accelerator) -> Tensor:
     if len(sums) == accelerator.num_processes:
         return sums[accelerator.process_index].clone()
     return sums.sum(0) if accelerator.is_main_process else torch.zeros_like(sums[0])
+
+
+def loss_before(at: Position, header: checkpoint.Header) -> float:
+    """The mean training loss of the epoch so far, or at its begin of the one before, else NaN."""
+    if at.batch:
+        return epoch_values(at)["train/loss"]
+    before = header.metrics.get("train/loss")
+    return math.nan if before is None else before
 
 
 def epoch_values(at: Position) -> dict[str, float]:
