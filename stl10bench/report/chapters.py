@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stl10bench.data.datasets import data_folder
 from stl10bench.errors import DataError
-from stl10bench.report import judgement, material, origins, scores
+from stl10bench.report import judgement, material, mistakes, origins, scores, studies
 from stl10bench.report.blocks import Chapter, Gallery, Section, notes
 
 
@@ -19,18 +19,18 @@ def chapters(runs_dir: Path, names: Sequence[str], *, data_dir: Path | None) -> 
     found = []
     pictures = False
     for part in material.gather(runs_dir, names):
-        mistakes = judgement.worst(part, folder)
-        pictures |= mistakes is not None and _has_pictures(mistakes)
+        worst = mistakes.worst(part, folder)
+        pictures |= worst is not None and _has_pictures(worst)
         sections = [
             scores.table(part),
             scores.costs(part),
             scores.curves(part),
-            scores.studies(part),
+            studies.studies(part),
             judgement.calibrated(part),
             judgement.confused(part),
             judgement.classes(part),
             judgement.agreeing(part),
-            mistakes,
+            worst,
             origins.environment(part) if part.settings else None,
             Section("Notes", tuple(notes(part.notes))) if part.notes else None,
         ]

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from stl10bench.report import placement
 from stl10bench.report.blocks import Figure
-from stl10bench.report.svg import CHARACTER, Axis, axis, dot, line, path, picture, si, words
+from stl10bench.report.svg import Axis, axis, dot, line, path, picture, si, words
 
 WIDE, NARROW = 760, 340  # px
-_LABEL = 26  # characters of a name beside a point
 
 
 class Point(NamedTuple):
@@ -52,11 +52,13 @@ def cost(points: Sequence[Point], title: str, unit: str) -> Callable[[int], str]
         stairs = [xy for a, b in pairwise(steps) for xy in (a, (b[0], a[1]))]
         parts.append(path([*stairs, *steps[-1:]], "front"))
         boxes = [(x(p.x) - 5, y(p.accuracy) - 5, 10.0, 10.0) for p in points]
-        boxes += [_box(a, b) for a, b in pairwise([*stairs, *steps[-1:]])]
+        boxes += [placement.box(a, b) for a, b in pairwise([*stairs, *steps[-1:]])]
         for point in points:
             parts += _point(point, x(point.x), y)
         for point in sorted(points, key=lambda one: one not in front):
-            parts.append(_label(point.name, x(point.x), y(point.accuracy), width, height, boxes))
+            parts.append(
+                placement.label(point.name, x(point.x), y(point.accuracy), width, height, boxes)
+            )
         return picture("".join(parts), width, height, f"Test accuracy against {title}")
 
     return draw
@@ -178,45 +180,6 @@ def _point(point: Point, at: float, y: Axis) -> list[str]:
     ]
 
 
-def _label(
-    name: str,
-    x: float,
-    y: float,
-    width: int,
-    height: int,
-    boxes: list[tuple[float, float, float, float]],
-) -> str:
-    """The name beside its point, where it covers nothing; else none (the point still tells it)."""
-    text = name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
-    long = CHARACTER * len(text)
-    places = [
-        (x + 9, y + 4, "start"), (x - 9, y + 4, "end"), (x + 8, y - 8, "start"),
-        (x - 8, y - 8, "end"), (x + 8, y + 17, "start"), (x - 8, y + 17, "end"),
-    ]  # fmt: skip
-    for left, base, anchor in places:
-        start = left - long if anchor == "end" else left
-        box = start, base - 10, long, 13.0
-        inside = start > 46 and start + long < width - 2 and 8 < base < height - 44
-        if inside and not any(_overlap(box, other) for other in boxes):
-            boxes.append(box)
-            return words(left, base, text, anchor=anchor)
-    return ""
-
-
-def _box(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float, float, float]:
-    """The room of an upright or level line."""
-    return min(a[0], b[0]), min(a[1], b[1]), abs(a[0] - b[0]), abs(a[1] - b[1])
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return (
-        one[0] < other[0] + other[2]
-        and other[0] < one[0] + one[2]
-        and one[1] < other[1] + other[3]
-        and other[1] < one[1] + one[3]
-    )
-
-
 def _pieces(
     epochs: Sequence[float], values: Sequence[float], x: Axis, y: Axis, top: float
 ) -> list[list[tuple[float, float]]]:
@@ -224,7 +187,7 @@ def _pieces(
     pieces: list[list[tuple[float, float]]] = [[]]
     for epoch, value in zip(epochs, values, strict=True):
         if math.isfinite(value):
-            pieces[-1].append((x(epoch), y(min(value, top))))
+            pieces[-1].append((x(epoch), y(min(max(value, 0), top))))
         elif pieces[-1]:
             pieces.append([])
     return [piece for piece in pieces if piece]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from stl10bench import results, standing
 from stl10bench.rows import Row
 
+_LARGEST = 1e15  # that an axis shows; nan is none of these
 FEWEST = 3  # values that make a study
 _NO_FACTOR = ("model", "data", "weights", "seed", "fold")
 _FOLLOWS = ("precision",)  # may change because another setting does
@@ -51,7 +52,10 @@ def _of(key: str, rows: Sequence[Row], flat: Sequence[dict[str, Any]]) -> Iterat
 
 def is_numeric(family: Family) -> bool:
     """Whether the setting's values are numbers, which an axis can be made of."""
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in family.values)
+    return all(
+        isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < _LARGEST
+        for v in family.values
+    )
 
 
 def _order(value: Any) -> tuple[int, float, str]:

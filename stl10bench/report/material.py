@@ -14,6 +14,7 @@ from stl10bench.report import answers
 from stl10bench.report.answers import Answers
 from stl10bench.rows import Row
 
+_EPOCHS = 10**9
 _SHOWN = 3  # settings that tell rows of one name apart
 
 
@@ -80,7 +81,7 @@ def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[
     for name, row in zip(_names(finished), finished, strict=True):
         members = [_run(single[run], folders[run], notes) for run in row["repeats"]]
         settings.append(Setting(name, row, tuple(members)))
-        notes += [f"{name}: {one}" for one in row.get("test_notes") or [] if isinstance(one, str)]
+        notes += [f"{name}: {one}" for run in members for one in _said(run.row)]
         notes += [f"{name}: {one}" for one in row["failures"]]
     labels = {one.answers.labels.tobytes() for s in settings for one in s.runs if one.answers}
     if len(labels) > 1:
@@ -111,11 +112,20 @@ def _run(row: Row, folder: Path, notes: list[str]) -> Run:
             warnings.simplefilter("always")
             logged = history.read(folder)
         notes += [f"{name}: the torn last line of metrics.jsonl is left out" for _ in torn]
+        if any(abs(epoch) > _EPOCHS for epoch in logged.epochs):
+            raise CheckpointError(f"metrics.jsonl has an epoch beyond {_EPOCHS:,}")
         if not logged.epochs:
             notes.append(f"{name}: metrics.jsonl has no epoch, so there are no curves")
     except BenchError as error:
         notes.append(f"{name}: {error}")
+        logged = None
     return Run(row, folder, logged, answered)
+
+
+def _said(row: Row) -> list[str]:
+    """A row's own notes."""
+    found = row.get("test_notes")
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 def _unfinished(runs_dir: Path) -> list[str]:

@@ -31,7 +31,7 @@ def details(setting: Setting) -> Details:
                 word(row["config"].get(counter, 0)),
                 columns.text({**row, "at_chance": None}, columns.COLUMNS["test_accuracy"]),
                 columns.text(row, columns.COLUMNS["test_loss"]),
-                *(word(row.get(key)) for key in keys),
+                *(_read(row, key) for key in keys),
             )
         )
         for row in runs
@@ -81,6 +81,11 @@ def word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
     return clean(str(value))[:100]
+
+
+def _read(row: dict[str, Any], key: str) -> str:
+    column = columns.COLUMNS.get(key)
+    return columns.text(row, column) if column else word(row.get(key))
 
 
 def _title(key: str) -> str:

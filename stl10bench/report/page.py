@@ -3,14 +3,15 @@
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files as resources
 from typing import Any
 
 import stl10bench
 from stl10bench.escaping import html
+from stl10bench.report import tables
 from stl10bench.report.blocks import (
     Block,
-    Cell,
     Chapter,
     Choice,
     Code,
@@ -24,7 +25,6 @@ from stl10bench.report.blocks import (
     Tiles,
 )
 
-_STEPS = 10  # of colour
 _THEMES = ("Auto", "Light", "Dark")
 
 
@@ -178,48 +178,6 @@ def _mistake(one: Mistake) -> str:
     )
 
 
-def _table(table: Table) -> str:
-    lefts = [number == 0 or name in table.left for number, name in enumerate(table.header)]
-    heads = "".join(
-        _head(table, name, left) for name, left in zip(table.header, lefts, strict=True)
-    )
-    bodies = []
-    details = table.details or (None,) * len(table.lines)
-    for line, more in zip(table.lines, details, strict=True):
-        body = f"<tr>{''.join(map(_cell, line, lefts, range(len(line))))}</tr>"
-        if more is not None:
-            inside = f'<div class="fold">{_details(more)}</div>'
-            body += f'<tr class="more"><td colspan="{len(line)}">{inside}</td></tr>'
-        bodies.append(f"<tbody>{body}</tbody>" if table.sortable else body)
-    whole = "".join(bodies) if table.sortable else f"<tbody>{''.join(bodies)}</tbody>"
-    kind = ' class="matrix"' if table.corner or not table.header[0] else ""
-    return (
-        f'<div class="scroll" role="region" aria-label="{html(table.title)}" tabindex="0">'
-        f"<table{kind}><caption>{html(table.title)}</caption>"
-        f"<thead><tr>{heads}</tr></thead>{whole}</table></div>"
-    )
-
-
-def _head(table: Table, name: str, left: bool) -> str:
-    kind = " class=left" if left else ""
-    if not name:
-        return f"<th scope=col{kind}><small>{html(table.corner)}</small></th>"
-    if not table.sortable or name in table.pictures:
-        return f"<th scope=col{kind}>{html(name)}</th>"
-    order = ' aria-sort="descending"' if name == table.sorted_by else ""
-    return f'<th scope=col{kind}{order}><button type="button">{html(name)}</button></th>'
-
-
-def _cell(cell: Cell, left: bool, number: int) -> str:
-    kinds = [*(["left"] if left else [])]
-    if cell.heat is not None:
-        kinds.append(f"h{round(cell.heat * _STEPS)}")
-    kind = f' class="{" ".join(kinds)}"' if kinds else ""
-    value = "" if cell.value is None else f' data-value="{html(str(cell.value))}"'
-    tag = "th scope=row" if number == 0 else "td"
-    return f"<{tag}{kind}{value}>{cell.svg or html(cell.text)}</{tag[:2]}>"
-
-
 _DRAW: dict[type, Callable[[Any], str]] = {
     Text: _text,
     Code: _code,
@@ -227,5 +185,5 @@ _DRAW: dict[type, Callable[[Any], str]] = {
     Figure: _figure,
     Tiles: _tiles,
     Gallery: _gallery,
-    Table: _table,
+    Table: partial(tables.table, fold=_details),
 }

@@ -10,7 +10,6 @@ from stl10bench.report.blocks import (
     Block,
     Cell,
     Choice,
-    Details,
     Figure,
     Section,
     Table,
@@ -18,11 +17,9 @@ from stl10bench.report.blocks import (
     Tiles,
 )
 from stl10bench.report.charts import Point
-from stl10bench.report.families import Family, families, is_numeric
 from stl10bench.report.material import Part
 from stl10bench.rows import Row
 
-STUDIES = 12
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "test_loss", "test_macro_f1"),
     *("test_ece", "parameters", "trainable_parameters", "macs", "image_size", "latency_ms"),
@@ -51,16 +48,17 @@ _CURVES = (
     "Training (dashed; augmented images) and hold-out (solid) of every run; all settings share "
     "their scales, and losses above the panel are cut at its top."
 )
-_STUDY = (
-    "Settings that differ in one point alone. Bars: 95 % interval of the mean; small dots: the "
-    "runs. The band is what noise explains around the best: twice the SD over its runs, or for a "
-    "single run its interval. Hollow: worse than the best by the test of the table, corrected for "
-    "this study."
-)
 
 
 def table(part: Part) -> Section:
-    """The results, the most accurate first, what needs no image last."""
+    """The results, the most accurate first, what needs no image last; then what failed."""
+    blocks: list[Block] = [Text(_TABLE), _results(part)] if part.settings else []
+    if part.failures:
+        blocks.append(origins.failures(part.failures))
+    return Section("Results", tuple(blocks))
+
+
+def _results(part: Part) -> Table:
     rows = [setting.row for setting in part.settings] + list(part.baselines)
     chosen = [
         column
@@ -72,16 +70,15 @@ def table(part: Part) -> Section:
     names = [setting.name for setting in part.settings]
     names += [clean(results.label(row)) for row in part.baselines]
     titles = [column.title for column in chosen]
-    header = (columns.LABEL, titles[0], _INTERVAL, *titles[1:])
     lines = []
     for name, row in zip(names, rows, strict=True):
         cells = [Cell(columns.text(row, one), _sortable(row, one.key)) for one in chosen]
         drawn = charts.interval(row, reach) if row.get("test_accuracy_interval") else ""
         bar = Cell("", row["test_accuracy"], svg=drawn)
         lines.append((Cell(name, name), cells[0], bar, *cells[1:]))
-    found = Table(
+    return Table(
         "Results",
-        header,
+        (columns.LABEL, titles[0], _INTERVAL, *titles[1:]),
         tuple(lines),
         (*(origins.details(one) for one in part.settings), *(None for _ in part.baselines)),
         left=(titles[0],),
@@ -89,10 +86,6 @@ def table(part: Part) -> Section:
         sorted_by=titles[0],
         pictures=(_INTERVAL,),
     )
-    blocks: list[Block] = [Text(_TABLE), found] if lines else []
-    if part.failures:
-        blocks.append(origins.failures(part.failures))
-    return Section("Results", tuple(blocks))
 
 
 def costs(part: Part) -> Section | None:
@@ -100,7 +93,7 @@ def costs(part: Part) -> Section | None:
     figures = []
     for key, title, unit in _COSTS:
         points = [
-            _point(one.name, columns.value(one.row, key), one.row)
+            point(one.name, columns.value(one.row, key), one.row)
             for one in part.settings
             if columns.value(one.row, key) is not None
         ]
@@ -109,19 +102,6 @@ def costs(part: Part) -> Section | None:
     if not figures:
         return None
     return Section("Accuracy against cost", (Text(_COST, "legend"), Choice("Cost", tuple(figures))))
-
-
-def studies(part: Part) -> Section | None:
-    """A figure for each setting of which there are three values or more, all else equal."""
-    found = families([setting.row for setting in part.settings])
-    if not found:
-        return None
-    shown = found[:STUDIES]
-    numbers = Details("Numbers", tuple(map(_numbers, shown)))
-    blocks: list[Block] = [Text(_STUDY, "legend"), Tiles(tuple(map(_study, shown))), numbers]
-    if len(found) > STUDIES:
-        blocks.append(Text(f"{len(found) - STUDIES} more are left out", "note"))
-    return Section("Studies", tuple(blocks))
 
 
 def curves(part: Part) -> Section | None:
@@ -167,42 +147,8 @@ def summary(part: Part) -> str:
     return f"{text}; tied with it: {', '.join(tied)}." if tied else f"{text}."
 
 
-def _study(family: Family) -> Figure:
-    numeric = is_numeric(family)
-    points = [
-        _point(_label(value), float(value) if numeric else float(n), row)
-        for n, (value, row) in enumerate(zip(family.values, family.rows, strict=True))
-    ]
-    best = max(points, key=lambda point: point.accuracy)
-    band = best.low, best.high
-    if deviation := family.rows[points.index(best)].get("test_accuracy_sd"):
-        band = best.accuracy - 2 * deviation, best.accuracy + 2 * deviation
-    ticks = None if numeric else [point.name for point in points]
-    draw = charts.levels(points, ticks, _factor(family), band)
-    return Figure(_title(family), draw(charts.NARROW), "")
-
-
-def _numbers(family: Family) -> Table:
-    """What a study's figure shows."""
-    keys = ("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "p_vs_best")
-    chosen = [columns.COLUMNS[key] for key in keys]
-    lines = tuple(
-        (Cell(_label(value)), *(Cell(columns.text(row, column)) for column in chosen))
-        for value, row in zip(family.values, family.rows, strict=True)
-    )
-    titles = [column.title for column in chosen]
-    return Table(_title(family), (_factor(family), *titles), lines, left=(titles[0],))
-
-
-def _title(family: Family) -> str:
-    return f"{_factor(family)} of {clean(family.model)}"
-
-
-def _factor(family: Family) -> str:
-    return clean(family.setting.replace("_", " "))
-
-
-def _point(name: str, x: float, row: Row) -> Point:
+def point(name: str, x: float, row: Row) -> Point:
+    """A row in a plot; it stands out unless it is worse than the best."""
     low, high = row["test_accuracy_interval"]
     return Point(name, x, row["test_accuracy"], low, high, row["vs_best"] != "worse")
 
@@ -219,14 +165,6 @@ def _reach(rows: Sequence[Row]) -> tuple[float, float]:
     values = [v for row in rows for v in (row.get("test_accuracy_interval") or ())]
     low, high = min(values, default=0.0), max(values, default=1.0)
     return (low, high) if high > low else (0.0, 1.0)
-
-
-def _label(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return "-".join(map(_label, value))
-    return clean(f"{value:g}" if isinstance(value, int | float) else str(value))
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from stl10bench.escaping import html
 
-CHARACTER = 6.1  # px, of a mean character at the size of the labels
-
 
 def element(name: str, content: str = "", **attributes: object) -> str:
     """One element; `content` is markup, attributes are text: `text_anchor` is text-anchor."""
