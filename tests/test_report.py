@@ -337,7 +337,7 @@ def spoil(folder: Path, what: str) -> None:
     ("what", "note"),
     [
         ("missing", "predictions.safetensors is missing"),
-        ("half", "is not a"),
+        ("half", "predictions.safetensors is not a safetensors file"),
         ("other", "is not of this run"),
         ("torn", "the torn last line of metrics.jsonl is left out"),
         ("damaged", "line 1 is damaged"),
@@ -351,6 +351,7 @@ def test_a_run_whose_files_cannot_be_believed_keeps_its_row(
     spoil(runs_dir / "mlp-aa", what)
     seen = Seen(report())
     assert note in seen.words
+    assert str(runs_dir) not in seen.words
     assert [line[0] for line in seen.tables["Runs of mlp"]] == ["run", "mlp-aa", "mlp-bb"]
     assert "nan" not in re.sub(r"<style>.*</style>", "", report())
     assert report("--format", "markdown")

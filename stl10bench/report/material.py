@@ -1,6 +1,7 @@
 """Run folders -> what a report is made of; what cannot be read is a note, not an end."""
 
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ def _run(row: Row, folder: Path, notes: list[str]) -> Run:
     try:
         answered = answers.read(folder, row)
     except BenchError as error:
-        notes.append(f"{name}: {error}")
+        notes.append(f"{name}: {_without(folder, error)}")
     try:
         with warnings.catch_warnings(record=True) as torn:
             warnings.simplefilter("always")
@@ -117,9 +118,14 @@ def _run(row: Row, folder: Path, notes: list[str]) -> Run:
         if not logged.epochs:
             notes.append(f"{name}: metrics.jsonl has no epoch, so there are no curves")
     except BenchError as error:
-        notes.append(f"{name}: {error}")
+        notes.append(f"{name}: {_without(folder, error)}")
         logged = None
     return Run(row, folder, logged, answered)
+
+
+def _without(folder: Path, error: BenchError) -> str:
+    """What went wrong, without where the run lies on this machine."""
+    return str(error).replace(f"{folder}{os.sep}", "")
 
 
 def _said(row: Row) -> list[str]:

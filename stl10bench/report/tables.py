@@ -6,6 +6,7 @@ from stl10bench.escaping import html
 from stl10bench.report.blocks import Cell, Details, Table
 
 _STEPS = 10  # of colour
+_LINE = 30  # characters
 
 
 def table(table: Table, *, fold: Callable[[Details], str]) -> str:
@@ -32,7 +33,7 @@ def table(table: Table, *, fold: Callable[[Details], str]) -> str:
 
 
 def _head(table: Table, name: str, left: bool) -> str:
-    kind = " class=left" if left else ""
+    kind = _classes(["left"] * left, name)
     if not name:
         return f"<th scope=col{kind}><small>{html(table.corner)}</small></th>"
     if not table.sortable or name in table.pictures:
@@ -42,10 +43,14 @@ def _head(table: Table, name: str, left: bool) -> str:
 
 
 def _cell(cell: Cell, left: bool, number: int) -> str:
-    kinds = [*(["left"] if left else [])]
-    if cell.heat is not None:
-        kinds.append(f"h{round(cell.heat * _STEPS)}")
-    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    heat = [] if cell.heat is None else [f"h{round(cell.heat * _STEPS)}"]
+    kind = _classes(["left"] * left + heat, cell.text)
     value = "" if cell.value is None else f' data-value="{html(str(cell.value))}"'
     tag = "th scope=row" if number == 0 else "td"
     return f"<{tag}{kind}{value}>{cell.svg or html(cell.text)}</{tag[:2]}>"
+
+
+def _classes(names: list[str], text: str) -> str:
+    """The attribute; a text that is too long for one line is `long`."""
+    names = names + ["long"] * (len(text) > _LINE)
+    return f' class="{" ".join(names)}"' if names else ""
