@@ -22,6 +22,7 @@ from stl10bench.errors import (
     UsageError,
     unknown,
 )
+from stl10bench.terminal import is_main
 
 OLD = ".old-"  # in the names of folders that were moved aside
 _LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
@@ -37,7 +38,7 @@ def ended(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     if (folder / "result.json").exists():
         row = files.read_json(folder / "result.json", CheckpointError)
         check_same(row.get("config"), config, folder / "result.json")
-        if status(folder)["state"] != "finished":
+        if is_main() and status(folder)["state"] != "finished":
             with lock(folder):
                 _tidy(folder)
         return row

@@ -25,8 +25,10 @@ from stl10bench import checkpoint, metrics, runs
 from stl10bench.batches import augmented
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Dataset
+from stl10bench.divergence import broken_gradients, broken_weights, can_skip, diverged, poisoned
 from stl10bench.errors import DivergedError, UsageError
 from stl10bench.evaluation import evaluate
+from stl10bench.finish import finish
 from stl10bench.models.head import Head
 from stl10bench.models.weights import Weights
 from stl10bench.prepare import build, create, fold_overlap, load_test, load_train
@@ -34,15 +36,7 @@ from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Best
 from stl10bench.tracking import Log
-from stl10bench.training import (
-    better,
-    broken_gradients,
-    broken_weights,
-    can_skip,
-    diverged,
-    finish,
-    poisoned,
-)
+from stl10bench.training import better
 
 OWN = {  # the settings in which the members may differ; the others make the batches
     *("model_options", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing"),
@@ -215,7 +209,7 @@ def train_epoch(
     first_step: int,
     advance: Callable[[], None],
 ) -> list[dict[str, float]]:
-    """One pass over the training images; returns what `training.epoch_values` does, per member.
+    """One pass over the training images; returns what `epoch.epoch_values` does, per member.
 
     The losses are added up for one backward pass: no gradient of one member depends on another.
     A member whose loss or gradients are not finite takes no step any more, and the number of the

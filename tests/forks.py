@@ -152,10 +152,10 @@ def _child(asked: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
     with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    (folder / "modules").write_text("\n".join(sys.modules))
+        atexit._run_exitfuncs()
+        (folder / "modules").write_text("\n".join(sys.modules))
     os._exit(code)
 
 
@@ -239,7 +239,7 @@ def _serve() -> None:
 def _learn(folder: Path) -> None:
     """Import what a child had to import, for all later children."""
     if (folder / "modules").exists():
-        for name in set((folder / "modules").read_text().split("\n")) - set(sys.modules):
+        for name in set((folder / "modules").read_text().split()) - set(sys.modules):
             with contextlib.suppress(ImportError):  # some are made, not imported
                 importlib.import_module(name)
 

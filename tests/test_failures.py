@@ -18,14 +18,14 @@ TINY = [
 BOTH = {"processes": 2}
 # Python code for the processes: one of them does something in a step (of 12).
 IN_STEP = """
-import os, signal, sys, time, stl10bench.training
-steps, original = [], stl10bench.training.poisoned
+import os, signal, sys, time, stl10bench.epoch
+steps, original = [], stl10bench.epoch.poisoned
 def poisoned(losses):
     steps.append(1)
     if len(steps) == {step} and os.environ.get("RANK", "0") == "{rank}":
         {what}
     return original(losses)
-stl10bench.training.poisoned = poisoned
+stl10bench.epoch.poisoned = poisoned
 """
 IMPATIENT = "import stl10bench.failures; stl10bench.failures._PATIENCE = 0.5"
 
@@ -129,7 +129,8 @@ def test_a_process_that_hangs_is_named(
     hang = f"open({str(pid)!r}, 'w').write(str(os.getpid())); os.kill(os.getpid(), signal.SIGSTOP)"
     before = in_step(6, hang, rank=1)
     if moment == "the hold-out":
-        before = before.replace("poisoned", "evaluate").replace("(losses)", "(*losses, **more)")
+        before = before.replace("epoch", "training").replace("poisoned", "evaluate")
+        before = before.replace("(losses)", "(*losses, **more)")
         before = before.replace("== 6", "== 1")
     before += IMPATIENT
     child = forks.start(

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import stl10bench
-from stl10bench import state, training
+from stl10bench import epoch, state
 from stl10bench.config import RunConfig, make_config
 from stl10bench.errors import CheckpointError, DivergedError, UsageError
 from stl10bench.schedule import make_optimizer, make_schedule
@@ -44,9 +44,9 @@ def stop_after(steps: int, data_dir: Path, runs_dir: Path, **options: Any) -> Pa
             raise KeyboardInterrupt
         return original(losses)
 
-    original = training.poisoned
+    original = epoch.poisoned
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "poisoned", poisoned)
+        patch.setattr(epoch, "poisoned", poisoned)
         with pytest.raises(KeyboardInterrupt):
             train(data_dir, runs_dir, checkpoint_minutes=0, **options)
     (folder,) = (path for path in runs_dir.iterdir() if path.is_dir())

@@ -30,12 +30,12 @@ def signalled(*args, **kwargs):
 {module}.{name} = signalled
 """
 SLOW = """
-import time, stl10bench.training
-original = stl10bench.training.poisoned
+import time, stl10bench.epoch
+original = stl10bench.epoch.poisoned
 def slow(losses):
     time.sleep(0.02)
     return original(losses)
-stl10bench.training.poisoned = slow
+stl10bench.epoch.poisoned = slow
 """
 
 
@@ -83,12 +83,12 @@ def assert_stopped(ended: Ended, runs_dir: Path, code: int) -> None:
 
 
 MOMENTS = {  # -> what is called at that moment, for which time, and the step that is then saved
-    "the first step": ("poisoned", 1, "step-00000001"),
-    "the last step of an epoch": ("poisoned", 4, "step-00000004"),
-    "the first hold-out": ("evaluate", 1, "step-00000004"),
-    "the last hold-out": ("evaluate", 3, "step-00000012"),
-    "the test split": ("evaluate", 4, "step-00000012"),
-    "the data's loading": ("load_train", 1, None),
+    "the first step": ("epoch.poisoned", 1, "step-00000001"),
+    "the last step of an epoch": ("epoch.poisoned", 4, "step-00000004"),
+    "the first hold-out": ("training.evaluate", 1, "step-00000004"),
+    "the last hold-out": ("training.evaluate", 3, "step-00000012"),
+    "the test split": ("finish.evaluate", 1, "step-00000012"),
+    "the data's loading": ("training.load_train", 1, None),
 }
 
 
@@ -107,9 +107,10 @@ def test_a_signal_saves_and_the_same_command_goes_on_with_the_same_bits(
     moment: str,
     number: signal.Signals,
 ) -> None:
-    name, call, saved = MOMENTS[moment]
+    place, call, saved = MOMENTS[moment]
+    module, name = place.split(".")
     command = train("mlp", data_dir, tmp_path)
-    ended = forks.run(*command, before=by("stl10bench.training", name, number, call=call))
+    ended = forks.run(*command, before=by(f"stl10bench.{module}", name, number, call=call))
     assert_stopped(ended, tmp_path, CODES[number])
     assert checkpoints(tmp_path) == [saved] * bool(saved)
     if saved:
@@ -138,7 +139,7 @@ def test_a_second_signal_leaves_at_once(
     forks: Forks, data_dir: Path, tmp_path: Path, straight: dict[str, Any]
 ) -> None:
     command = train("mlp", data_dir, tmp_path)
-    before = by("stl10bench.training", "poisoned", signal.SIGINT, call=6, times=2, pause=0.6)
+    before = by("stl10bench.epoch", "poisoned", signal.SIGINT, call=6, times=2, pause=0.6)
     ended = forks.run(*command, before=before)
     assert (ended.code, checkpoints(tmp_path)) == (130, [])
     assert status(tmp_path)["state"] == "running"  # nobody was left to say more
@@ -150,7 +151,7 @@ def test_a_signal_that_comes_twice_at_once_counts_once(
     forks: Forks, data_dir: Path, tmp_path: Path
 ) -> None:
     """A terminal gives Ctrl-C to a launcher and its children, and the launcher passes it on."""
-    before = by("stl10bench.training", "poisoned", signal.SIGINT, call=6, times=2)
+    before = by("stl10bench.epoch", "poisoned", signal.SIGINT, call=6, times=2)
     assert_stopped(forks.run(*train("mlp", data_dir, tmp_path), before=before), tmp_path, 130)
     assert checkpoints(tmp_path) == ["step-00000006"]
 
@@ -180,7 +181,10 @@ LAUNCHERS = {  # -> what they set for their child
 
 @pytest.mark.parametrize(
     ("launcher", "moment"),
-    [*((name, "poisoned") for name in LAUNCHERS), ("accelerate launch", "load_train")],
+    [
+        *((name, "epoch.poisoned") for name in LAUNCHERS),
+        ("accelerate launch", "training.load_train"),
+    ],
 )
 def test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on(
     forks: Forks,
@@ -192,18 +196,18 @@ def test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on
 ) -> None:
     """The launcher dies in the sixth step, or while the data are loaded."""
     killed = f"""
-import os, signal, time, stl10bench.training
+import os, signal, time, stl10bench.epoch, stl10bench.training
 {LAUNCHERS[launcher]}
-calls, original = [], stl10bench.training.{moment}
+calls, original = [], stl10bench.{moment}
 def called(*args, **kwargs):
     calls.append(1)
-    if len(calls) == {6 if moment == "poisoned" else 1}:
+    if len(calls) == {6 if moment == "epoch.poisoned" else 1}:
         parent = os.getppid()
         os.kill(parent, signal.SIGKILL)
         while os.getppid() == parent:
             time.sleep(0.001)
     return original(*args, **kwargs)
-stl10bench.training.{moment} = called
+stl10bench.{moment} = called
 """
     command = train("mlp", data_dir, tmp_path)
     ended = forks.run(*command, before=killed, under=True)
@@ -213,7 +217,7 @@ stl10bench.training.{moment} = called
         assert_stopped(ended, tmp_path, 143)
         assert "interrupted (its launcher died)" in ended.err
         assert checkpoints(tmp_path) == [
-            "step-00000006" if moment == "poisoned" else "step-00000001"
+            "step-00000006" if moment == "epoch.poisoned" else "step-00000001"
         ]
         assert forks.run(*command).code == 0
     assert contents(tmp_path) == straight
