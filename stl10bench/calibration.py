@@ -1,7 +1,7 @@
 """Logits and labels -> how far the probabilities can be believed, and a temperature for them."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ _MEASURES = (
 
 Logits = NDArray[np.float64]  # (N, C), any finite numbers
 Labels = NDArray[np.int64]  # (N,), 0..C-1
+
+
+class Reliability(NamedTuple):
+    """The bins of a reliability diagram, B of them, by rising confidence."""
+
+    confidences: NDArray[np.float64]  # (B,) the mean of the highest probabilities
+    accuracies: NDArray[np.float64]  # (B,) the share of images classified correctly
+    counts: NDArray[np.int64]  # (B,) images
 
 
 def measures(
@@ -98,6 +106,13 @@ def ece(logits: Logits, labels: Labels, *, bins: int = BINS) -> tuple[float, int
 
     Raises UsageError for fewer than 10 images a bin.
     """
+    found = reliability(logits, labels, bins=bins)
+    gaps = np.abs(found.accuracies - found.confidences)
+    return float((gaps * found.counts).sum() / len(labels)), len(gaps)
+
+
+def reliability(logits: Logits, labels: Labels, *, bins: int = BINS) -> Reliability:
+    """The bins that `ece` is made of, by rising confidence; raises UsageError as `ece` does."""
     count = len(labels)
     if count < bins * BIN_IMAGES:
         raise UsageError(
@@ -106,11 +121,16 @@ def ece(logits: Logits, labels: Labels, *, bins: int = BINS) -> tuple[float, int
     confidences = np.exp(log_probabilities(logits).max(1))
     order = np.argsort(confidences)
     confidences = confidences[order]
-    gaps = (logits.argmax(1) == labels)[order] - confidences
+    hits = (logits.argmax(1) == labels)[order].astype(np.float64)
     last = np.arange(1, bins + 1) * count // bins - 1
     ends = np.unique(np.searchsorted(confidences, confidences[last], side="right"))
-    sums = np.add.reduceat(gaps, [0, *ends[:-1]])
-    return float(np.abs(sums).sum() / count), len(ends)
+    starts = np.concatenate([[0], ends[:-1]])
+    counts = ends - starts
+    return Reliability(
+        np.add.reduceat(confidences, starts) / counts,
+        np.add.reduceat(hits, starts) / counts,
+        counts,
+    )
 
 
 def temperature(logits: Logits, labels: Labels) -> float:

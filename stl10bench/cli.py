@@ -28,6 +28,10 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     ),
     "table": ("tables", "Print the table of all finished runs."),
     "compare": ("compare", "Compare finished runs, image by image, pair by pair."),
+    "report": (
+        "report",
+        "Write one page of all that the runs tell, a file that needs nothing but itself.",
+    ),
     "reproduce": (
         "reproduce",
         "Train a stored run again and say whether bits, or only statistics, agree.",

@@ -36,11 +36,11 @@ class Difference(NamedTuple):
     p_holm: float  # corrected for all pairs of the comparison
 
 
-def find(runs_dir: Path, names: Sequence[str]) -> list[Path]:
+def find(runs_dir: Path, names: Sequence[str], *, fewest: int = 2) -> list[Path]:
     """The run folders that `names` mean; all finished ones below `runs_dir` without names.
 
     A name is a run's below `runs_dir`, the path of a run folder, or the beginning of one run's
-    name. Raises UsageError for a name that is none of these, and for fewer than two runs.
+    name. Raises UsageError for a name that is none of these, and for fewer than `fewest` runs.
     """
     every = [path.parent for path in results.results_in(runs_dir)]
     found = [find_run(runs_dir, name) for name in names] if names else every
@@ -48,7 +48,7 @@ def find(runs_dir: Path, names: Sequence[str]) -> list[Path]:
         if not (folder / "result.json").is_file():
             raise UsageError(f"{folder} has no result.json: the run is not finished")
     folders = list({folder.resolve(): folder for folder in found}.values())
-    if len(folders) < 2:
+    if len(folders) < fewest:
         where = "given" if names else f"in {runs_dir}"
         raise UsageError(f"two finished runs or more can be compared; {len(folders)} {where}")
     return folders
@@ -57,16 +57,22 @@ def find(runs_dir: Path, names: Sequence[str]) -> list[Path]:
 def load(folder: Path) -> Run:
     """A finished run; raises CheckpointError where its predictions are not those of its row."""
     row = rows.read(folder / "result.json")
+    found = answers(folder, row)
+    hits = predictions.encode_hits(found.logits, found.labels)
+    return Run(row, found.labels.tobytes(), paired.decode_hits(hits))
+
+
+def answers(folder: Path, row: Row) -> predictions.Predictions:
+    """What a finished run predicted; raises CheckpointError where it is not what its row says."""
     path = folder / "predictions.safetensors"
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing: train the run again with --overwrite, or leave it out"
         )
     found = predictions.read(path)
-    hits = paired.decode_hits(predictions.encode_hits(found.logits, found.labels))
     loss = calibration.nll(found.logits.astype(np.float64), found.labels)
     images = len(found.labels)
-    accuracy = hits.bit_count() / images
+    accuracy = int((found.logits.argmax(1) == found.labels).sum()) / images
     if (images, accuracy) != (row["test_images"], row["test_accuracy"]) or (
         math.isfinite(loss)
         and (row["test_loss"] is None or not math.isclose(loss, row["test_loss"], rel_tol=1e-6))
@@ -76,7 +82,7 @@ def load(folder: Path) -> Run:
             f"{loss:.4f}; result.json says {row['test_images']}, {row['test_accuracy']:.4f} and "
             f"{row['test_loss']}; train it again with --overwrite, or leave it out"
         )
-    return Run(row, found.labels.tobytes(), hits)
+    return found
 
 
 def check_same_images(runs: Sequence[Run]) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from stl10bench.errors import BenchError, CheckpointError, StorageError
@@ -166,23 +166,42 @@ def read_safetensors(path: Path) -> tuple[bytes, dict[str, Any]]:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            if start.startswith(_PICKLES):
-                raise CheckpointError(
-                    f"{path} is a pickle (.pt, .pth): pickles can run code and are never read; "
-                    "convert it to safetensors where you trust it"
-                )
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
-                raise CheckpointError(f"{path} is not a safetensors file")
-            content = start + file.read()
+            start, header = _safetensors_start(file, path)
+            content = start + header + file.read()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    return content, _safetensors_metadata(header, path)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone, which no sum has proven; raises as `read_safetensors` does."""
     try:
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        with path.open("rb") as file:
+            _, header = _safetensors_start(file, path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    return _safetensors_metadata(header, path)
+
+
+def _safetensors_start(file: BinaryIO, path: Path) -> tuple[bytes, bytes]:
+    """The eight bytes of the header's length, and the header."""
+    start = file.read(8)
+    if start.startswith(_PICKLES):
+        raise CheckpointError(
+            f"{path} is a pickle (.pt, .pth): pickles can run code and are never read; "
+            "convert it to safetensors where you trust it"
+        )
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
+        raise CheckpointError(f"{path} is not a safetensors file")
+    return start, file.read(length)
+
+
+def _safetensors_metadata(header: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(header).get("__metadata__") or {}
     except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-    return content, metadata
 
 
 def digests(path: Path, *names: str, report: Callable[[int], None] = lambda _: None) -> list[str]:

@@ -1,0 +1,1 @@
+"""Finished runs -> one page that needs nothing but itself: results, figures, mistakes, commands."""

@@ -1,0 +1,197 @@
+"""Run folders -> what a report is made of; what cannot be read is a note, not an end."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stl10bench import comparison, files, history, repeats, results, rows, runs, standing
+from stl10bench.errors import BenchError, CheckpointError, UsageError
+from stl10bench.escaping import clean
+from stl10bench.history import History
+from stl10bench.report import answers
+from stl10bench.report.answers import Answers
+from stl10bench.rows import Row
+
+_EPOCHS = 10**9
+_SHOWN = 3  # settings that tell rows of one name apart
+
+
+class Run(NamedTuple):
+    """One finished run."""
+
+    row: Row
+    folder: Path
+    history: History | None
+    answers: Answers | None
+
+
+class Setting(NamedTuple):
+    """The runs of one setting, over seeds or folds."""
+
+    name: str  # differs from that of every other setting
+    row: Row  # combined, and annotated with where it stands
+    runs: tuple[Run, ...]
+
+
+class Part(NamedTuple):
+    """The runs on the same test images by the same protocol."""
+
+    title: str
+    settings: tuple[Setting, ...]  # the most accurate first
+    baselines: tuple[Row, ...]
+    failures: tuple[tuple[str, str], ...]  # a name, and what went wrong
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def gather(runs_dir: Path, names: Sequence[str]) -> list[Part]:
+    """The runs that `names` mean, or all below `runs_dir`, sorted into parts.
+
+    Raises UsageError for a name that is none, for two runs of one name, and when there is no run;
+    CheckpointError for a result.json that holds no row.
+    """
+    found: dict[str, tuple[Row, Path]] = {}
+    for folder in comparison.find(runs_dir, names, fewest=0):
+        row = rows.read(folder / "result.json")
+        if row["run"] in found:
+            raise UsageError(
+                f"two runs are named {clean(row['run'])!r}: {found[row['run']][1]} and {folder}; "
+                "give one of them"
+            )
+        found[row["run"]] = row, folder
+    failed = [] if names else rows.failures(runs_dir)
+    if not found and not failed:
+        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
+    ordered = sorted(found.values(), key=lambda pair: -pair[0]["test_accuracy"])
+    parts = results.by_data([*(row for row, _ in ordered), *failed])
+    folders = {name: folder for name, (_, folder) in found.items()}
+    unfinished = [] if names else _unfinished(runs_dir)
+    return [_part(title, part, folders, unfinished) for title, part in parts]
+
+
+def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[str]) -> Part:
+    notes = list(said)
+    annotated = standing.annotate([*standing.baselines(part), *repeats.combine(part)])
+    finished = [row for row in annotated if "error" not in row and not row.get("baseline")]
+    finished.sort(key=lambda row: -row["test_accuracy"])
+    single = {row["run"]: row for row in part if "error" not in row}
+    settings = []
+    for name, row in zip(_names(finished), finished, strict=True):
+        members = [_run(single[run], folders[run], notes) for run in row["repeats"]]
+        settings.append(Setting(name, row, tuple(members)))
+        notes += [f"{name}: {one}" for run in members for one in _said(run.row)]
+        notes += [f"{name}: {one}" for one in row["failures"]]
+    labels = {one.answers.labels.tobytes() for s in settings for one in s.runs if one.answers}
+    if len(labels) > 1:
+        raise CheckpointError(
+            f"the test labels in predictions.safetensors differ between runs on {title}: one of "
+            "them was edited; name the runs that shall be in the report"
+        )
+    return Part(
+        title=title,
+        settings=tuple(settings),
+        baselines=tuple(row for row in annotated if row.get("baseline")),
+        failures=tuple((results.label(row), row["error"]) for row in annotated if "error" in row),
+        class_names=_class_names(settings),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _run(row: Row, folder: Path, notes: list[str]) -> Run:
+    """A run with all of its files that can be read; the others are noted."""
+    name = clean(row["run"])
+    logged = answered = None
+    try:
+        answered = answers.read(folder, row)
+    except BenchError as error:
+        notes.append(f"{name}: {_without(folder, error)}")
+    try:
+        with warnings.catch_warnings(record=True) as torn:
+            warnings.simplefilter("always")
+            logged = history.read(folder)
+        notes += [f"{name}: the torn last line of metrics.jsonl is left out" for _ in torn]
+        if any(abs(epoch) > _EPOCHS for epoch in logged.epochs):
+            raise CheckpointError(f"metrics.jsonl has an epoch beyond {_EPOCHS:,}")
+        if not logged.epochs:
+            notes.append(f"{name}: metrics.jsonl has no epoch, so there are no curves")
+    except BenchError as error:
+        notes.append(f"{name}: {_without(folder, error)}")
+        logged = None
+    return Run(row, folder, logged, answered)
+
+
+def _without(folder: Path, error: BenchError) -> str:
+    """What went wrong, without where the run lies on this machine."""
+    return str(error).replace(f"{folder}{os.sep}", "")
+
+
+def _said(row: Row) -> list[str]:
+    """A row's own notes."""
+    found = row.get("test_notes")
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
+def _unfinished(runs_dir: Path) -> list[str]:
+    """A note on each run that has a state, but neither a row nor a failure that makes one."""
+    notes = []
+    for path in sorted(runs_dir.glob("*/config.json")):
+        folder = path.parent
+        if runs.OLD in folder.name or (folder / "result.json").exists():
+            continue
+        state = runs.describe(folder)["state"]
+        if state not in ("diverged", "failed"):
+            notes.append(f"{folder.name} is not in the report: it is not finished ({state})")
+    return notes
+
+
+def _names(found: Sequence[Row]) -> list[str]:
+    """The label of each row; rows of one label are told apart by settings, then by a number."""
+    labels = [clean(results.label(row)) for row in found]
+    names: list[str] = []
+    for row, label in zip(found, labels, strict=True):
+        same = [one for one, other in zip(found, labels, strict=True) if other == label]
+        own = [
+            f"{key} {_plain(row['config'].get(key))}"
+            for key in row["config"]
+            if key not in ("seed", "fold", "model_options")
+            and len({json.dumps(one["config"].get(key)) for one in same}) > 1
+        ]
+        name = clean(", ".join([label, *own[:_SHOWN]]))
+        twins = names.count(name)
+        names.append(f"{name} #{twins + 1}" if twins else name)
+    return names
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)[:40]
+
+
+def _class_names(settings: Sequence[Setting]) -> tuple[str, ...]:
+    """The classes by a checkpoint's header, which is enough for a title; else their numbers."""
+    members = [run for setting in settings for run in setting.runs]
+    counts = [len(setting.row.get("confusion") or ()) for setting in settings]
+    counts += [1 + one.highest() for run in members if (one := run.answers)]
+    count = max(counts, default=0)
+    for run in members:
+        names = _header_names(run.folder)
+        if len(names) == count:
+            return names
+    return tuple(f"class {number}" for number in range(count))
+
+
+def _header_names(folder: Path) -> tuple[str, ...]:
+    for name in ("best.safetensors", "last.safetensors"):
+        if not (folder / name).is_file():
+            continue
+        try:
+            names = json.loads(files.read_metadata(folder / name)["stl10bench"])["class_names"]
+        except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # then the classes have numbers
+        if isinstance(names, list) and all(isinstance(one, str) for one in names):
+            return tuple(clean(one)[:60] for one in names)
+    return ()
