@@ -20,6 +20,10 @@ EXAMPLES = {  # at most 58 characters a line, so that they stay whole on a narro
         "stl10bench compare",
         "stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b",
     ),
+    "report": (
+        "stl10bench report",
+        "stl10bench report cnn mlp-3c4d --format markdown",
+    ),
     "reproduce": ("stl10bench reproduce logistic-1a2b",),
     "models": ("stl10bench models", "stl10bench models --json"),
     "describe": (

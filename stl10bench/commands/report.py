@@ -35,8 +35,7 @@ def report(
 ) -> None:
     """Write one page of all that the runs tell, a file that needs nothing but itself.
 
-    A few seconds for a dozen runs. Examples:
-    stl10bench report / stl10bench report cnn mlp-3c4d --format markdown
+    A few seconds for a dozen runs.
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
