@@ -3,15 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "register", "train", "train_stack"]
+__all__ = ["evaluate", "export", "load", "register", "train", "train_stack"]
 
 if TYPE_CHECKING:
     from stl10bench.api import evaluate, train, train_stack
+    from stl10bench.exports.exporting import export
     from stl10bench.models.registry import register
     from stl10bench.predict import load
 
 _HOMES = {
     "evaluate": "stl10bench.api",
+    "export": "stl10bench.exports.exporting",
     "load": "stl10bench.predict",
     "register": "stl10bench.models.registry",
     "train": "stl10bench.api",

@@ -83,6 +83,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
     program or of a newer format, and for weights that are not finite.
     """
     tensors, metadata = read_tensors(path)
+    return tensors, verified(tensors, metadata, path)
+
+
+def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Header:
+    """The header in a file's metadata, once its sum is that of itself and `tensors`.
+
+    Raises CheckpointError as `load` does.
+    """
     if _KEY not in metadata:
         raise CheckpointError(
             f"{path} was not written by stl10bench: give a best.safetensors or last.safetensors "
@@ -110,7 +118,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
         where = repr(first["loc"])[:100]
         raise CheckpointError(f"{path}: header: {where}: {first['msg'][:200]}") from None
     check_finite(tensors, path)
-    return tensors, header
+    return header
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.main import get_group
 
 import stl10bench
 from stl10bench import files
+from stl10bench.commands.examples import epilog
 from stl10bench.errors import BenchError, StorageError
 from stl10bench.terminal import is_main, mute, note_launcher, open_streams, stderr, talk
 
@@ -37,6 +38,8 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     ),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
+    "predict": ("use", "Name the likeliest classes of images; needs only the checkpoint."),
+    "export": ("use", "Write a model as ONNX, for torch.export or as a Hugging Face folder."),
     "plot": (
         "plot",
         "Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs.",
@@ -61,7 +64,11 @@ class LazyGroup(TyperGroup):
         if name is None or stub is None:
             return name, stub, rest
         group = get_group(import_module(f"stl10bench.commands.{COMMANDS[name][0]}").app)
-        return name, group.commands.get(name, group), rest
+        command = group.commands.get(name, group)
+        command.epilog = epilog(name)
+        for sub, one in getattr(command, "commands", {}).items():
+            one.epilog = epilog(f"{name} {sub}")
+        return name, command, rest
 
 
 app = typer.Typer(
@@ -69,7 +76,6 @@ app = typer.Typer(
     cls=LazyGroup,
     help="Train and compare image classifiers on STL-10.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -125,7 +131,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in files.FULL:
             raise
-        _say(StorageError(f"no room for what the command prints: {error}"))
+        _say(StorageError(f"no room for what is written: {error}"))
         code = StorageError.exit_code
     except SystemExit as end:  # as rich and typer end when nobody reads any more: no error of ours
         if not isinstance(end.__context__, BrokenPipeError):

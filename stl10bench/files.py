@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -74,6 +74,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a file beside `path`; it replaces `path` at the end, or is removed on an error.
+
+    For writers that want a path (with its suffix); `write` is for bytes. Raises OSError.
+    """
+    part = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def remove_folder(folder: Path) -> None:
     """Remove `folder` so that it is never seen with only a part of its files. Raises OSError."""
     part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
@@ -88,6 +106,16 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(part)
         else:
             part.unlink()
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """The bytes of each file below `folder`, by its path there; of one that vanishes, nothing."""
+    found = {}
+    for place, _, names in os.walk(folder):  # which goes on where a folder vanishes
+        for path in (Path(place) / name for name in names):
+            with suppress(FileNotFoundError):
+                found[str(path.relative_to(folder))] = path.stat().st_size
+    return dict(sorted(found.items()))
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stl10bench import augment, checkpoint
+from stl10bench.classify import Broken, Prediction, classify, find
 from stl10bench.errors import CheckpointError
+from stl10bench.exports import hub
 from stl10bench.models import registry
 
 
@@ -29,34 +31,48 @@ class Predictor(nn.Module):
         """The class of each logit."""
         return self.header.class_names
 
+    @property
+    def side(self) -> int:
+        """The height and width, pixels, to which images are resized first."""
+        config = self.header.config
+        return 96 if config.input == "crop" else config.image_size
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 RGB images (N, 3, H, W), 0..255.
 
         They are brought to the size of the run by its own rule: resized, or resized to 96 px and
         then cropped in the centre.
         """
-        config = self.header.config
-        side = 96 if config.input == "crop" else config.image_size
-        if images.shape[-2:] != (side, side):
-            images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-        images = augment.centre(images, config.image_size)
+        size = (self.side, self.side)  # an image of that size is left as it is
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        images = augment.centre(images, self.header.config.image_size)
         logits: Tensor = self.model((images - self.mean) / self.std)
         return logits
+
+    def predict(self, *paths: str | Path, top: int = 1) -> list[Prediction | Broken]:
+        """The `top` likeliest classes of each image file in `paths`, folders walked.
+
+        Files are prepared as `stl10bench data import` does (upright, on white, the central square);
+        one that is no image is in its place as `Broken`, with the reason.
+        """
+        return classify(self, find(map(Path, paths)), top=top)
 
 
 def load(path: str | Path) -> Predictor:
     """The model in a checkpoint, in evaluation mode on the CPU, ready for uint8 images.
 
-    Raises CheckpointError for anything but a whole, unchanged checkpoint of this program.
+    `path` is a file, or a folder that was exported for the hub. Raises CheckpointError for anything
+    but a whole, unchanged checkpoint of this program.
     """
-    tensors, header = checkpoint.load(Path(path))
+    path = Path(path)
+    tensors, header = hub.load(path) if path.is_dir() else checkpoint.load(path)
     with torch.device("meta"), suppress(RuntimeError):  # which a plug-in's model may raise there
-        checkpoint.check_fit(_build(header, Path(path)), tensors, Path(path))  # no memory taken yet
+        checkpoint.check_fit(_build(header, path), tensors, path)  # no memory taken yet
     try:
-        model = _build(header, Path(path))
+        model = _build(header, path)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: its model cannot be built: {_first(error)}") from None
-    checkpoint.fill(model, tensors, Path(path))
+    checkpoint.fill(model, tensors, path)
     return Predictor(model, header).eval()
 
 

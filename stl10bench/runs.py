@@ -132,7 +132,7 @@ def describe(folder: Path) -> dict[str, Any]:
                 facts |= {"state": "killed", "reason": "its process ended without a word"}
         except BusyError:
             facts["reason"] = _owner(folder)
-    facts["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    facts["bytes"] = sum(files.sizes(folder).values())
     return facts
 
 
@@ -212,7 +212,7 @@ def owned(folder: Path, config: RunConfig, *, overwrite: bool = False) -> Iterat
             _record(folder, "interrupted", "before its first step or after its last")
             raise
         except Exception as error:
-            _record(folder, "failed", repr(error))
+            _record(folder, "failed", f"{type(error).__name__}: {error}")
             raise
         _tidy(folder)
 

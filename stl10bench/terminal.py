@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -41,6 +43,32 @@ def stderr() -> Console:
     A run outlives its listeners: a closed pipe or a terminal that is gone ends the talk, no more.
     """
     return Console(file=talk(), quiet=not is_main())
+
+
+@contextmanager
+def progress(title: str, total: int, *, after: float = 2.0) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr for what takes longer than `after` seconds.
+
+    Yields what is to be called with the number of things done since its last call.
+    """
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console, begun = stderr(), time.monotonic()
+    bar = Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True
+    )
+    task = bar.add_task(title, total=total)
+
+    def advance(count: int) -> None:
+        bar.advance(task, count)
+        if console.is_terminal and not bar.live.is_started and time.monotonic() - begun > after:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:  # else it would end in an empty line
+            bar.stop()
 
 
 def talk() -> TextIO:

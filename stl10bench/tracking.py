@@ -131,7 +131,7 @@ class Log:
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception as error:  # a tracker may fail, a run may not
+            except BaseException as error:  # a tracker may fail, or exit; a run may not
                 warnings.warn(
                     f"tracker {self._tracker} failed and is left out from here on: {error!r}; "
                     "metrics.jsonl goes on",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would starve each other
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from forks import Forks
 from hypothesis import settings
+
+from stl10bench.cli import main
 
 settings.register_profile("untimed", deadline=None)  # machines differ
 settings.load_profile("untimed")
@@ -35,6 +38,25 @@ def write_layout(
         (labels + 1).astype(np.uint8).tofile(folder / f"{split}_y.bin")
     (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
     return data_dir
+
+
+def save(path: Path, model: str = "logistic", size: int = 8, **options: Any) -> Path:
+    """Write a checkpoint of a model that was never trained."""
+    import torch
+
+    from stl10bench import checkpoint
+    from stl10bench.config import make_config
+    from stl10bench.models import registry
+
+    torch.manual_seed(0)
+    made = registry.build(model, len(NAMES), size, options)
+    changed = registry.changed_options(model, options)
+    config = make_config({"model": model, "image_size": size, "model_options": changed})
+    header = checkpoint.Header(
+        config=config, class_names=NAMES, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
+    )
+    checkpoint.save(path, made, header)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +87,25 @@ def heavy_after(code: str) -> str:
     code += "; print([n for n in ('torch', 'timm', 'numpy') if n in __import__('sys').modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return out.stdout.strip()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run the entry point in an empty folder: no data, no runs. Returns code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")  # one thread each
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stl10bench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return save(tmp_path / "model.safetensors").name

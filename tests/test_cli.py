@@ -341,7 +341,7 @@ def test_a_full_disk_behind_stdout_is_an_error_and_one_behind_stderr_is_not(
     ended = forks.run(*arguments.split(), before=f"{full}; os.chdir({str(tmp_path)!r})")
     if number == 1:
         assert ended.code == 7
-        assert ended.err.startswith("error: no room for what the command prints: ")
+        assert ended.err.startswith("error: no room for what is written: ")
     else:
         assert (ended.code, ended.err) == (2, "")
 

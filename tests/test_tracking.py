@@ -3,15 +3,24 @@
 import json
 import socket
 import struct
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 import stl10bench
-from stl10bench.errors import UsageError
+from stl10bench import tracking
+from stl10bench.config import RunConfig, make_config
+from stl10bench.errors import CheckpointError, UsageError
+from stl10bench.state import LogMark
+from stl10bench.tracking import Log
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "threads": 1}
 
@@ -112,6 +121,139 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(
     assert len(failures) == 1
     assert "metrics.jsonl goes on" in str(failures[0].message)
     assert len(epochs_of(tmp_path / row["run"])) == 2
+
+
+CALLS = ("start", "log", "summary", "end")
+
+
+class Faulty(GeneralTracker):
+    """A tracker in wandb's place that fails in one of its calls."""
+
+    name = "wandb"
+    requires_logging_directory = False
+
+    def fault(self, call: str) -> None:
+        """What a test puts here."""
+
+    def __init__(self, run_name: str, **settings: Any) -> None:
+        super().__init__()
+        self.summary = self
+        self.fault("start")
+
+    @property
+    def tracker(self) -> Any:
+        return self
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+
+    def log(self, values: dict[str, Any], step: int | None = None, **more: Any) -> None:
+        self.fault("log")
+
+    def update(self, values: dict[str, Any]) -> None:
+        self.fault("summary")
+
+    def finish(self) -> None:
+        self.fault("end")
+
+
+@pytest.mark.parametrize(
+    ("fault", "call"),
+    [*((fault, call) for fault in ("raises", "blocks") for call in CALLS), ("exits", "log")],
+)
+def test_a_tracker_that_fails_anywhere_is_one_warning_and_changes_nothing(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fault: str
+) -> None:
+    released = threading.Event()
+
+    def fail(_: Faulty, name: str) -> None:
+        if name == call and fault == "blocks":
+            released.wait()
+        elif name == call:
+            raise SystemExit(3) if fault == "exits" else ConnectionError("gone")
+
+    monkeypatch.setattr(Faulty, "fault", fail)
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Faulty)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        row = train(data_dir, tmp_path / "faulty", tracker="wandb")
+    released.set()
+    texts = [str(one.message) for one in caught if "tracker wandb" in str(one.message)]
+    (text,) = texts
+    assert "did not end within" in text if fault == "blocks" else "failed and is left out" in text
+    expected = train(data_dir, tmp_path / "none", tracker="none")
+    for name in ("best.safetensors", "last.safetensors", "predictions.safetensors"):
+        paths = [tmp_path / runs / row["run"] / name for runs in ("faulty", "none")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert row["test_loss"] == expected["test_loss"]
+    assert len(epochs_of(tmp_path / "faulty" / row["run"])) == 2
+
+
+@pytest.mark.faults
+def test_a_tracker_that_hangs_takes_ten_seconds_at_most(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb itself, with a key and a server that takes connections and never answers."""
+    with socket.socket() as mute, warnings.catch_warnings():
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        warnings.simplefilter("ignore")
+        train(data_dir, tmp_path / "first", tracker="none")  # imports
+        import wandb  # noqa: F401
+
+        started = time.monotonic()
+        row = train(data_dir, tmp_path, tracker="wandb")
+        assert time.monotonic() - started < 10 + 2
+    assert len(epochs_of(tmp_path / row["run"])) == 2
+
+
+def marked(folder: Path, rows: int) -> LogMark:
+    """What a checkpoint after some rows says of a new metrics.jsonl, which then gets another."""
+    folder.mkdir()
+    with Log(folder, config(), Accelerator(cpu=True), "none") as log:
+        for step in range(1, rows + 1):
+            log.write({"train/loss": 1 / step, "lr": None}, step=step)
+        mark = log.mark()
+        log.write({"train/loss": 0.0}, step=rows + 1)
+    return mark
+
+
+def config() -> RunConfig:
+    return make_config({"model": "logistic"})
+
+
+def test_a_log_that_is_cut_anywhere_goes_on_from_its_mark_or_is_refused(tmp_path: Path) -> None:
+    mark = marked(tmp_path / "run", 3)
+    path, accelerator = tmp_path / "run" / "metrics.jsonl", Accelerator(cpu=True)
+    content = path.read_bytes()
+    assert content.count(b"\n") == 4
+    for length in range(len(content) + 1):
+        path.write_bytes(content[:length])
+        if length < mark.size:
+            with pytest.raises(CheckpointError, match=r"metrics.jsonl is damaged.*--overwrite"):
+                Log(path.parent, config(), accelerator, "none", mark)
+            assert path.read_bytes() == content[:length]
+        else:
+            with Log(path.parent, config(), accelerator, "none", mark) as log:
+                log.write({"train/loss": 0.0}, step=4)
+            assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("change", ["a flipped byte", "no file", "a folder"])
+def test_a_log_that_is_not_the_checkpoints_is_refused(tmp_path: Path, change: str) -> None:
+    mark = marked(tmp_path / "run", 3)
+    path = tmp_path / "run" / "metrics.jsonl"
+    content = bytearray(path.read_bytes())
+    content[5] ^= 1
+    path.unlink()
+    if change == "a flipped byte":
+        path.write_bytes(content)
+    elif change == "a folder":
+        path.mkdir()
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl"):
+        Log(path.parent, config(), Accelerator(cpu=True), "none", mark)
 
 
 def test_a_tracker_that_is_not_installed_names_the_extra(data_dir: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from stl10bench import benchmark as benchmarks
 from stl10bench import results
 from stl10bench.commands.options import (
+    MODELS,
     TRAINING,
     command_line,
     load_plugin,
@@ -31,7 +32,7 @@ app = typer.Typer()
 @app.command()
 @with_options(TRAINING)
 def benchmark(
-    models: Annotated[list[str] | None, typer.Argument(help="Models, or --all.")] = None,
+    models: Annotated[list[str] | None, MODELS] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="The report's five rows.")] = False,
     seeds: Annotated[
@@ -49,11 +50,7 @@ def benchmark(
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """Train what is missing, each model in its own process, and print one table.
-
-    Examples: stl10bench benchmark --all / stl10bench benchmark cnn timm:resnet18 --epochs 10
-    / stl10bench benchmark logistic mlp --seeds 3
-    """
+    """Train what is missing, each model in its own process, and print one table."""
     if style not in results.FORMATS:
         raise unknown("format", style, results.FORMATS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

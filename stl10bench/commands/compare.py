@@ -43,8 +43,7 @@ def compare(
 ) -> None:
     """Compare finished runs, image by image, pair by pair.
 
-    They must have been tested on the same part of the same images, at any resolution. Examples:
-    stl10bench compare / stl10bench compare cnn mlp-1a2b3c4d other/runs/cnn-5e6f7a8b
+    They must have been tested on the same part of the same images, at any resolution.
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)

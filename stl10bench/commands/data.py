@@ -81,8 +81,7 @@ def audit(
 
     Near copies have perceptual hashes that differ in few of 63 bits, as after JPEG or a change of
     brightness or of a few pixels. Mirrored or much cropped ones are missed; with 6 bits or more,
-    pictures that only look alike are found as well. Examples:
-    stl10bench data audit / stl10bench data audit --distance 6 --examples 20 --json
+    pictures that only look alike are found as well.
     """
     from rich.progress import Progress
 

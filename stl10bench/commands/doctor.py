@@ -23,10 +23,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
     JSON,
 )
 def doctor(*, dataset: str, data_dir: Path, runs_dir: Path, as_json: bool) -> None:
-    """Say whether a run would work here, and what to do where it would not.
-
-    Examples: stl10bench doctor / stl10bench doctor --dataset demo --json
-    """
+    """Say whether a run would work here, and what to do where it would not."""
     findings = list(checks.examine(dataset, data_dir, runs_dir))
     problems = [one for one in findings if one.state == "problem"]
     code = problems[0].exit_code if problems else 0

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stl10bench.commands.options import JSON, PLUGIN, key_values, load_plugin, with_options
+from stl10bench.commands.options import JSON, MODEL, PLUGIN, key_values, load_plugin, with_options
 from stl10bench.models import registry
 from stl10bench.terminal import stdout
 
@@ -35,7 +35,7 @@ def models(*, plugin: str | None, as_json: bool) -> None:
 @app.command()
 @with_options(PLUGIN, JSON)
 def describe(
-    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    model: Annotated[str, MODEL],
     *,
     image_size: Annotated[int, typer.Option(help="Input size, pixels.", min=1)] = 64,
     num_classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
@@ -46,10 +46,7 @@ def describe(
     plugin: str | None,
     as_json: bool,
 ) -> None:
-    """Print a model's layers, output shapes, parameters, MACs and memory.
-
-    Examples: stl10bench describe cnn / stl10bench describe timm:resnet18 --image-size 96
-    """
+    """Print a model's layers, output shapes, parameters, MACs and memory."""
     load_plugin(plugin)
     registry.check_name(model)
     given = key_values(model_option)

@@ -1,7 +1,7 @@
 """RunConfig and what else a run needs <-> Typer options; light."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -11,12 +11,26 @@ from pydantic import BaseModel
 
 from stl10bench import recipes
 from stl10bench.config import Limits, RunConfig
+from stl10bench.data.datasets import DATASETS
 from stl10bench.errors import UsageError
 from stl10bench.models import registry
 
 Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
 
 _MADE = {"model", "model_options", "data", "weights"}  # of RunConfig: made, not given
+
+
+def completing(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell offers for an incomplete word: those of `values` that begin with it."""
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
+
+
+def _models(incomplete: str) -> list[str]:
+    return [name for name in [*registry.names(), registry.TIMM] if name.startswith(incomplete)]
+
+
+MODEL = typer.Argument(help="A registered model, or timm:<any timm model>.", autocompletion=_models)
+MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
 
 
 def _field_options(model: type[BaseModel], panel: str) -> Specification:
@@ -26,9 +40,10 @@ def _field_options(model: type[BaseModel], panel: str) -> Specification:
         if name in _MADE:
             continue
         kind: Any = field.annotation
-        metavar = None
+        metavar, values = None, ()
         if get_origin(kind) is Literal:
-            kind, metavar = str, "|".join(get_args(kind))
+            kind, values = str, get_args(kind)
+            metavar = "|".join(values)
         elif get_origin(kind) is tuple:
             kind, metavar = str, "LOW,HIGH"
         default = field.default
@@ -40,6 +55,7 @@ def _field_options(model: type[BaseModel], panel: str) -> Specification:
             help=f"{field.description}{note}".replace("[", r"\["),
             metavar=metavar,
             show_default=False,
+            autocompletion=completing(values) if values else None,
             rich_help_panel=panel,
         )
         specification[name] = (Annotated[kind | None, option], None)
@@ -55,7 +71,9 @@ def _option(
 
 
 DATA: Specification = {
-    "dataset": _option(str, "stl10, or demo: images drawn by code.", "stl10"),
+    "dataset": _option(
+        str, "stl10, or demo: images drawn by code.", "stl10", autocompletion=completing(DATASETS)
+    ),
     "data_dir": _option(
         Path,
         "Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
@@ -65,7 +83,12 @@ DATA: Specification = {
     "verify": _option(bool, "Hold STL-10's files to their official MD5 sums.", True),
 }
 MACHINE: Specification = {
-    "device": _option(str, "auto, cpu, cuda or mps.", "auto"),
+    "device": _option(
+        str,
+        "auto, cpu, cuda or mps.",
+        "auto",
+        autocompletion=completing(("auto", "cpu", "cuda", "mps")),
+    ),
     "threads": _option(int, "CPU threads per process [default: cores / processes].", min=1),
 }
 PLUGIN: Specification = {
@@ -93,10 +116,20 @@ _MODEL_OPTIONS: Specification = {
     ),
 }  # fmt: skip
 _RUN: Specification = {
-    "recipe": _option(str, f"Named settings: {', '.join(recipes.RECIPES)}.", recipes.DEFAULT),
+    "recipe": _option(
+        str,
+        f"Named settings: {', '.join(recipes.RECIPES)}.",
+        recipes.DEFAULT,
+        autocompletion=completing(recipes.RECIPES),
+    ),
     "config": _option(Path, "JSON file of settings, e.g. a run's config.json."),
     "runs_dir": _option(Path, "Folder of the run folders.", Path("runs")),
-    "tracker": _option(str, "wandb (offline without a key), tensorboard or none.", "wandb"),
+    "tracker": _option(
+        str,
+        "wandb (offline without a key), tensorboard or none.",
+        "wandb",
+        autocompletion=completing(("wandb", "tensorboard", "none")),
+    ),
     "download": _option(bool, "Fetch STL-10 when it is missing.", False),
     "compile": _option(
         bool, "Compile the step with torch.compile: minutes first, then perhaps faster.", False

@@ -30,8 +30,6 @@ def plot(
     """Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs.
 
     With --watch a picture is written at the end, if --output names one.
-
-    Examples: stl10bench plot cnn-1a2b mlp-3c4d --output both.svg / stl10bench plot cnn --watch
     """
     from stl10bench import history
 

@@ -29,10 +29,7 @@ def reproduce(
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Train a stored run again and say whether bits, or only statistics, agree.
-
-    Example: stl10bench reproduce logistic-1a2b
-    """
+    """Train a stored run again and say whether bits, or only statistics, agree."""
     from stl10bench import reproduce as again
 
     load_plugin(plugin)

@@ -25,10 +25,7 @@ _STATES = "running, interrupted, killed, finished, diverged, failed, damaged, ol
 @app.command("list")
 @with_options(JSON)
 def list_runs(*, runs_dir: RunsDir = Path("runs"), as_json: bool) -> None:
-    """List the runs with their states and sizes, finished or not.
-
-    Example: stl10bench runs list --runs-dir runs
-    """
+    """List the runs with their states and sizes, finished or not."""
     found = [folders.describe(path.parent) for path in sorted(runs_dir.glob("*/config.json"))]
     if as_json:
         typer.echo(json.dumps({"runs": found}))
@@ -55,18 +52,11 @@ def show(
     runs_dir: RunsDir = Path("runs"),
     as_json: bool,
 ) -> None:
-    """Show one run: its state, its settings and its files.
-
-    Example: stl10bench runs show cnn-1a2b
-    """
+    """Show one run: its state, its settings and its files."""
     folder = folders.find(runs_dir, run)
     facts = folders.describe(folder)
     config = files.read_json(folder / "config.json", CheckpointError)
-    sizes = {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    sizes = files.sizes(folder)
     if as_json:
         typer.echo(json.dumps({**facts, "config": config, "files": sizes}))
         return
@@ -87,10 +77,7 @@ def rm(
     runs_dir: RunsDir = Path("runs"),
     state: Annotated[str | None, typer.Option(help=f"All in a state: {_STATES}.")] = None,
 ) -> None:
-    """Remove runs, by name or by state; one that is at work is not removed.
-
-    Examples: stl10bench runs rm cnn-1a2b / stl10bench runs rm --state old
-    """
+    """Remove runs, by name or by state; one that is at work is not removed."""
     chosen = [folders.find(runs_dir, name) for name in run or []]
     if state is not None:
         if state not in _STATES.split(", "):

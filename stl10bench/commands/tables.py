@@ -40,8 +40,7 @@ def table(
 ) -> None:
     """Print the table of all finished runs.
 
-    Any entry of a row, its settings or its model's options can be a column. Examples:
-    stl10bench table --sort test_loss / stl10bench table --columns test_accuracy,test_ece,lr
+    Any entry of a row, its settings or its model's options can be a column.
     """
     found = results.stored(runs_dir) + (results.references() if reference else [])
     if not found:

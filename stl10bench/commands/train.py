@@ -11,6 +11,7 @@ from stl10bench.commands.options import (
     DATA,
     JSON,
     MACHINE,
+    MODEL,
     PLUGIN,
     TRAINING,
     load_plugin,
@@ -25,13 +26,10 @@ app = typer.Typer()
 @app.command()
 @with_options(TRAINING, JSON)
 def train(
-    model: Annotated[str, typer.Argument(help="A registered model, or timm:<any timm model>.")],
+    model: Annotated[str, MODEL],
     **options: Any,
 ) -> None:
-    """Train one model and print its row.
-
-    Examples: stl10bench train cnn --epochs 5 / stl10bench train mobilenetv2 --no-freeze
-    """
+    """Train one model and print its row."""
     from stl10bench import api
 
     as_json = options.pop("as_json")

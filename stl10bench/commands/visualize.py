@@ -52,10 +52,7 @@ def samples(
     seed: Seed = 0,
     **data: Any,
 ) -> None:
-    """Draw labelled images of each class.
-
-    Examples: stl10bench visualize samples / stl10bench visualize samples --dataset demo --seed 3
-    """
+    """Draw labelled images of each class."""
     _begin(output)
     dataset = _open(split=split, **data)
     from stl10bench import pictures
@@ -78,11 +75,7 @@ def augmentations(
     verify: bool,
     **options: Any,
 ) -> None:
-    """Draw what augmentation makes of an image: each operation, and all together.
-
-    Examples: stl10bench visualize augmentations / stl10bench visualize augmentations logistic
-    --recipe report --rotation 0,20 --image 12
-    """
+    """Draw what augmentation makes of an image: each operation, and all together."""
     _begin(output)
     given = settings(options)
     registry.check_name(model)
@@ -121,10 +114,7 @@ def predictions(
     plugin: str | None,
     **data: Any,
 ) -> None:
-    """Draw test images that a model gets right and wrong, with its confidence.
-
-    Examples: stl10bench visualize predictions runs/<run>/best.safetensors --order surest
-    """
+    """Draw test images that a model gets right and wrong, with its confidence."""
     _begin(output)
     predictor = _load(checkpoint, plugin)
     dataset = _open(**data)
@@ -143,10 +133,7 @@ def filters(
     count: Count = 256,
     plugin: str | None,
 ) -> None:
-    """Draw the first layer's filters; for logistic regression its weights, an image a class.
-
-    Examples: stl10bench visualize filters runs/<run>/best.safetensors --output filters.svg
-    """
+    """Draw the first layer's filters; for logistic regression its weights, an image a class."""
     _begin(output)
     predictor = _load(checkpoint, plugin)
     from stl10bench import inspection, pictures
@@ -177,10 +164,7 @@ def gradcam(
     plugin: str | None,
     **data: Any,
 ) -> None:
-    """Draw where a network sees its evidence for a class (Grad-CAM).
-
-    Examples: stl10bench visualize gradcam runs/<run>/best.safetensors photo.jpg --class cat
-    """
+    """Draw where a network sees its evidence for a class (Grad-CAM)."""
     _begin(output)
     predictor = _load(checkpoint, plugin)
     names = predictor.class_names
@@ -215,10 +199,7 @@ def embedding(
     plugin: str | None,
     **data: Any,
 ) -> None:
-    """Draw the test images as a model's last layer sees them, by PCA and t-SNE.
-
-    Examples: stl10bench visualize embedding runs/<run>/best.safetensors --images 2000
-    """
+    """Draw the test images as a model's last layer sees them, by PCA and t-SNE."""
     require("sklearn", extra="plots", purpose="the embedding")
     _begin(output)
     predictor = _load(checkpoint, plugin)

@@ -1,0 +1,159 @@
+"""Image files and folders -> the likeliest classes of each image."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stl10bench.data import image_file
+from stl10bench.device import memory_format
+from stl10bench.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from stl10bench.predict import Predictor
+
+BATCH = 64  # images that go through the model at once
+_THREADS = min(8, os.cpu_count() or 1)  # that decode; with two cores, two are 1.9 times one's speed
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one image, the likeliest first."""
+
+    file: Path
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]  # 0..1, the softmax over all classes
+
+
+class _Image(NamedTuple):
+    file: Path
+    pixels: NDArray[np.uint8]  # (96, 96, 3)
+
+
+class Broken(NamedTuple):
+    """What holds no image that can be read, and why on one line."""
+
+    file: Path
+    reason: str
+
+
+def find(paths: Iterable[Path]) -> list[Path | Broken]:
+    """The files among and below `paths`: as given, and in folders by name.
+
+    Hidden files and folders are passed over. Links to files count; a link to a folder within a
+    folder is not followed (it may lead round in a circle) but reported.
+    """
+    found: list[Path | Broken] = []
+    for path in paths:
+        if path.is_dir():
+            found += list(_walk(path)) or [Broken(path, "there is no file in it")]
+        else:
+            found.append(path)
+    return found
+
+
+def classify(
+    predictor: "Predictor",
+    found: Sequence[Path | Broken],
+    *,
+    top: int = 1,
+    report: Callable[[int], None] = lambda _: None,
+) -> list[Prediction | Broken]:
+    """The `top` likeliest classes of each image in `found`, in its order.
+
+    Images are read as `image_file.read` says: as `stl10bench data import` does. `report` is called
+    with the number of images done since its last call. Raises CheckpointError for a model that
+    gives no finite logits.
+    """
+    predictor.model.to(memory_format=memory_format(predictor.model))
+    results: list[Prediction | Broken] = []
+    with image_file.silenced():
+        batch: list[_Image | Broken] = []
+        for image in _decoded(found):
+            batch.append(image)
+            if len(batch) == BATCH:
+                results += _classified(predictor, batch, top)
+                report(len(batch))
+                batch = []
+        results += _classified(predictor, batch, top)
+        report(len(batch))
+    return results
+
+
+def _walk(folder: Path) -> Iterator[Path | Broken]:
+    unreadable: list[OSError] = []
+    for root, folders, names in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if Path(root, name).is_symlink():
+                yield Broken(Path(root, name), "a link to a folder is not followed: name it itself")
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+    yield from (Broken(Path(error.filename), image_file.reason(error)) for error in unreadable)
+
+
+def _decoded(found: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
+    """The images in the order of `found`; threads decode up to two batches ahead.
+
+    Large ones are decoded here, one by one: that bounds the memory, for the C library keeps for
+    each thread what the thread has freed.
+    """
+    pool = ThreadPoolExecutor(_THREADS)
+    ahead: deque[tuple[Path | Broken, Future[_Image | Broken | None]]] = deque()
+
+    def first() -> _Image | Broken:
+        file, future = ahead.popleft()
+        image = future.result() or _decode(file, image_file.PIXEL_LIMIT)
+        assert image is not None
+        return image
+
+    try:
+        for file in found:
+            ahead.append((file, pool.submit(_decode, file, image_file.LARGE)))
+            if len(ahead) > 2 * BATCH:
+                yield first()
+        while ahead:
+            yield first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode(file: Path | Broken, limit: int) -> _Image | Broken | None:
+    """An image, or why it is none; None for one with more than `limit` pixels to decode."""
+    if isinstance(file, Broken):
+        return file
+    try:
+        return _Image(file, image_file.read(file, limit=limit))
+    except image_file.TooLargeError:
+        return None
+    except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
+        return Broken(file, image_file.reason(error))
+
+
+@torch.inference_mode()
+def _classified(
+    predictor: "Predictor", batch: Sequence[_Image | Broken], top: int
+) -> list[Prediction | Broken]:
+    pixels = [image.pixels for image in batch if not isinstance(image, Broken)]
+    if not pixels:
+        return [image for image in batch if isinstance(image, Broken)]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    logits = predictor(images.to(predictor.mean.device)).float().cpu()
+    if not torch.isfinite(logits).all():
+        raise CheckpointError("the model's logits are not finite: its weights are of no use")
+    names = predictor.class_names
+    highest = torch.topk(logits.softmax(1), min(top, len(names)))
+    rows = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
+    results: list[Prediction | Broken] = []
+    for image in batch:
+        if isinstance(image, Broken):
+            results.append(image)
+        else:
+            indices, probabilities = next(rows)
+            classes = tuple(names[index] for index in indices)
+            results.append(Prediction(image.file, classes, tuple(probabilities)))
+    return results

@@ -1,0 +1,74 @@
+"""What `--help` shows of each command in use; light."""
+
+EXAMPLES = {  # at most 58 characters a line, so that they stay whole on a narrow terminal
+    "train": (
+        "stl10bench train mlp --dataset demo --recipe quick",
+        "stl10bench train cnn --epochs 5",
+        "stl10bench train mobilenetv2 --no-freeze",
+    ),
+    "evaluate": ("stl10bench evaluate runs/RUN/best.safetensors",),
+    "benchmark": (
+        "stl10bench benchmark --all",
+        "stl10bench benchmark cnn timm:resnet18 --epochs 10",
+        "stl10bench benchmark logistic mlp --seeds 3",
+    ),
+    "table": (
+        "stl10bench table --sort test_loss",
+        "stl10bench table --columns test_accuracy,test_ece,lr",
+    ),
+    "compare": (
+        "stl10bench compare",
+        "stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b",
+    ),
+    "reproduce": ("stl10bench reproduce logistic-1a2b",),
+    "models": ("stl10bench models", "stl10bench models --json"),
+    "describe": (
+        "stl10bench describe cnn",
+        "stl10bench describe timm:resnet18 --image-size 96",
+    ),
+    "predict": (
+        "stl10bench predict runs/RUN/best.safetensors cat.jpg",
+        "stl10bench predict model.safetensors photos --format csv",
+    ),
+    "export": (
+        "stl10bench export m.safetensors --to onnx --output m.onnx",
+        "stl10bench export m.safetensors --to hub --output m",
+    ),
+    "plot": (
+        "stl10bench plot cnn-1a2b mlp-3c4d --output both.svg",
+        "stl10bench plot cnn --watch",
+    ),
+    "visualize samples": ("stl10bench visualize samples --dataset demo --seed 3",),
+    "visualize augmentations": (
+        "stl10bench visualize augmentations",
+        "stl10bench visualize augmentations logistic --image 12",
+    ),
+    "visualize predictions": ("stl10bench visualize predictions best.safetensors",),
+    "visualize filters": ("stl10bench visualize filters best.safetensors",),
+    "visualize gradcam": (
+        "stl10bench visualize gradcam best.safetensors",
+        "stl10bench visualize gradcam m.safetensors --class cat",
+    ),
+    "visualize embedding": ("stl10bench visualize embedding m.safetensors --images 2000",),
+    "runs list": ("stl10bench runs list --runs-dir runs",),
+    "runs show": ("stl10bench runs show cnn-1a2b",),
+    "runs rm": ("stl10bench runs rm cnn-1a2b", "stl10bench runs rm --state old"),
+    "data download": (
+        "stl10bench data download",
+        "stl10bench data download --from stl10_binary.tar.gz",
+    ),
+    "data verify": ("stl10bench data verify --data-dir data",),
+    "data audit": (
+        "stl10bench data audit",
+        "stl10bench data audit --distance 6 --examples 20 --json",
+    ),
+    "data make-demo": ("stl10bench data make-demo --data-dir data/demo",),
+    "data import": ("stl10bench data import photos --data-dir mine",),
+    "doctor": ("stl10bench doctor", "stl10bench doctor --dataset demo --json"),
+}
+
+
+def epilog(command: str) -> str | None:
+    """What a command's help ends in."""
+    lines = EXAMPLES.get(command)
+    return "\n".join(("Examples:", *lines)) if lines else None

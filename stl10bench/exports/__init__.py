@@ -1,0 +1,1 @@
+"""A trained model -> files for other programs, compared before they are kept."""
