@@ -35,8 +35,10 @@ def report(
 ) -> None:
     """Write one page of all that the runs tell, a file that needs nothing but itself.
 
-    A few seconds for a dozen runs. Examples:
-    stl10bench report / stl10bench report cnn mlp-3c4d --format markdown
+    The table, intervals, accuracy against cost, learning curves,
+    studies, calibration, confusion, agreement, worst mistakes,
+    machines, and the command that trains each run again. Damaged
+    or missing files of a run are noted, its row stays.
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
