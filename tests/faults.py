@@ -14,8 +14,6 @@ class Fault(NamedTuple):
     why_not: str = ""
 
 
-TO_FILL = "with the run's own tests, which are being written"
-
 FAULTS: dict[int, Fault] = {
     1: Fault(
         "SIGKILL at any moment, any number of times",
@@ -26,18 +24,51 @@ FAULTS: dict[int, Fault] = {
             "test_a_run_killed_at_many_random_moments_ends_with_the_same_bits",
         ),
     ),
-    2: Fault("SIGTERM, SIGINT", why_not=TO_FILL),
-    3: Fault("a launcher that dies", why_not=TO_FILL),
-    4: Fault("a process of several crashes", why_not=TO_FILL),
-    5: Fault("a process of several hangs", why_not=TO_FILL),
+    2: Fault(
+        "SIGTERM, SIGINT",
+        (
+            "test_a_signal_saves_and_the_same_command_goes_on_with_the_same_bits",
+            "test_a_signal_during_a_save_waits_for_it",
+            "test_a_second_signal_leaves_at_once",
+            "test_a_signal_that_comes_twice_at_once_counts_once",
+            "test_a_run_out_of_time_saves_and_the_same_command_goes_on",
+            "test_a_benchmark_gives_its_child_each_signal_once_and_ends_with_it",
+            "test_processes_that_are_told_to_stop_save_the_same_step_and_go_on",
+        ),
+    ),
+    3: Fault(
+        "a launcher that dies",
+        (
+            "test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on",
+            "test_processes_whose_launcher_is_killed_save_and_leave",
+            "test_a_benchmark_that_dies_or_is_stopped_takes_its_run_along_saved",
+        ),
+    ),
+    4: Fault(
+        "a process of several crashes",
+        ("test_when_one_process_ends_the_others_say_so_and_the_same_command_goes_on",),
+    ),
+    5: Fault(
+        "a process of several hangs",
+        ("test_a_process_that_hangs_is_named",),
+    ),
     6: Fault(
         "disk full while saving",
         (
+            "test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before",
+            "test_a_disk_that_fills_while_weights_are_written_is_an_error",
+            "test_a_disk_without_room_for_the_checkpoints_is_said_before_training",
             "test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else",
             "test_a_disk_with_less_room_than_a_run_needs_is_a_problem",
         ),
     ),
-    7: Fault("disk full for metrics, log, wandb", why_not=TO_FILL),
+    7: Fault(
+        "disk full for metrics, log, wandb",
+        (
+            "test_metrics_that_cannot_be_written_end_the_run_with_their_name",
+            "test_a_tracker_that_fails_anywhere_is_one_warning_and_changes_nothing",
+        ),
+    ),
     8: Fault(
         "checkpoint cut, too long, with a huge header, overlaps, holes, wrong offsets",
         (
@@ -50,6 +81,7 @@ FAULTS: dict[int, Fault] = {
     9: Fault(
         "one byte flipped in a checkpoint folder or a weights file",
         (
+            "test_every_flipped_byte_of_a_checkpoint_is_detected",
             "test_a_flipped_bit_in_any_byte_is_noticed",
             "test_another_spelling_of_the_same_header_is_noticed",
             "test_a_flipped_bit_in_any_byte_is_noticed_or_changes_nothing",
@@ -134,7 +166,13 @@ FAULTS: dict[int, Fault] = {
             "test_damage_anywhere_in_an_archive_is_a_data_error_or_harmless",
         ),
     ),
-    20: Fault("two processes, one run folder", ("test_a_run_folder_in_use_is_refused",)),
+    20: Fault(
+        "two processes, one run folder",
+        (
+            "test_a_second_process_is_told_who_owns_the_run_and_a_third_goes_on_when_that_one_is_killed",
+            "test_a_run_folder_in_use_is_refused",
+        ),
+    ),
     21: Fault(
         "folders that cannot be written",
         (
@@ -143,7 +181,13 @@ FAULTS: dict[int, Fault] = {
             "test_a_data_folder_that_is_a_file_is_a_storage_error",
         ),
     ),
-    22: Fault("umask", ("test_the_file_has_the_mode_that_the_umask_asks_for",)),
+    22: Fault(
+        "umask",
+        (
+            "test_files_have_the_permissions_that_the_umask_leaves",
+            "test_the_file_has_the_mode_that_the_umask_asks_for",
+        ),
+    ),
     23: Fault(
         "no network, no W&B key",
         (
@@ -153,11 +197,30 @@ FAULTS: dict[int, Fault] = {
     ),
     24: Fault(
         "a tracker that fails or blocks",
-        ("test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on",),
+        (
+            "test_a_tracker_that_fails_anywhere_is_one_warning_and_changes_nothing",
+            "test_a_tracker_that_hangs_takes_ten_seconds_at_most",
+            "test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on",
+        ),
     ),
-    25: Fault("divergence", ("test_divergence_is_said_recorded_and_not_repeated",)),
+    25: Fault(
+        "divergence",
+        (
+            "test_a_step_that_is_not_finite_is_never_applied",
+            "test_a_run_that_diverged_keeps_its_best_epoch_and_its_checkpoints",
+            "test_all_processes_stop_at_the_step_that_broke_on_one_of_them",
+            "test_weights_that_overflow_are_neither_stored_nor_measured",
+            "test_divergence_is_said_recorded_and_not_repeated",
+        ),
+    ),
     26: Fault("a plateau at chance", ("test_a_run_whose_interval_holds_chance_is_marked",)),
-    27: Fault("out of memory", why_not=TO_FILL),
+    27: Fault(
+        "out of memory",
+        (
+            "test_out_of_memory_names_what_needs_it_and_changes_nothing",
+            "test_memory_that_really_ends_is_named",
+        ),
+    ),
     28: Fault(
         "settings out of their range",
         (
@@ -183,10 +246,28 @@ FAULTS: dict[int, Fault] = {
         ),
     ),
     31: Fault("a run that is finished", ("test_a_finished_run_is_not_trained_again",)),
-    32: Fault("another number of processes or device", why_not=TO_FILL),
-    34: Fault("a torn last line", why_not=TO_FILL),
-    35: Fault("many processes finish at once", why_not=TO_FILL),
-    36: Fault("clocks that jump", why_not=TO_FILL),
+    32: Fault(
+        "another number of processes or device",
+        ("test_a_run_of_two_processes_goes_on_with_one_and_says_what_that_means",),
+    ),
+    34: Fault(
+        "a torn last line",
+        (
+            "test_half_a_row_of_metrics_is_cut_off_when_the_run_goes_on",
+            "test_a_log_that_is_cut_anywhere_goes_on_from_its_mark_or_is_refused",
+        ),
+    ),
+    35: Fault(
+        "many processes finish at once",
+        (
+            "test_processes_that_end_their_runs_and_print_tables_at_once_lose_no_row",
+            "test_processes_that_find_a_finished_run_agree_on_who_tidies_it",
+        ),
+    ),
+    36: Fault(
+        "clocks that jump",
+        ("test_a_clock_that_goes_back_leaves_durations_and_order_as_they_are",),
+    ),
     37: Fault(
         "names that a terminal, Markdown, CSV or HTML would run",
         (
@@ -216,17 +297,23 @@ FAULTS: dict[int, Fault] = {
         (
             "test_a_table_fits_the_terminal_and_never_loses_model_or_accuracy",
             "test_a_table_that_is_piped_has_all_columns",
+            "test_a_run_goes_on_when_nobody_listens",
+            "test_a_closed_pipe_changes_no_exit_code_and_gives_no_traceback",
             "test_every_finding_is_one_line_when_piped",
         ),
     ),
     42: Fault(
         "a model of several fails",
-        ("test_benchmark_puts_a_failed_model_in_its_place_and_goes_on",),
+        (
+            "test_benchmark_puts_a_failed_model_in_its_place_and_goes_on",
+            "test_a_run_that_diverged_is_a_row_of_the_table_and_is_not_trained_again",
+        ),
     ),
     43: Fault(
         "secrets",
         (
             "test_the_tracker_is_told_with_its_reason_without_network_and_without_the_key",
+            "test_no_file_of_a_run_tells_a_secret_a_home_or_a_command_line",
             "test_a_netrc_that_cannot_be_read_is_a_warning_that_tells_nothing_of_it",
         ),
     ),
@@ -240,7 +327,10 @@ FAULTS: dict[int, Fault] = {
             "test_a_damaged_marker_is_refused",
         ),
     ),
-    46: Fault("leftovers", why_not=TO_FILL),
+    46: Fault(
+        "leftovers",
+        ("test_what_a_killed_process_left_half_written_is_swept",),
+    ),
     47: Fault(
         "out of inodes (to a writer a full disk: fault 6), file descriptors or memory",
         (
@@ -249,5 +339,11 @@ FAULTS: dict[int, Fault] = {
             "test_too_little_memory_to_load_torch_is_a_problem",
         ),
     ),
-    48: Fault("evaluation while a run writes", why_not=TO_FILL),
+    48: Fault(
+        "evaluation while a run writes",
+        (
+            "test_readers_find_whole_files_while_a_run_writes_after_each_step",
+            "test_runs_are_listed_and_shown_while_one_writes_after_each_step",
+        ),
+    ),
 }
