@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark speed check fix test test-faults clean
+.PHONY: help install demo benchmark speed readme-table check fix test test-faults clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,10 +28,14 @@ benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data
 speed: $(READY)  ## Time training and data against the obvious alternatives (a quarter of an hour)
 	$(BIN)/python scripts/speed.py $(ARGS)
 
-check: $(READY)  ## Lint, formatting and types
+readme-table: $(READY)  ## Write the reference rows into the README's tables
+	$(BIN)/python scripts/readme_table.py
+
+check: $(READY)  ## Lint, formatting, types, and the README's tables against the reference rows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/readme_table.py --check
 
 fix: $(READY)  ## Mend what lint and formatting can mend
 	$(BIN)/ruff check --fix .

@@ -33,6 +33,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     compile: bool = False,  # noqa: A002  as torch's
+    deterministic: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
     **settings: Any,
@@ -66,6 +67,8 @@ def train(
     tracking.check_tracker(tracker)
     if compile:
         machine.check_compiler(kind)
+    if deterministic:
+        machine.be_deterministic()
     start = model_weights.fetch(start)
     machine.set_threads(threads)
     machine.keep_freed_memory()

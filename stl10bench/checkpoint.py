@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
@@ -13,12 +13,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import stl10bench
-from stl10bench import files, predictions
+from stl10bench import files, predictions, structure
 from stl10bench.config import RunConfig
 from stl10bench.errors import CheckpointError
 
 FORMAT = 1
 _KEY = "stl10bench"  # one key: safetensors does not keep the order of several
+_JSON_LIMIT = 1 << 20  # characters of what we say in it
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Header(BaseModel):
@@ -28,9 +31,9 @@ class Header(BaseModel):
 
     format: int = FORMAT
     config: RunConfig
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...] = Field(min_length=3, max_length=3)  # per channel, of 0..1
-    std: tuple[float, ...] = Field(min_length=3, max_length=3)
+    class_names: tuple[str, ...] = Field(min_length=2, max_length=255)
+    mean: tuple[Share, ...] = Field(min_length=3, max_length=3)  # per channel, of 0..1
+    std: tuple[Annotated[Share, Field(gt=0)], ...] = Field(min_length=3, max_length=3)
     epoch: int = 0
     step: int = 0
     metrics: dict[str, float | None] = {}  # test/... and val/..., not the speed: that would vary
@@ -53,8 +56,7 @@ def save(path: Path, model: nn.Module, header: Header) -> None:
     }
     content = header.model_dump(mode="json")
     content["sha256"] = _sum(content, tensors)
-    metadata = {_KEY: json.dumps(content, allow_nan=False)}
-    files.write(path, safetensors.torch.save(tensors, metadata))
+    files.write(path, safetensors.torch.save(tensors, {_KEY: _json(content)}))
 
 
 def save_predictions(
@@ -86,55 +88,75 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
             f"{path} was not written by stl10bench: give a best.safetensors or last.safetensors "
             "of a run (a backbone's weights go to --weights)"
         )
+    if len(metadata[_KEY]) > _JSON_LIMIT:
+        raise CheckpointError(
+            f"{path}: the header is damaged: more than {_JSON_LIMIT:,} characters"
+        )
     try:
         content = json.loads(metadata[_KEY])
+        same = _json(content) == metadata[_KEY]  # 1E-05 is read as 1e-05, but was not written
         found = content.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the header is damaged: {error}") from None
+        raise CheckpointError(f"{path}: the header is damaged: {str(error)[:100]}") from None
     if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {content.get('format')!r}, this version reads {FORMAT}"
-        )
-    if found != _sum(content, tensors):
+        shown = repr(content.get("format"))[:20]
+        raise CheckpointError(f"{path} has format {shown}, this version reads {FORMAT}")
+    if not same or found != _sum(content, tensors):
         raise CheckpointError(f"{path} is damaged: its contents do not have the sum in its header")
     try:
         header = Header.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise CheckpointError(f"{path}: header: {first['loc']}: {first['msg']}") from None
-    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise CheckpointError(f"{path} holds numbers that are not finite, e.g. in {broken[0]}")
+        where = repr(first["loc"])[:100]
+        raise CheckpointError(f"{path}: header: {where}: {first['msg'][:200]}") from None
+    check_finite(tensors, path)
     return tensors, header
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError, with one name, when some number is infinite or none."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
+            raise CheckpointError(f"{path} holds numbers that are not finite, e.g. in {key}")
+
+
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load `tensors` into `model`; CheckpointError, with at most 5 names, when they do not fit."""
-    ours = model.state_dict()
-    wrong = [
-        key
-        for key in sorted(ours.keys() | tensors.keys())
-        if key not in ours or key not in tensors or ours[key].shape != tensors[key].shape
-    ]
+    """Load `tensors` into `model`; raises CheckpointError as `check_fit` does."""
+    check_fit(model, tensors, path)
+    model.load_state_dict(dict(tensors))
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError, with at most 5 names, unless `tensors` are those of `model`.
+
+    They need its names, shapes and dtypes; the model may be on the meta device.
+    """
+    ours = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
+    found = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    wrong = sorted({key for key, _ in ours.items() ^ found.items()})
     if wrong:
         raise CheckpointError(
             f"{path} does not fit the model that its header names: {len(wrong)} tensors differ "
             f"({', '.join(wrong[:5])})"
         )
-    model.load_state_dict(dict(tensors))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of any safetensors file, read as bytes (a mapped one can be cut).
 
-    Raises CheckpointError with the path and what the file is instead.
+    Raises CheckpointError with the path and what the file is instead, before it takes memory for
+    anything that is not there.
     """
-    content, metadata = files.read_safetensors(path)
+    content, metadata = structure.read(path)
     try:
         tensors = safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+    except (SafetensorError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
     return tensors, metadata
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, allow_nan=False)
 
 
 def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -25,10 +25,15 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     ),
     "table": ("tables", "Print the table of all finished runs."),
     "compare": ("compare", "Compare finished runs, image by image, pair by pair."),
+    "reproduce": (
+        "reproduce",
+        "Train a stored run again and say whether bits, or only statistics, agree.",
+    ),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, audit, draw or import data."),
+    "doctor": ("doctor", "Say whether a run would work here, and what to do where it would not."),
 }
 
 

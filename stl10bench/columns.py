@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stl10bench import repeats
+from stl10bench import escaping, repeats
 from stl10bench.errors import unknown
 
 Row = dict[str, Any]
@@ -48,7 +48,7 @@ def choose(keys: Iterable[str], rows: Iterable[Row]) -> list[Column]:
     chosen = []
     for key in keys:
         if key not in known:
-            raise unknown("column", key, known)
+            raise unknown("column", key, map(escaping.clean, known))
         chosen.append(COLUMNS.get(key) or Column(key, key.replace("_", " "), _plain))
     return chosen
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from stl10bench import calibration, paired, predictions, results, rows
+from stl10bench import calibration, escaping, paired, predictions, results, rows
 from stl10bench.errors import CheckpointError, UsageError, unknown
 from stl10bench.rows import Row
 from stl10bench.standing import input_rule
@@ -62,8 +62,9 @@ def _folder(name: str, known: dict[str, Path], runs_dir: Path) -> Path:
     if len(begun) == 1:
         return known[begun[0]]
     if begun:
-        raise UsageError(f"{name!r} begins several runs: {', '.join(begun[:5])}; give one of them")
-    raise unknown("run", name, known, remedy=f"in {runs_dir}")
+        listed = escaping.clean(", ".join(begun[:5]))
+        raise UsageError(f"{name!r} begins several runs: {listed}; give one of them")
+    raise unknown("run", name, map(escaping.clean, known), remedy=f"in {runs_dir}")
 
 
 def load(folder: Path) -> Run:
@@ -100,8 +101,11 @@ def check_same_images(runs: Sequence[Run]) -> None:
     """
     first = runs[0]
     for other in runs[1:]:
-        names = f"{first.row['run']} and {other.row['run']}"
-        data = [f"{one.row['dataset']} {one.row['config']['data'][:12]}" for one in (first, other)]
+        names = escaping.clean(f"{first.row['run']} and {other.row['run']}")
+        data = [
+            escaping.clean(f"{one.row['dataset']} {one.row['config']['data'][:12]}")
+            for one in (first, other)
+        ]
         if first.row["config"]["data"] != other.row["config"]["data"]:
             raise UsageError(
                 f"{names} were tested on different data ({data[0]}; {data[1]}): only runs on the "

@@ -152,13 +152,14 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+        raise UsageError("; ".join(map(_explain, error.errors(include_url=False)[:5]))) from None
 
 
 def _explain(problem: Any) -> str:
     from difflib import get_close_matches
 
     where = ".".join(map(str, problem["loc"]))
+    where = "".join(c if c.isprintable() else "?" for c in where[:80])
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(where, list(RunConfig.model_fields), n=1, cutoff=0.5)
         return f"unknown setting {where!r}" + (f": did you mean {near[0]!r}?" if near else "")
@@ -167,8 +168,8 @@ def _explain(problem: Any) -> str:
             str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]), n=1
         )
         hint = f": did you mean {near[0]!r}?" if near else f": one of {problem['ctx']['expected']}"
-        return f"unknown {where} {problem['input']!r}{hint}"
+        return f"unknown {where} {problem['input']!r:.80}{hint}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     rule = problem["msg"].removeprefix("Input should be ")
-    return f"{where} = {problem['input']!r}: must be {rule}"
+    return f"{where} = {problem['input']!r:.80}: must be {rule}"

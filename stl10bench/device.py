@@ -61,6 +61,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 64 << 20)
 
 
+def be_deterministic() -> None:
+    """Let torch take no kernel whose bits differ from run to run, or fail where it has no other.
+
+    On a CPU they do not differ; on a GPU it costs speed (untested). For the whole process.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of cuBLAS
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def check_compiler(device: str) -> None:
     """Raise UsageError when torch.compile would find no C++ compiler for the CPU's code."""
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")

@@ -50,6 +50,12 @@ class StorageError(BenchError):
     exit_code = 7
 
 
+class DifferentError(BenchError):
+    """A run that was made again and is not what it was (exit code 8)."""
+
+    exit_code = 8
+
+
 class InterruptedRunError(BenchError):
     """A run that was asked to stop, and can go on later (exit code 130 or 143)."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stl10bench import calibration, predictions
+from stl10bench.errors import DataError
 
 
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
@@ -89,7 +90,8 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in 0..1, of uint8 images (N, 3, H, W).
 
-    Exact: from a histogram of the 256 values.
+    Exact: from a histogram of the 256 values. Raises DataError for a channel that is the same
+    everywhere, by whose deviation nothing can be divided.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -101,4 +103,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         mean = (share @ values).item()
         means.append(mean)
         stds.append(math.sqrt((share @ (values - mean) ** 2).item()))
+        if share.max() == 1:
+            raise DataError(
+                f"channel {channel} is {mean:.3f} in every pixel of the training images: "
+                "images with some contrast are needed"
+            )
     return tuple(means), tuple(stds)

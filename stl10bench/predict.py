@@ -1,5 +1,6 @@
 """A checkpoint -> a model that takes images as they are."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stl10bench import augment, checkpoint
+from stl10bench.errors import CheckpointError
 from stl10bench.models import registry
 
 
@@ -48,9 +50,23 @@ def load(path: str | Path) -> Predictor:
     Raises CheckpointError for anything but a whole, unchanged checkpoint of this program.
     """
     tensors, header = checkpoint.load(Path(path))
-    config = header.config
-    model = registry.build(
-        config.model, len(header.class_names), config.image_size, config.model_options
-    )
+    with torch.device("meta"), suppress(RuntimeError):  # which a plug-in's model may raise there
+        checkpoint.check_fit(_build(header, Path(path)), tensors, Path(path))  # no memory taken yet
+    try:
+        model = _build(header, Path(path))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its model cannot be built: {_first(error)}") from None
     checkpoint.fill(model, tensors, Path(path))
     return Predictor(model, header).eval()
+
+
+def _build(header: checkpoint.Header, path: Path) -> nn.Module:
+    config, classes = header.config, len(header.class_names)
+    try:
+        return registry.build(config.model, classes, config.image_size, config.model_options)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path}: its model cannot be built: {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

@@ -11,7 +11,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from stl10bench import files
+from stl10bench import files, structure
 from stl10bench.errors import CheckpointError
 
 FORMAT = 1
@@ -46,12 +46,13 @@ def read(path: Path) -> Predictions:
     A file without a sum, from before there was one, is held to names, types, shapes and labels
     alone. Raises CheckpointError with the path for a file that is missing, damaged or another.
     """
-    content, metadata = files.read_safetensors(path)
+    content, metadata = structure.read(path)
     try:
         arrays = safetensors.numpy.load(content)
         expected = json.loads(metadata[_KEY])["sha256"] if _KEY in metadata else None
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+        reason = str(error)[:200]
+        raise CheckpointError(f"{path} is not a whole safetensors file: {reason}") from None
     if expected is not None and expected != _sum(arrays):
         raise CheckpointError(f"{path} is damaged: its contents do not have the sum in its header")
     names = {"logits", "labels"}, set(Predictions._fields)

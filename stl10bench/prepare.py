@@ -89,6 +89,7 @@ def create(
         from stl10bench.models.backbone import load_pretrained
 
         tensors, _ = checkpoint.read_tensors(weights.file)
+        checkpoint.check_finite(tensors, weights.file)
         mean, std = load_pretrained(
             model.get_submodule("backbone"), name, config.image_size, tensors
         )

@@ -45,10 +45,16 @@ class Grid:
         return [number == 0 or name in self.left for number, name in enumerate(self.header)]
 
 
-def print_table(grid: Grid, console: Console, *, expendable: Sequence[str] = ()) -> None:
+def print_table(
+    grid: Grid,
+    console: Console,
+    *,
+    expendable: Sequence[str] = (),
+    whole: str = "--format markdown",
+) -> None:
     """Print a rich table; on a narrow terminal the columns `expendable` go first, in their order.
 
-    What is not a terminal has room for everything.
+    Then a line says that the option `whole` shows them. What is not a terminal has room for all.
     """
     if not console.is_terminal:
         console = Console(file=console.file, width=max(80, _width(grid, console)))
@@ -62,9 +68,7 @@ def print_table(grid: Grid, console: Console, *, expendable: Sequence[str] = ())
     console.print(_table(grid))
     if hidden:
         names = escape(", ".join(reversed(hidden)))
-        console.print(
-            f"[dim]no room for: {names} (--format markdown has all)[/dim]", highlight=False
-        )
+        console.print(f"[dim]no room for: {names} ({whole} has all)[/dim]", highlight=False)
     for _, note in grid.notes:
         console.print(escaping.clean(note), markup=False, highlight=False)
 

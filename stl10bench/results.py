@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from stl10bench import columns, escaping, render, repeats, rows, standing
+from stl10bench import columns, escaping, files, render, repeats, rows, standing
 from stl10bench.columns import Column
-from stl10bench.errors import unknown
+from stl10bench.errors import CheckpointError, unknown
 from stl10bench.render import Grid
 from stl10bench.rows import Row
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
+_REFERENCE = Path(__file__).parent / "reference"
 _LONGEST = 40  # characters of a failed run's reason that fit into a cell
 _TIED = (
     "tied: cannot be told apart from the best on the same test images (exact McNemar test, or with "
@@ -41,6 +42,21 @@ def results_in(runs_dir: Path) -> list[Path]:
     return [path for path in found if ".old-" not in path.parent.name]
 
 
+def reference(name: str) -> list[Row]:
+    """The rows of a file that ships with the package, each with the file's title.
+
+    `report`: the course report's. `photos96`, `folds`: ours, of photos in STL-10's layout. Raises
+    CheckpointError for a file that was changed into something else.
+    """
+    content = files.read_json(_REFERENCE / f"{name}.json", CheckpointError)
+    return [{**row, "title": f"reference: {content['title']}"} for row in content["rows"]]
+
+
+def references() -> list[Row]:
+    """The rows of all these files."""
+    return [row for path in sorted(_REFERENCE.glob("*.json")) for row in reference(path.stem)]
+
+
 def label(row: Row) -> str:
     """The model as a reader knows it: its name, what learns, and options of its own."""
     marks = []
@@ -62,6 +78,8 @@ def label(row: Row) -> str:
 
 def data(row: Row) -> str:
     """Which images a finished row was tested on; only the official ones are called STL-10 alone."""
+    if "title" in row:
+        return f"{row['title']}{_protocol(row)}"
     name, fingerprint = row["dataset"], row["config"]["data"][:12]
     note = {"STL-10": "", "demo": f" {fingerprint}: drawn images, not STL-10"}.get(
         name, f" {fingerprint}: not the STL-10 images"
@@ -149,7 +167,7 @@ def by_data(given: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     A failed one that does not say on which data it was is in each part.
     """
     finished = [row for row in given if "error" not in row]
-    titles = {(*_split(row), row["dataset"]): data(row) for row in finished}
+    titles = {(*_split(row), _named(row)): data(row) for row in finished}
     for row in given:
         if "error" in row and row.get("config") and _split(row) not in {key[:3] for key in titles}:
             titles[*_split(row), ""] = f"data {row['config']['data'][:12]}{_protocol(row)}"
@@ -159,7 +177,7 @@ def by_data(given: Sequence[Row]) -> list[tuple[str, list[Row]]]:
             row
             for row in given
             if not row.get("config")
-            or (_split(row) == key[:3] and row.get("dataset", key[3]) == key[3])
+            or (_split(row) == key[:3] and ("error" in row or _named(row) == key[3]))
         ]
         parts.append((titles.get(key, ""), part))
     return parts
@@ -227,6 +245,11 @@ def _split(row: Row) -> tuple[str, str, str]:
     config = row["config"]
     folds = "folds" if config.get("fold") is not None else ""
     return config["data"], folds, str(config.get("labels_per_class") or "")
+
+
+def _named(row: Row) -> str:
+    """What a finished row's table is called, but for the number of images."""
+    return str(row.get("title", row["dataset"]))
 
 
 def _short(row: Row) -> str:

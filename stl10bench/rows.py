@@ -1,24 +1,30 @@
 """A result.json -> a row that a table can believe; light."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stl10bench import files, runs
+from stl10bench import escaping, files, runs
 from stl10bench.config import make_config
 from stl10bench.errors import CheckpointError
 
 Row = dict[str, Any]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(ge=0, le=1e15)]  # of which means can be taken
+Scalar = bool | int | float | str | None
+Options = dict[str, Scalar | list[Scalar]]
 
 
 class _RunSettings(BaseModel):
-    model_config = ConfigDict(defer_build=True)
+    model_config = ConfigDict(strict=True, defer_build=True)
 
-    data: str
-    model_options: dict[str, Any]
+    data: Annotated[str, Field(pattern=r"\A[0-9a-f]*\z")]
+    model_options: Options
     input: str = "resize"
+    seed: Count = 0
+    fold: Count | None = None
 
 
 class _Stored(BaseModel):
@@ -28,30 +34,38 @@ class _Stored(BaseModel):
 
     run: str
     model: str
-    model_options: dict[str, Any]
+    model_options: Options
     dataset: str
-    test_loss: float | None
+    test_loss: Positive | None
     test_accuracy: Share
-    test_accuracy_interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+    test_accuracy_interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
     test_images: Annotated[int, Field(ge=1, le=10**9)]
-    parameters: int
-    trainable_parameters: int
-    macs: int
-    image_size: int
+    parameters: Count
+    trainable_parameters: Count
+    macs: Count
+    image_size: Count
     pretrained: bool
-    precision: str
-    train_seconds: float
-    images_per_second: float
-    stacked: int = 1
+    precision: Literal["no", "bf16", "fp16"]
+    train_seconds: Positive
+    images_per_second: Positive
+    stacked: Count = 1
     config: _RunSettings
+    error: None = None  # a failed run has no result.json
     # Rows of older versions lack these.
     test_macro_f1: Share | None = None
     test_ece: Share | None = None
-    test_brier: float | None = None
-    test_temperature: float | None = None
-    test_loss_scaled: float | None = None
+    test_brier: Positive | None = None
+    test_temperature: Positive | None = None
+    test_loss_scaled: Positive | None = None
     test_ece_scaled: Share | None = None
-    test_brier_scaled: float | None = None
+    test_brier_scaled: Positive | None = None
+    val_accuracy: Share | None = None
+    val_loss: Positive | None = None
+    best_epoch: Count | None = None
+    peak_memory_mb: Positive | None = None
+    latency_ms: Positive | None = None
+    latency_p95_ms: Positive | None = None
+    inference_images_per_second: Positive | None = None
     per_class_accuracy: list[Share | None] | None = None
     confusion: list[list[Annotated[int, Field(ge=0)]]] | None = None
     test_hits: Annotated[str, Field(pattern=r"\A([0-9a-f]{2})+\z")] | None = None
@@ -81,7 +95,7 @@ def read(path: Path) -> Row:
         _Stored.model_validate(row)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "row"
+        where = escaping.clean(".".join(map(str, first["loc"])))[:100] or "row"
         raise CheckpointError(f"{path} holds no row of a run: {where}: {first['msg']}") from None
     return row
 

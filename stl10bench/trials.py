@@ -22,7 +22,7 @@ BUSY = 6  # the exit code of a run whose folder another process owns
 _HOW = {"weights", "pretrained", "recipe"}  # of `train`'s keywords: those that `api.check` takes
 _WHERE = {
     *("dataset", "data_dir", "download", "verify", "runs_dir", "tracker", "device", "threads"),
-    *("compile", "overwrite"),
+    *("compile", "deterministic", "overwrite"),
     *Limits.model_fields,
 }
 

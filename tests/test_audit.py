@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.fft import dctn
 
 from stl10bench.cli import main
 from stl10bench.data import audit
@@ -103,6 +104,17 @@ def test_a_wider_distance_finds_more_and_the_nearest_first() -> None:
     assert audit.near(facts, distance=24, examples=1)["train", "train"].examples == [(10, 300)]
 
 
+def test_a_hash_says_which_low_frequencies_are_above_their_median() -> None:
+    images = photos(50)
+    grey = (images * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+    low = dctn(grey, axes=(1, 2), norm="ortho")[:, :8, :8].reshape(50, 64)[:, 1:]
+    bits = low > np.median(low, axis=1, keepdims=True)
+    expected = [int("".join(str(int(bit)) for bit in row), 2) for row in bits]
+    found = audit.perceptual_hashes(images).tolist()
+    differing = [(x ^ y).bit_count() for x, y in zip(found, expected, strict=True)]
+    assert np.mean(differing) < 2, "frequencies are rounded, so those about the median may differ"
+
+
 def test_pictures_of_one_colour_are_near_each_other() -> None:
     shades = np.arange(0, 250, 10, dtype=np.uint8)[:, None, None, None]
     plain = np.broadcast_to(shades, (25, 3, 96, 96))
@@ -146,6 +158,12 @@ def test_exact_pairs_are_those_of_counting_them_one_by_one(a: list[int], b: list
 def test_all_pairs_are_compared_across_the_edges_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = facts_of(train=photos(50), test=photos(33, seed=1))
     whole = audit.near(facts, distance=26, examples=1000)
+    train, test = (facts[name].hashes.tolist() for name in ("train", "test"))
+    close = [
+        (i, j) for i, x in enumerate(train) for j, y in enumerate(test) if (x ^ y).bit_count() <= 26
+    ]
+    assert sorted(whole["train", "test"].examples) == close
+    assert any((train[i] ^ test[j]).bit_count() == 26 for i, j in close), "the limit itself counts"
     monkeypatch.setattr(audit, "_TILE", (4, 7))
     assert audit.near(facts, distance=26, examples=1000) == whole
     seen: list[int] = []

@@ -18,7 +18,7 @@ from torch import nn
 from stl10bench import checkpoint, predict
 from stl10bench.config import make_config
 from stl10bench.errors import CheckpointError, StorageError
-from stl10bench.models import registry
+from stl10bench.models import registry, weights
 
 CLASSES = ("ant", "bee", "cow")
 CNN: dict[str, Any] = {"channels": (2, 2, 2, 4), "hidden": (4,)}
@@ -170,6 +170,24 @@ def test_a_flipped_bit_in_any_byte_is_noticed(path: Path) -> None:
     assert silent == []
 
 
+def test_another_spelling_of_the_same_header_is_noticed(tmp_path: Path) -> None:
+    """JSON reads 1E-05 as 1e-05 and \\u00E9 as \\u00e9: flips that the values do not show."""
+    config = header().config.model_copy(update={"lr": 1e-5})
+    odd = header().model_copy(update={"config": config, "class_names": ("é", "ê", "ë")})
+    path = tmp_path / "x"
+    checkpoint.save(path, build(), odd)
+    content = path.read_bytes()
+    assert b"1e-05" in content
+    assert b"u00e9" in content
+    letters = [at for at in range(8, len(content)) if chr(content[at]).isascii()]
+    for position in (at for at in letters if chr(content[at]).isalpha() and at < 2500):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x20  # the other case
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(path)
+
+
 def test_every_truncation_is_noticed(path: Path) -> None:
     content = path.read_bytes()
     whole = []
@@ -303,6 +321,70 @@ def test_another_number_of_classes_does_not_fit(tmp_path: Path, classes: int) ->
         predict.load(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model": "mlp", "model_options": {"hidden": [10**7, 10**7]}},  # 4 * 10^14 bytes
+        {"model": "mlp", "model_options": {"hidden": [2**62]}},
+        {"model": "mlp", "model_options": {"hidden": [10**30]}},
+        {"model": "mlp", "model_options": {"hidden": [1] * 100_000}},
+        {"model": "cnn", "image_size": 64, "model_options": {"channels": [2**40, 2, 2, 2]}},
+        {"model": "logistic", "image_size": 1024},
+        {"model": "timm:hf-hub:someone/evil"},
+        {"model": "timm:local-dir:/tmp"},
+        {"model": "../../x"},
+        {"model": "x" * 500_000},
+    ],
+    ids=str,
+)
+def test_a_header_that_asks_for_another_model_gets_no_memory_and_no_network(
+    path: Path, config: dict[str, Any]
+) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path.write_bytes(resign(path.read_bytes(), lambda inner, _: inner["config"].update(config)))
+    with pytest.raises(CheckpointError, match=r"does not fit|cannot be built") as error:
+        predict.load(path)
+    assert len(str(error.value)) < 500 + len(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.int8, torch.complex64, torch.float8_e4m3fn]
+)
+def test_weights_of_another_kind_of_number_do_not_fit(path: Path, dtype: torch.dtype) -> None:
+    def change(_: Any, tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({key: value.to(dtype) for key, value in tensors.items()})
+
+    path.write_bytes(resign(path.read_bytes(), change))
+    with pytest.raises(CheckpointError, match="2 tensors differ"):
+        predict.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": ["a"]},
+        {"class_names": [str(i) for i in range(256)]},
+        {"mean": [0.5, 0.5, 1.5]},
+        {"std": [0.5, 0.0, 0.5]},
+        {"format": "x" * 100_000},
+        {"x" * 100_000: 1},
+    ],
+    ids=lambda change: str(change)[:30],
+)
+def test_a_header_out_of_bounds_is_refused_briefly(path: Path, change: dict[str, Any]) -> None:
+    content = resign(path.read_bytes(), lambda inner, _: inner.update(change))
+    assert len(refuse(path, content)) < 500 + len(str(path))
+
+
+def test_a_header_of_more_than_a_million_characters_is_refused(path: Path) -> None:
+    inner = json.dumps({"sha256": "x" * (1 << 20)})
+    refuse(
+        path, safetensors.torch.save({}, {"stl10bench": inner}), "more than 1,048,576 characters"
+    )
+
+
 # Foreign files.
 
 
@@ -358,6 +440,30 @@ def test_weights_of_another_program_can_be_read_as_tensors(tmp_path: Path) -> No
 def test_predictions_are_no_checkpoint(tmp_path: Path) -> None:
     checkpoint.save_predictions(tmp_path / "p", torch.rand(4, 3), torch.arange(4))
     refuse(tmp_path / "p", (tmp_path / "p").read_bytes(), "not written by stl10bench")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX's")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="x: no regular file"):
+        checkpoint.load(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="x: no regular file"):
+        weights.choose("mobilenetv2", file=tmp_path / "x", pretrained=True, frozen=True)
+
+
+def test_a_file_that_does_not_fit_in_memory_is_told(path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    shape = [1 << 37]  # 512 GB of zeros, in a file that takes no room
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 << 37]}})
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    os.truncate(path, path.stat().st_size + (4 << 37))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 36, limits[1]))
+        with pytest.raises(CheckpointError, match=r"549,755,.* bytes do not fit in memory"):
+            checkpoint.read_tensors(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])

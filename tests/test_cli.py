@@ -171,6 +171,13 @@ def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: 
     assert "model option dropout=0.5: none of the models has it" in ended.err
 
 
+def test_the_reference_rows_stand_beside_ones_own(cli: Any) -> None:
+    cli("train", "logistic", *TINY)
+    shown = cli("table", "--reference", "--format", "markdown").out
+    assert shown.index("STL-10 layout") < shown.index("reference: the course report's table")
+    assert "| mlp | 1.993 | 0.351 [0.341, 0.361]" in shown
+
+
 def test_models_lists_every_registered_name(cli: Any) -> None:
     assert cli("models").out.split()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
 
@@ -243,6 +250,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),
         ("train cnn --data-dir nowhere", 3, "stl10bench data download --data-dir nowhere"),
         ("train cnn --config no.json", 2, "cannot read no.json"),
+        ("train cnn --config odd.json", 2, "odd.json: model_options must be an object"),
         ("trian cnn", 2, "No such command 'trian'. Did you mean 'train'?"),
         ("evaluate no.safetensors", 4, "no checkpoint no.safetensors"),
         ("evaluate pickle.pt", 4, "is a pickle"),
@@ -260,6 +268,7 @@ def test_bad_input_is_one_line_with_the_remedy(
     import torch
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pt")
+    (tmp_path / "odd.json").write_text('{"model_options": 3}')
     (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)) * 10)
     ended = cli(*arguments.split())
     assert (ended.code, ended.out) == (code, "")

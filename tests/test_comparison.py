@@ -96,7 +96,8 @@ def test_all_finished_runs_are_compared_pair_by_pair(compare: Any, runs_dir: Pat
         assert low < pair["difference"] < high
         p_values.append(pair["p"])
     corrected = [pair["p_holm"] for pair in report["pairs"]]
-    assert corrected == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+    theirs = multipletests(p_values, method="holm")[1].tolist()
+    assert corrected == pytest.approx(theirs, rel=1e-9, abs=0)
 
 
 def test_every_format_says_the_same(compare: Any) -> None:
@@ -217,6 +218,10 @@ def test_other_peoples_names_stay_text(compare: Any, runs_dir: Path) -> None:
     assert "'=cmd()|<b>" in compare("--format", "csv")[1]
     assert r"=cmd()\|\<b\>" in compare("--format", "markdown")[1]
     assert "[red]|=x [2J" in compare()[1]
+    make_run(runs_dir, "other-ee", 1.0, run="\x1b[2J", config=config_of(data="\x1b[2J"))
+    code, _, err = compare()
+    assert code == 2
+    assert "\x1b" not in err
 
 
 def test_equal_runs_do_not_differ(compare: Any, runs_dir: Path, tmp_path: Path) -> None:

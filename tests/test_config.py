@@ -113,6 +113,24 @@ def test_a_value_that_cannot_be_is_named_with_its_rule(settings: Any, text: str)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "mlp", "lr": "y" * 100_000},
+        {"model": "mlp", "y" * 100_000: 1},
+        {"model": "mlp", "input": "y" * 100_000},
+        {"model": "mlp"} | {f"no_{i}": i for i in range(1000)},
+        {"model": "mlp", "\x1b[2J": 1, "model_options": {"\n\u202e": {}}},
+    ],
+    ids=["value", "name", "word", "many", "control characters"],
+)
+def test_what_is_wrong_is_quoted_briefly_and_printably(settings: Any) -> None:
+    with pytest.raises(UsageError) as error:
+        make_config(settings)
+    assert len(str(error.value)) < 1000
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("field", ["lr", "weight_decay", "brightness", "warmup", "momentum"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_numbers_that_are_none_are_refused(field: str, value: float) -> None:

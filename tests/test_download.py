@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 import ssl
@@ -220,6 +221,18 @@ def test_what_another_address_left_is_not_gone_on_with(tmp_path: Path) -> None:
             download(tmp_path, url=server.url, attempts=1, **QUICK)
         download(tmp_path, url=other.url, **QUICK)
         assert "Range" not in other.seen[0]
+    assert written(tmp_path) == chosen(*LABELLED)
+
+
+@pytest.mark.parametrize("validator", ["a\r\nX-Evil: 1", "\ud800", "é", "\0", 3, None])
+def test_what_cannot_be_a_validator_is_not_sent(tmp_path: Path, validator: object) -> None:
+    with serving(send(end=700_000)) as server:
+        with pytest.raises(StorageError):
+            download(tmp_path, url=server.url, attempts=1, **QUICK)
+        facts = next(tmp_path.glob("*.part.json"))
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {"validator": validator}))
+        download(tmp_path, url=server.url, **QUICK)
+        assert "If-Range" not in server.seen[-1]
     assert written(tmp_path) == chosen(*LABELLED)
 
 

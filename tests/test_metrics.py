@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from stl10bench import intervals, metrics, paired, randomness
+from stl10bench.errors import DataError
 
 SCORES = st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 
@@ -120,6 +121,14 @@ def test_channel_statistics_are_those_of_numpy(count: int, seed: int) -> None:
     floats = images.astype(np.float64) / 255
     assert mean == pytest.approx(floats.mean((0, 2, 3)), rel=1e-12)
     assert std == pytest.approx(floats.std((0, 2, 3)), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_channel_that_is_the_same_everywhere_is_refused(value: int) -> None:
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    images[:, 1] = value
+    with pytest.raises(DataError, match=f"channel 1 is {value / 255:.3f} in every pixel"):
+        metrics.channel_statistics(images)
 
 
 def test_what_json_cannot_say_becomes_none() -> None:

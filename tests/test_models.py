@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stl10bench import api
 from stl10bench.errors import CheckpointError, UsageError
 from stl10bench.models import registry, summary
 
@@ -365,6 +366,29 @@ def test_weights_of_other_shapes_are_refused(
     with pytest.raises(CheckpointError, match=r"do not fit mobilenetv2_100: .*conv_stem\.weight"):
         load(model, state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(
+    mobilenetv2: nn.Module, donor: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    state = {**donor, "conv_stem.weight": donor["conv_stem.weight"].to(dtype)}
+    with pytest.raises(CheckpointError, match=r"do not fit mobilenetv2_100: conv_stem\.weight is"):
+        load(copy.deepcopy(mobilenetv2), state)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(
+    data_dir: Path, tmp_path: Path, donor: dict[str, Tensor], value: float
+) -> None:
+    state = {**donor, "conv_stem.weight": torch.full_like(donor["conv_stem.weight"], value)}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"w\.safetensors holds numbers that are not finite"):
+        api.train(
+            *("mobilenetv2",),
+            **{"weights": tmp_path / "w.safetensors", "image_size": 32, "batch_size": 8},
+            **{"data_dir": data_dir, "runs_dir": tmp_path / "runs", "tracker": "none"},
+        )
 
 
 def test_weights_of_another_input_size_are_adapted() -> None:

@@ -44,23 +44,22 @@ def test_without_a_hold_out_there_is_none(tmp_path: Path) -> None:
     assert predictions.read(written(tmp_path)).val_logits is None
 
 
-def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_any_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
     """Nothing: the sum's own name, without which the file is one from before there was a sum."""
     path = written(tmp_path, LOGITS[:4], LABELS[:4])
     content, whole = path.read_bytes(), predictions.read(path)
     unnoticed = 0
     for position in range(len(content)):
-        for bit in range(8):
-            flipped = bytearray(content)
-            flipped[position] ^= 1 << bit
-            path.write_bytes(flipped)
-            try:
-                found = predictions.read(path)
-            except CheckpointError:
-                continue
-            unnoticed += 1
-            assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
-    assert unnoticed < 8 * len("__metadata__stl10bench-predictions")
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            found = predictions.read(path)
+        except CheckpointError:
+            continue
+        unnoticed += 1
+        assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
+    assert unnoticed < len("__metadata__stl10bench-predictions")
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:

@@ -278,6 +278,16 @@ def test_options_that_do_not_fit_are_refused_by_value_and_rule(
     assert "\n" not in str(error.value)
 
 
+def test_options_of_too_many_parts_are_refused() -> None:
+    with pytest.raises(UsageError, match="hidden of model 'mlp': 1001 parts, at most 1000"):
+        registry.check_options("mlp", {"hidden": [8] * 1001})
+    with pytest.raises(UsageError, match="500000 parts, at most 1000"):
+        registry.check_options("mlp", {"hidden": "8," * 500_000})
+    with pytest.raises(UsageError) as error:
+        registry.check_options("mlp", {"dropout": "y" * 100_000})
+    assert len(str(error.value)) < 500
+
+
 def test_only_changed_options_are_part_of_a_config() -> None:
     changed = registry.changed_options("mlp", {"hidden": "512,256,128", "dropout": "0.5"})
     assert changed == {"dropout": 0.5}

@@ -178,6 +178,8 @@ def test_no_name_or_reason_breaks_a_table(style: str, hostile: str) -> None:
         bare = re.sub(r"\\[&%$#_{}]|\\text[a-z]+\{\}", "", text.partition("\n")[2])
         assert not re.findall(r"[%$#_~^<>|]", bare)
         assert bare.count("{") == bare.count("}")
+        assert "\n[" not in text, "it would be an argument of the row's end"
+        assert "--" not in text, "it would be a dash"
     else:
         assert escaping.clean(hostile).strip() in text
 
@@ -338,6 +340,7 @@ HITS = "f" * 1000 + "0" * 1000  # the first 4000 of 8000 images
         ({"test_accuracy": 1.5}, "test_accuracy"),
         ({"test_accuracy": float("nan")}, "test_accuracy"),
         ({"test_ece": -0.1}, "test_ece"),
+        ({"test_loss": float("inf")}, "test_loss"),
         ({"test_images": 0}, "test_images"),
         ({"test_hits": "0x" + HITS}, "test_hits"),
         ({"test_hits": HITS[2:]}, "test_hits: 8000 bits, 4000 of them set"),
@@ -345,7 +348,10 @@ HITS = "f" * 1000 + "0" * 1000  # the first 4000 of 8000 images
         ({"test_hits": "7" + HITS[1:]}, "4000 of them set"),
         ({"test_hits": "10\n"}, "test_hits"),
         ({"test_hits": HITS, "test_images": 7999, "test_accuracy": 4000 / 7999}, ""),
-        ({"test_hits": "00" + HITS[2:-1] + "f", "test_images": 7999}, "test_hits: 7999 bits"),
+        (
+            {"test_hits": "7" + HITS[1:-1] + "1", "test_images": 7999, "test_accuracy": 0.50006},
+            "test_hits: 7999 bits",
+        ),
         ({"confusion": [[4000, 4000]]}, "as many columns as rows"),
         ({"confusion": [[4000, 4000], [0, 1]]}, "confusion: 8000 images"),
         ({"confusion": [[3999, 4001], [0, 0]]}, "4000 of them right"),
@@ -390,6 +396,33 @@ def test_a_result_that_lacks_what_a_row_needs_is_named(tmp_path: Path, content: 
     (tmp_path / "mlp-0" / "result.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"mlp-0/result\.json"):
         results.stored(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"precision": "\x1b[2J"}, "precision"),
+        ({"precision": "a|b"}, "precision"),
+        ({"macs": 10**400}, "macs"),
+        ({"macs": -1}, "macs"),
+        ({"train_seconds": -1.0}, "train_seconds"),
+        ({"test_accuracy": float("nan")}, "test_accuracy"),
+        ({"test_accuracy": 1.5}, "test_accuracy"),
+        ({"test_accuracy_interval": [0.1, float("inf")]}, "test_accuracy_interval.1"),
+        ({"error": {"a": 1}}, "error"),
+        ({"config": {"data": "\x1b[31mred", "model_options": {}}}, "config.data"),
+        ({"model_options": {"hidden": [[[[1]]]]}}, "model_options.hidden"),
+        ({"model_options": {"\x1b[2J" * 100: {}}}, r"model_options. \[2J \[2J"),
+    ],
+)
+def test_a_value_that_a_table_would_run_or_cannot_show_is_refused(
+    tmp_path: Path, change: Any, place: str
+) -> None:
+    store(tmp_path, row_of(**change))
+    with pytest.raises(CheckpointError, match=rf"holds no row of a run: {place}") as error:
+        results.stored(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
 
 
 def test_an_unknown_format_says_the_nearest() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,12 +86,41 @@ def test_sums_are_computed_once_and_again_when_a_file_changes(small: Path) -> No
     first = open_dataset(small).fingerprint
     stamp = folder(small) / ".stl10bench.json"
     known = json.loads(stamp.read_text())
-    known["train_X.bin"]["sha256"] = "remembered"
+    known["train_X.bin"]["sha256"] = "0" * 64
     stamp.write_text(json.dumps(known))
     assert open_dataset(small).fingerprint != first  # so the stamp was believed
     os.utime(folder(small) / "train_X.bin", ns=(0, 0))
     assert open_dataset(small).fingerprint == first
     assert json.loads(stamp.read_text())["train_X.bin"]["mtime_ns"] == 0
+
+
+def test_sums_that_came_with_a_copied_folder_are_not_believed(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fingerprint = open_dataset(small).fingerprint
+    stamp = folder(small) / ".stl10bench.json"
+    known = json.loads(stamp.read_text())
+    for name in stl10.NEEDED:  # another's images, under STL-10's names and with its sums
+        facts = (folder(small) / name).stat()
+        monkeypatch.setitem(OFFICIAL, name, (facts.st_size, "1" * 32))
+        known[name]["md5"] = "1" * 32
+    stamp.write_text(json.dumps(known))
+    monkeypatch.setattr(stl10, "CLASS_NAMES", NAMES)
+    assert open_dataset(small).name == "STL-10"  # a lie in the own folder is not noticed
+    shutil.copytree(small / "stl10_binary", tmp_path / "copy" / "stl10_binary")  # keeps the mtimes
+    with pytest.raises(DataError, match="is not STL-10's"):
+        open_dataset(tmp_path / "copy")
+    assert open_dataset(tmp_path / "copy", verify=False).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize("value", [None, 3, "", "\ud800", "0" * 63, "G" * 64, ["0" * 64]])
+def test_sums_that_are_none_are_computed_again(small: Path, value: object) -> None:
+    fingerprint = open_dataset(small).fingerprint
+    stamp = folder(small) / ".stl10bench.json"
+    known = json.loads(stamp.read_text())
+    known["test_X.bin"]["sha256"] = value
+    stamp.write_text(json.dumps(known))
+    assert open_dataset(small).fingerprint == fingerprint
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"train_X.bin": 3}'])
@@ -161,6 +191,8 @@ def put(name: str, content: bytes) -> Callable[[Path], None]:
         (put("class_names.txt", b"one"), "2 to 255 different names"),
         (put("class_names.txt", b"a\nb\na\n"), "2 to 255 different names.*found 3: 'a', 'b', 'a'"),
         (put("class_names.txt", b"a\n\nb\n"), "2 to 255 different names"),
+        (put("class_names.txt", b"a\n\x1b[31mb\n"), r"printable characters; found 2: 'a', '\\x1b"),
+        (put("class_names.txt", b"a\n" + b"b" * 101), "up to 100 printable characters; found 2"),
         (put("class_names.txt", b"a\n\xff\n"), "class_names.txt: UTF-8 text expected"),
         (put("class_names.txt", b"a" * 200_000), "200000 bytes, at most 100,000 expected"),
     ],
@@ -235,6 +267,8 @@ def test_folds_are_the_rows_that_the_file_lists(small: Path) -> None:
         ("zero\n", "lines of zero-based row numbers expected"),
         ("9" * 30, "lines of zero-based row numbers expected"),
         ("", "found none"),
+        ("0\n" * 1001, "1 to 1000 lines expected.*found 1001"),
+        ("1" * (10 << 20) + "1", "at most 10,485,760 bytes"),
     ],
 )
 def test_folds_that_are_none_are_refused(small: Path, content: str, message: str) -> None:
@@ -281,7 +315,7 @@ def test_the_real_test_images_have_the_labels_that_the_reader_gives_them(tmp_pat
     for path in folder(tmp_path).iterdir():  # black pictures: their sums do not matter here
         facts = path.stat()
         stamp[path.name] = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-        stamp[path.name] |= {"md5": "", "sha256": ""}
+        stamp[path.name] |= {"ctime_ns": facts.st_ctime_ns, "md5": "0" * 32, "sha256": "0" * 64}
     (folder(tmp_path) / ".stl10bench.json").write_text(json.dumps(stamp))
     data = open_dataset(tmp_path)
     assert np.bincount(data.train.labels).tolist() == [500] * 10

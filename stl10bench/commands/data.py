@@ -1,6 +1,7 @@
 """Downloads, checks, audits, draws and imports data."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from stl10bench.terminal import stderr, stdout
 
 if TYPE_CHECKING:
     from stl10bench.data.audit import Copies, Found
+
+_EXPENDABLE = ("other label", "near images", "exact images")  # on a narrow terminal
 
 app = typer.Typer(help="Download, check, audit, draw or import data.", no_args_is_help=True)
 
@@ -95,9 +98,10 @@ def audit(
     }
     if unlabelled and (found.folder / "unlabeled_X.bin").is_file():
         splits["unlabelled"] = stl10.unlabelled(found.folder.parent), None
+    started = time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        images = sum(len(images) for images, _ in splits.values())
-        task = bar.add_task("reading images", total=images)
+        total = sum(len(images) for images, _ in splits.values())
+        task = bar.add_task("reading images", total=total)
         facts = audits.read(splits, lambda count: bar.advance(task, count))
         task = bar.add_task("comparing them", total=audits.comparisons(facts))
         exact = audits.exact(facts, examples=examples)
@@ -107,6 +111,8 @@ def audit(
             examples=examples,
             advance=lambda count: bar.advance(task, count),
         )
+    seconds = time.monotonic() - started
+    console.print(f"{total:,} images audited in {seconds:.1f} s", highlight=False)
     if as_json:
         report = {
             "dataset": found.name,
@@ -115,16 +121,25 @@ def audit(
             "distance": distance,
             "exact": audits.as_json(exact),
             "near": audits.as_json(near),
+            "seconds": seconds,
         }
         typer.echo(json.dumps(report))
-        return
-    counts = ", ".join(f"{len(images):,} {name}" for name, (images, _) in splits.items())
-    title = f"{found.name} {found.fingerprint[:12]}: {counts} images"
-    print_table(_audit_grid(title, distance, exact, near), stdout(), expendable=("other label",))
-    for kind, sign, copies in (("exact", "=", exact), ("near", "~", near)):
-        for (one, other), pairs in copies.items():
-            for i, j in pairs.examples:
-                typer.echo(f"{kind}: {one} {i} {sign} {other} {j}")
+    else:
+        counts = ", ".join(f"{len(images):,} {name}" for name, (images, _) in splits.items())
+        title = f"{found.name} {found.fingerprint[:12]}: {counts} images"
+        grid = _audit_grid(title, distance, exact, near)
+        print_table(grid, stdout(), expendable=_EXPENDABLE, whole="--json")
+        typer.echo(
+            _audit_examples("exact", "=", exact) + _audit_examples("near", "~", near), nl=False
+        )
+
+
+def _audit_examples(kind: str, sign: str, found: "Found") -> str:
+    return "".join(
+        f"{kind}: {one} {i} {sign} {other} {j}\n"
+        for (one, other), copies in found.items()
+        for i, j in copies.examples
+    )
 
 
 def _audit_grid(title: str, distance: int, exact: "Found", near: "Found") -> Grid:

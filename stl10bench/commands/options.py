@@ -101,6 +101,9 @@ _RUN: Specification = {
     "compile": _option(
         bool, "Compile the step with torch.compile: minutes first, then perhaps faster.", False
     ),
+    "deterministic": _option(
+        bool, "Only kernels that give the same bits each time (matters on GPUs).", False
+    ),
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
 }
 TRAINING: Specification = {
@@ -146,6 +149,8 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
             for key, value in read_json(path, UsageError).items()
             if key not in {"model", "data", "weights"}
         }
+        if not isinstance(stored.get("model_options", {}), dict):
+            raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
     if "rotation" in given:
         given["rotation"] = tuple(given["rotation"].split(","))
         if len(given["rotation"]) != 2:

@@ -31,6 +31,9 @@ def table(
     combine: Annotated[
         bool, typer.Option(help="One row for the seeds or folds of a setting, or one each.")
     ] = True,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Show the course report's rows and ours as well.")
+    ] = False,
     baselines: Annotated[
         bool, typer.Option(help="Show what a uniform guess and a constant class score.")
     ] = True,
@@ -40,7 +43,7 @@ def table(
     Any entry of a row, its settings or its model's options can be a column. Examples:
     stl10bench table --sort test_loss / stl10bench table --columns test_accuracy,test_ece,lr
     """
-    found = results.stored(runs_dir)
+    found = results.stored(runs_dir) + (results.references() if reference else [])
     if not found:
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     if descending and sort is None:

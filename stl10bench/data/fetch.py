@@ -133,6 +133,8 @@ def _recall(url: str, part: Path) -> dict[str, Any]:
     usable = (
         facts.get("url") == url
         and isinstance(facts.get("validator"), str)
+        and facts["validator"].isascii()
+        and facts["validator"].isprintable()  # it goes into a request's header
         and isinstance(facts.get("bytes"), int)
         and part.stat().st_size <= facts["bytes"]
     )

@@ -1,6 +1,7 @@
 """Files in STL-10's binary layout -> checked, memory-mapped images and labels."""
 
 import hashlib
+import re
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ FOLDER = "stl10_binary"
 STAMP = ".stl10bench.json"  # remembers sums, so that they are computed once
 MARKER = "demo.json"  # written by make-demo beside the files that it drew
 SIDE = 96  # pixels
+_FOLDS, _FOLDS_LIMIT = 1000, 10 << 20  # lines, bytes
 IMAGE_BYTES = 3 * SIDE * SIDE
 
 CLASS_NAMES = (
@@ -128,7 +130,10 @@ def folds(dataset: Dataset) -> tuple[Labels, ...]:
     path = dataset.folder / "fold_indices.txt"
     count = len(dataset.train.labels)
     try:
-        content = path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"cannot read {path}: no regular file")
+        with path.open("rb") as file:
+            content = file.read(_FOLDS_LIMIT + 1)
     except OSError as error:
         remedy = "only STL-10 and the demo data have folds"
         if dataset.name == "STL-10":
@@ -144,18 +149,24 @@ def folds(dataset: Dataset) -> tuple[Labels, ...]:
             f"{path} is not STL-10's: expected {size} bytes, MD5 {md5}; found {len(content)} "
             f"bytes, MD5 {found}; move it away and download it again"
         )
+    lines = content.splitlines()
+    if not 1 <= len(lines) <= _FOLDS or len(content) > _FOLDS_LIMIT:
+        raise DataError(
+            f"{path}: 1 to {_FOLDS} lines expected, one for each fold, of at most "
+            f"{_FOLDS_LIMIT:,} bytes; found {len(lines) or 'none'}"
+        )
     try:
-        rows = tuple(np.array(line.split(), dtype=np.int64) for line in content.splitlines())
+        rows = tuple(np.array(line.split(), dtype=np.int64) for line in lines)
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{path}: lines of zero-based row numbers expected: {error}") from None
+        raise DataError(
+            f"{path}: lines of zero-based row numbers expected: {str(error)[:100]}"
+        ) from None
     for number, fold in enumerate(rows, 1):
         if not len(fold) or fold.min() < 0 or fold.max() >= count or len(set(fold)) < len(fold):
             raise DataError(
                 f"{path}: different rows 0..{count - 1} of the train split expected in line "
                 f"{number}, found {len(fold)}: {fold[:5].tolist()}..."
             )
-    if not rows:
-        raise DataError(f"{path}: one line for each fold expected, found none")
     return rows
 
 
@@ -166,9 +177,13 @@ def _class_names(path: Path) -> tuple[str, ...]:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: UTF-8 text expected: {error}") from None
-    if not 2 <= len(names) <= 255 or not all(names) or len(set(names)) < len(names):
-        shown = f"{len(names)}: {', '.join(map(repr, names[:12]))}"
-        raise DataError(f"{path}: 2 to 255 different names expected, one a line; found {shown}")
+    whole = all(name and name.isprintable() and len(name) <= 100 for name in names)
+    if not 2 <= len(names) <= 255 or not whole or len(set(names)) < len(names):
+        shown = f"{len(names)}: {', '.join(repr(name[:100]) for name in names[:12])}"
+        raise DataError(
+            f"{path}: 2 to 255 different names expected, one a line, of up to 100 printable "
+            f"characters; found {shown}"
+        )
     return names
 
 
@@ -213,9 +228,14 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
     sums: dict[str, dict[str, Any]] = {}
     for name in NEEDED:
         state = (folder / name).stat()
-        facts = {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+        # The kernel sets the ctime: sums that come with a copied folder are not taken for its own.
+        facts = {
+            "bytes": state.st_size,
+            "mtime_ns": state.st_mtime_ns,
+            "ctime_ns": state.st_ctime_ns,
+        }
         old = known.get(name)
-        if isinstance(old, dict) and facts.items() <= old.items() and {"md5", "sha256"} <= set(old):
+        if isinstance(old, dict) and facts.items() <= old.items() and _has_sums(old):
             sums[name] = old
         else:
             md5, sha256 = files.digests(folder / name, "md5", "sha256")
@@ -226,6 +246,11 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
         except StorageError as error:
             warnings.warn(f"{error}; the sums will be computed in every run", stacklevel=3)
     return sums
+
+
+def _has_sums(facts: dict[str, Any]) -> bool:
+    lengths = {"md5": 32, "sha256": 64}
+    return all(re.fullmatch(f"[0-9a-f]{{{n}}}", str(facts.get(k))) for k, n in lengths.items())
 
 
 def _check_official(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
@@ -244,10 +269,10 @@ def _check_marker(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
     marker = files.read_json(folder / MARKER, DataError)
     expected = marker.get("sha256")
     for name in NEEDED:
-        want = expected.get(name) if isinstance(expected, dict) else None
+        want = str(expected.get(name) if isinstance(expected, dict) else None)[:64]
         if sums[name]["sha256"] != want:
             raise DataError(
-                f"{folder / name} is not what make-demo wrote: sha256 {want} expected, found "
+                f"{folder / name} is not what make-demo wrote: sha256 {want!r} expected, found "
                 f"{sums[name]['sha256']}; delete {folder} and draw it again"
             )
 

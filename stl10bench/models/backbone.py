@@ -78,6 +78,9 @@ def load_pretrained(
             f"({', '.join(missing[:5])} ...): are they of another model?"
         )
     kept = {key: value for key, value in state.items() if key in ours}
+    for key, value in kept.items():
+        if value.is_floating_point() != ours[key].is_floating_point():
+            raise CheckpointError(f"the weights do not fit {name}: {key} is {value.dtype}")
     try:
         filled = timm.create_model(
             name,
@@ -85,8 +88,14 @@ def load_pretrained(
             pretrained_cfg_overlay={"state_dict": kept, "hf_hub_id": None, "url": None},
             **_settings(name, image_size),
         )
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+    ) as error:  # of timm's adapting
+        lines = [line.strip()[:200] for line in str(error).splitlines()[-3:]]
         raise CheckpointError(f"the weights do not fit {name}: {' '.join(lines)}") from None
     backbone.load_state_dict(filled.state_dict())
     own: dict[str, Any] = filled.pretrained_cfg  # type: ignore[assignment]

@@ -25,6 +25,7 @@ _BUILT_IN = {
     "cnn": "stl10bench.models.cnn",
     "mobilenetv2": "stl10bench.models.backbone",
 }
+_PARTS = 1000  # of a list among a model's options, e.g. layers
 _registered: "dict[str, Builder]" = {}
 
 
@@ -128,12 +129,17 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         key: _split(value) if "tuple" in str(known[key].annotation) else value
         for key, value in given.items()
     }
+    for key, value in values.items():
+        if isinstance(value, list | tuple) and len(value) > _PARTS:
+            raise UsageError(
+                f"option {key} of model {name!r}: {len(value)} parts, at most {_PARTS}"
+            )
     try:
         checked: dict[str, Any] = schema.model_validate(values).model_dump()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(
-            f"option {first['loc'][0]} = {first['input']!r} of model {name!r}: {first['msg']}"
+            f"option {first['loc'][0]} = {first['input']!r:.80} of model {name!r}: {first['msg']}"
         ) from None
     return checked
 

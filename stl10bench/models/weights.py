@@ -35,6 +35,8 @@ def choose(model: str, *, file: Path | None, pretrained: bool, frozen: bool | No
     if file is not None:
         if not pretrained:
             raise UsageError("--weights and --no-pretrained contradict each other: give one")
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"cannot read the weights {file}: no regular file")
         try:
             digest = files.digests(file, "sha256")[0]
             return Weights(f"sha256:{digest}", file, digest)

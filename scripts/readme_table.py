@@ -1,0 +1,49 @@
+"""Write the reference rows into the README's tables, or check that they are there.
+
+A table stands between `<!-- table NAME COLUMN,... -->` and `<!-- end -->`, where NAME is a file of
+`stl10bench/reference/` and the columns are those of `stl10bench table --columns`.
+"""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from stl10bench import results
+
+README = Path(__file__).parents[1] / "README.md"
+_PLACE = re.compile(
+    r"(<!-- table (?P<name>[\w-]+) (?P<columns>[\w,]+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
+
+
+def table(name: str, columns: str) -> str:
+    """The Markdown of one reference file's rows."""
+    console = Console(file=io.StringIO(), width=1000)
+    results.show(results.reference(name), "markdown", console, keys=columns.split(","))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.strip()
+
+
+def updated(text: str) -> str:
+    """The README with its tables made anew."""
+    return _PLACE.sub(
+        lambda found: f"{found[1]}\n{table(found['name'], found['columns'])}\n\n{found[4]}", text
+    )
+
+
+def main() -> None:
+    """Rewrite the README; with --check only say whether that would change it, by the exit code."""
+    before = README.read_text(encoding="utf-8")
+    after = updated(before)
+    if not _PLACE.search(before):
+        sys.exit("README.md has no table of reference rows: its markers are gone")
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(0 if before == after else "README.md's tables are old: run make readme-table")
+    README.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
