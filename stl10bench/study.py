@@ -18,7 +18,7 @@ from pydantic import (
 from stl10bench.config import Scalar
 from stl10bench.errors import UsageError
 
-MOST_RUNS = 5000
+MOST_RUNS = 2000
 
 Value = Scalar | list[Scalar]
 Settings = dict[str, Value]
