@@ -70,7 +70,8 @@ class Board:
         row, count = self._book.settled[name], f"{len(self._said)}/{len(self._planned)}"
         title = clean(self._planned[name].title)
         if "error" in row:
-            return f"[{count}] {title}: {clean(row['state'])}: {clean(row['error'])}"
+            reason = clean(str(row["error"])).removeprefix("diverged: ")
+            return f"[{count}] {title}: {row['state']}: {reason}"
         return (
             f"[{count}] {title}: hold-out {row['val_accuracy']:.3f}, {row['train_seconds']:.0f} s"
         )

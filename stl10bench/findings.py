@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from stl10bench import escaping, results
+from stl10bench import escaping, results, study
 from stl10bench.ranking import (
     BEST,
     TIED,
@@ -44,7 +44,7 @@ def said(record: Record, trained: Sequence[Trained]) -> list[str]:
 def found(record: Record, trained: Sequence[Trained]) -> str:
     """What a study found, in a line of plain words."""
     factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
-    named = {place.labels: name(factors, place.labels) for place in places}
+    named = {place.labels: study.named(factors, place.labels) for place in places}
     if not places or not places[0].is_whole:
         return "nothing yet: no setting has all of its runs"
     best = places[0]
@@ -75,11 +75,6 @@ def held(record: Record, places: Sequence[Place]) -> str:
         TIED: "its best is not distinguishable from the best here",
         WORSE: "does not hold: its best is worse here by more than noise",
     }[place.verdict]
-
-
-def name(factors: Sequence[str], labels: Sequence[str]) -> str:
-    """A setting on one line: lr=0.001 batch_size=128."""
-    return " ".join(f"{factor}={label}" for factor, label in zip(factors, labels, strict=True))
 
 
 def spread(place: Place) -> str:

@@ -30,6 +30,11 @@ class Hands:
     gpus: int = 0
     channel: "Channel | None" = None
 
+    @property
+    def follows(self) -> bool:
+        """Whether another worker says what is trained."""
+        return self.channel is not None and not self.place.is_main
+
     def child(
         self, name: str, given: Sequence[str], tags: Sequence[str], watch: Callable[[], bool]
     ) -> tuple[int, dict[str, Any]]:

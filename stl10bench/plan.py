@@ -9,7 +9,7 @@ from stl10bench import api, trials
 from stl10bench.config import RunConfig
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
-from stl10bench.study import Point, Range, Settings, Study, Value, label, levels, point
+from stl10bench.study import Point, Range, Settings, Study, Value, label, levels, named, point
 from stl10bench.trials import Trial
 
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ _TORCH_OPTIMIZERS = ("sgd", "adam", "adamw")  # others are asked of timm, which 
 class Planned(NamedTuple):
     """A run of a study. `config` is None, and `reason` says why, for one that cannot be."""
 
+    title: str  # the values and the seed, on one line
     point: Point
     trial: Trial
     config: RunConfig | None
     reason: str
     val_images: int
-
-    @property
-    def title(self) -> str:
-        """The values and the seed, on one line."""
-        return f"{', '.join(self.point.labels)}, seed {self.point.seed}"
 
 
 class Start(NamedTuple):
@@ -71,9 +67,19 @@ def check(study: Study, start: Start) -> None:
         )
     if "seed" in varied | study.settings.keys():
         raise UsageError("seed cannot be set or varied: a study has --seeds")
+    for one in _corners(study):
+        _check_point(study, one, start)
+
+
+def longest(study: Study, start: Start) -> int:
+    """The epochs of the study's longest run."""
+    return max(_checked(study, one, start).epochs for one in _corners(study))
+
+
+def _corners(study: Study) -> list[Point]:
+    """The points of a study with its first seed, of a range both ends."""
     grid = [_ends(name, factor) for name, factor in study.vary.items()]
-    for chosen in product(*grid):
-        _check_point(study, point(study, chosen, study.seeds[0]), start)
+    return [point(study, chosen, study.seeds[0]) for chosen in product(*grid)]
 
 
 def _ends(name: str, factor: Any) -> list[tuple[str, Settings]]:
@@ -90,9 +96,7 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
         known = [*RunConfig.model_fields.keys() - _MADE, *options]
         if key not in known:
             raise unknown(f"{one.model} setting", key, known)
-    config, _ = api.check(
-        one.model, recipe=study.recipe, settings=one.settings, **start.keywords(one.model)
-    )
+    config = _checked(study, one, start)
     registry.check_options(one.model, config.model_options)
     if config.val_fraction == 0:
         raise UsageError("val_fraction = 0: a study compares on the hold-out, so there must be one")
@@ -104,6 +108,11 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
         make_optimizer(config, nn.Linear(1, 1))
 
 
+def _checked(study: Study, one: Point, start: Start) -> RunConfig:
+    keywords = start.keywords(one.model)
+    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)[0]
+
+
 def plan(
     study: Study, chosen: Sequence[Point], start: Start, data: "Dataset", device: str
 ) -> list[Planned]:
@@ -113,20 +122,23 @@ def plan(
     planned = []
     for one in chosen:
         trial = make_trial(study, one, start)
+        title = f"{named(study.vary, one.labels)} seed {one.seed}"
         try:
             config = trials.resolve(trial, data, device)
             _, held_out = training_rows(config, data)
-            planned.append(Planned(one, trial, config, "", len(held_out)))
+            planned.append(Planned(title, one, trial, config, "", len(held_out)))
         except BenchError as error:
-            planned.append(Planned(one, trial, None, str(error), 0))
+            planned.append(Planned(title, one, trial, None, str(error), 0))
     return planned
 
 
 def base(study: Study, start: Start, data: "Dataset", device: str) -> str | None:
     """The name of the run of the first seed with nothing varied; None where there is none."""
-    own = Point((), study.model, study.settings, study.seeds[0])
-    (planned,) = plan(study, [own], start, data, device)
-    return None if planned.config is None else planned.config.name
+    trial = make_trial(study, Point((), study.model, study.settings, study.seeds[0]), start)
+    try:
+        return trials.resolve(trial, data, device).name
+    except BenchError:
+        return None
 
 
 def make_trial(study: Study, one: Point, start: Start) -> Trial:

@@ -84,14 +84,19 @@ def _place(labels: tuple[str, ...], group: Sequence[Trained]) -> Place:
 
 def _why(group: Sequence[Trained]) -> str:
     """What became of the runs of a setting that are not finished."""
-    lacking = [one.row for one in group if one.row is None or "error" in one.row]
-    states = ["missing" if row is None else str(row.get("state", "failed")) for row in lacking]
+    reasons: dict[str, list[str]] = {}
+    for one in group:
+        if one.row is None:
+            reasons.setdefault("missing", []).append("")
+        elif "error" in one.row:
+            state = str(one.row.get("state", "failed"))
+            reasons.setdefault(state, []).append(str(one.row["error"]))
     parts = []
-    for state in dict.fromkeys(states):
-        parts.append(f"{states.count(state)} of {len(group)} {state}")
-        reasons = dict.fromkeys(str(row["error"]) for row in lacking if row and "error" in row)
+    for state, texts in reasons.items():
+        count = "" if len(texts) == len(group) else f"{len(texts)} of {len(group)} "
+        parts.append(texts[0] if state == "pruned" else f"{count}{state}")
         if state == "failed":
-            parts[-1] += f": {next(iter(reasons))}"
+            parts[-1] += f": {texts[0]}"
     return "; ".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,7 +18,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 
 
 class Entry(BaseModel):
-    """A run of a study: its place in it and its name; no name where it cannot be."""
+    """A run of a study: its place in it and its name; no name where it cannot be.
+
+    One that a search gave up has the `state` pruned, and when for a `reason`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -26,6 +29,7 @@ class Entry(BaseModel):
     seed: int
     run: Name | None
     reason: str = ""
+    state: Literal["", "pruned"] = ""
     val_images: int = Field(ge=0)
 
 
@@ -118,6 +122,8 @@ def trained(
             row = known[entry.run]
         elif (runs_dir / entry.run).exists():
             row = _row(runs_dir / entry.run)
+        if row is None and entry.state:
+            row = {"error": entry.reason, "state": entry.state}
         found.append(Trained(tuple(entry.labels), entry.seed, entry.run, entry.val_images, row))
     return found
 

@@ -1,6 +1,6 @@
 """A study: one model, settings that are varied, seeds -> the runs that it consists of; light."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from math import prod
 from typing import Annotated, Any, NamedTuple
@@ -150,3 +150,8 @@ def label(value: Value) -> str:
     if isinstance(value, list):
         return "-".join(map(label, value))
     return f"{value:g}" if isinstance(value, int | float) else value
+
+
+def named(factors: Iterable[str], labels: Iterable[str]) -> str:
+    """A setting on one line: lr=0.001 batch_size=128."""
+    return " ".join(f"{factor}={text}" for factor, text in zip(factors, labels, strict=True))

@@ -1,6 +1,7 @@
 """A study -> its runs, trained by this worker and by all others that have the same runs folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,37 +71,33 @@ def prepare(
 
 
 def train(sweep: Sweep, console: Console, *, stack: bool, ddp: bool) -> list[Trained]:
-    """Train what is missing; returns what there is of each run then.
+    """Train what is missing of a grid; returns what there is of each run then.
 
     The first worker of a launcher waits for what others have in hand, the others do not. Raises
     InterruptedRunError, StorageError, and UsageError for `ddp` without a launcher.
     """
-    here = place.here()
-    hands = make_hands(sweep, here, ddp=ddp)
-    if ddp and not here.is_main:
-        hands.follow()
-        return []
-    if here.is_main:
-        record.write(sweep.runs_dir, sweep.record)
-    configs = {one.config.name: one.config for one in sweep.planned if one.config is not None}
-    book = Ledger(sweep.runs_dir, configs)
-    # A stack trains as the plain loop does; what changes that loop is for single runs.
-    plain = not (sweep.options["compile"] or sweep.options["deterministic"] or ddp)
-    try:
+    with made_hands(sweep, ddp=ddp) as hands:
+        if hands.follows:
+            hands.follow()
+            return []
+        main = hands.place.is_main
+        if main:
+            record.write(sweep.runs_dir, sweep.record)
+        configs = {one.config.name: one.config for one in sweep.planned if one.config is not None}
+        book = Ledger(sweep.runs_dir, configs)
+        # A stack trains in the plain loop alone, and nobody shares it.
+        plain = not (sweep.options["compile"] or sweep.options["deterministic"] or ddp)
         with Board(sweep.study.name, sweep.planned, book, console) as board:
             workers.work(
-                *(sweep.planned, book, hands, board.tick),
-                wait=here.is_main,
-                stack=stack and plain,
+                *(sweep.planned, book, hands, board.tick), wait=main, stack=stack and plain
             )
-    finally:
-        if hands.channel is not None:
-            hands.channel.end()
     return record.trained(sweep.record, sweep.runs_dir, book.settled)
 
 
-def make_hands(sweep: Sweep, here: place.Place, *, ddp: bool) -> Hands:
-    """How this worker trains the study's runs."""
+@contextmanager
+def made_hands(sweep: Sweep, *, ddp: bool) -> Iterator[Hands]:
+    """How this worker trains the study's runs; at the end those that follow are let go."""
+    here = place.here()
     if ddp and here.world == 1:
         raise UsageError(
             "--ddp: all processes of a launcher train each run together, and there is none; use "
@@ -117,7 +114,7 @@ def make_hands(sweep: Sweep, here: place.Place, *, ddp: bool) -> Hands:
         tuple(command_line({key: sweep.options[key] for key in keys} | machine))
         for keys in (_OF_TRAIN, _OF_STACK)
     )
-    return Hands(
+    hands = Hands(
         study=sweep.study.name,
         for_train=of_train,
         for_stack=("--recipe", sweep.study.recipe, *of_stack),
@@ -127,3 +124,8 @@ def make_hands(sweep: Sweep, here: place.Place, *, ddp: bool) -> Hands:
         gpus=gpus,
         channel=Channel(here) if ddp else None,
     )
+    try:
+        yield hands
+    finally:
+        if hands.channel is not None and here.is_main:
+            hands.channel.end()

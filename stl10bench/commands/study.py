@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,10 +31,12 @@ from stl10bench.terminal import is_main, stderr, stdout
 if TYPE_CHECKING:
     from stl10bench.ranking import Trained
     from stl10bench.record import Record
+    from stl10bench.sampling import Plan
     from stl10bench.study import Study
 
 app = typer.Typer(help="List, show and run studies: what a setting is worth.", no_args_is_help=True)
 
+_S = "Search (extra tune)"
 FORMATS = ("table", "markdown", "csv")
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
 _RECIPE = Annotated[str | None, typer.Option(help="Named settings, in place of the study's.")]
@@ -146,7 +149,7 @@ def run(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="A factor and its values: lr=1e-3,1e-4; hidden=512,256/128; repeatable.",
+            help="A factor: lr=1e-3,1e-4; hidden=512,256/128; lr=1e-5..1e-1:log; repeatable.",
             metavar="NAME=A,B",
         ),
     ] = None,
@@ -159,6 +162,21 @@ def run(
     ddp: Annotated[
         bool, typer.Option("--ddp", help="Under a launcher: all processes train each run together.")
     ] = False,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Search with Optuna: tpe, random or grid.", rich_help_panel=_S),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Runs of a search, in all.", min=1, rich_help_panel=_S)
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="End poor runs early: none, median or hyperband.", rich_help_panel=_S),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Database URL that machines share, else a file.", rich_help_panel=_S),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help=r"Folder of figures and CSV \[default: RUNS_DIR/studies/NAME]."),
@@ -189,36 +207,75 @@ def run(
     )
     start = plan.Start(options["weights"], options["pretrained"])
     plan.check(asked, start)
-    points = study.points(asked)
+    how = _search(asked, sampler, trials, pruner, storage, seeds)
+    if how is not None:
+        asked = asked.model_copy(update={"seeds": asked.seeds[:1]})
+    points = study.points(asked) if how is None else []
 
-    from stl10bench import record, sweep, trials
+    from stl10bench import record, sweep
+    from stl10bench import trials as known_trials
 
     console = stderr()
     made = sweep.prepare(asked, points, start, options, console)
+    if dry_run and how is not None:
+        raise UsageError(
+            "--dry-run: a search decides as it goes; without --sampler runs are listed"
+        )
     if dry_run:
         known = [
-            (one.title, trials.look(one.trial, made.data, made.device, made.runs_dir))
+            (one.title, known_trials.look(one.trial, made.data, made.device, made.runs_dir))
             for one in made.planned
         ]
         forecast.show(known, made.data, made.device, made.runs_dir)
         return
-    trained = sweep.train(made, console, stack=stack, ddp=ddp)
+    if how is None:
+        found, trained = made.record, sweep.train(made, console, stack=stack, ddp=ddp)
+    else:
+        from stl10bench import search
+
+        found, trained = search.train(made, how, console, ddp=ddp)
     if not is_main():
         return
-    _rank(made.record, trained, style)
+    _rank(found, trained, style)
     folder = output or record.folder(made.runs_dir, asked.name)
-    for path in _draw(made.record, trained, folder, made.runs_dir):
+    for path in _draw(found, trained, folder, made.runs_dir):
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if all(one.row is None or "error" in one.row for one in trained):
         raise UsageError("no run succeeded; the table says why")
+
+
+def _search(
+    asked: "Study",
+    sampler: str | None,
+    trials: int | None,
+    pruner: str | None,
+    storage: str | None,
+    seeds: int | None,
+) -> "Plan | None":
+    """How to search, if that is asked for."""
+    if sampler is None:
+        given = {"--trials": trials, "--pruner": pruner, "--storage": storage}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{wrong[0]} is of a search: it needs --sampler tpe, random or grid")
+        return None
+    if find_spec("optuna") is None:
+        raise UsageError("--sampler needs optuna: pip install 'stl10bench[tune]'")
+    if seeds is not None and seeds > 1:
+        raise UsageError(
+            f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
+            "--vary and --seeds"
+        )
+    from stl10bench import sampling
+
+    how = sampling.Plan(sampler, trials or 20, pruner or "none", storage)
+    sampling.check(asked, how)
+    return how
 
 
 def _draw(
     stored: "Record", trained: "Sequence[Trained]", folder: Path, runs_dir: Path
 ) -> list[Path]:
     """Write a study's CSV and, with matplotlib, its figures; returns the files."""
-    from importlib.util import find_spec
-
     from stl10bench import files, findings
 
     table = folder / f"{stored.study.name}.csv"
