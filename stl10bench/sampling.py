@@ -11,8 +11,7 @@ import optuna
 from filelock import FileLock
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from stl10bench import record
 from stl10bench.errors import StorageError, UsageError, unknown
@@ -79,10 +78,11 @@ def _sampler(name: str, study: Study, seed: int) -> BaseSampler:
     return TPESampler(seed=seed) if name == "tpe" else RandomSampler(seed=seed)
 
 
-class _Lock(BaseJournalFileLock):
+class _Lock(JournalFileOpenLock):
     """A lock of the journal that dies with its process; Optuna's own stay for half a minute."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
         self._path = path
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
 
