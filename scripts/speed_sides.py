@@ -97,14 +97,14 @@ def rate(work: Callable[[], int]) -> float:
 
 def loop(model: str) -> float:
     """Our training loop: order, draws, augmentation, step, schedule, sums."""
-    from stl10bench import training
     from stl10bench.batches import augmented
+    from stl10bench.epoch import train_epoch
     from stl10bench.state import Position
 
     r = ready(model)
 
     def epoch() -> int:
-        training.train_epoch(
+        train_epoch(
             r.learner,
             r.optimizer,
             r.schedule,

@@ -1,5 +1,6 @@
 """The command line: which command lives where, and how a command ends; light."""
 
+import contextlib
 import json
 import signal
 import sys
@@ -13,8 +14,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 import stl10bench
-from stl10bench.errors import BenchError
-from stl10bench.terminal import stderr
+from stl10bench import files
+from stl10bench.errors import BenchError, StorageError
+from stl10bench.terminal import is_main, mute, note_launcher, open_streams, stderr, talk
 
 COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its help
     "train": ("train", "Train one model and print its row."),
@@ -31,7 +33,12 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
     ),
     "study": ("study", "List, show and run studies: what a setting is worth."),
     "models": ("models", "List the models."),
-    "describe": ("models", "Print a model's layers, output shapes, parameters and MACs."),
+    "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
+    "plot": (
+        "plot",
+        "Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs.",
+    ),
+    "visualize": ("visualize", "Draw the data, and what models make of them."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, check, audit, draw or import data."),
     "doctor": ("doctor", "Say whether a run would work here, and what to do where it would not."),
@@ -90,21 +97,39 @@ def _terminate(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def _say(error: "BenchError | typer.TyperException") -> None:
+    """One line to stderr, from each process; with --json an object to stdout, from the first."""
+    text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    line = " ".join(text.split())
+    if line:  # else the help was shown, for want of arguments
+        typer.echo(f"error: {line}", file=talk())
+    if "--json" in sys.argv and is_main():
+        with contextlib.suppress(BrokenPipeError):
+            typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
+
+
 def main() -> None:
     """Run the command line; errors that a user can act on are one line and an exit code."""
+    open_streams()
+    note_launcher()
     warnings.showwarning = _warn
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
     except (BenchError, typer.TyperException) as error:
-        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        line = " ".join(text.split())
-        if "--json" in sys.argv:
-            typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
-        if line:  # else the help was shown, for want of arguments
-            typer.echo(f"error: {line}", err=True)
+        _say(error)
         code = error.exit_code
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        code = 130
+    except OSError as error:
+        if error.errno not in files.FULL:
+            raise
+        _say(StorageError(f"no room for what the command prints: {error}"))
+        code = StorageError.exit_code
+    except SystemExit as end:  # as rich and typer end when nobody reads any more: no error of ours
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        code = 0
+    try:
+        sys.stdout.flush()
+    except OSError:
+        mute(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)

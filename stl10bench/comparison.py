@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import track
 
 from stl10bench import calibration, escaping, paired, predictions, results, rows
-from stl10bench.errors import CheckpointError, UsageError, unknown
+from stl10bench.errors import CheckpointError, UsageError
 from stl10bench.rows import Row
+from stl10bench.runs import find as find_run
 from stl10bench.standing import input_rule
 
 
@@ -41,30 +42,16 @@ def find(runs_dir: Path, names: Sequence[str]) -> list[Path]:
     A name is a run's below `runs_dir`, the path of a run folder, or the beginning of one run's
     name. Raises UsageError for a name that is none of these, and for fewer than two runs.
     """
-    known = {path.parent.name: path.parent for path in results.results_in(runs_dir)}
-    found = [_folder(name, known, runs_dir) for name in names] if names else list(known.values())
+    every = [path.parent for path in results.results_in(runs_dir)]
+    found = [find_run(runs_dir, name) for name in names] if names else every
+    for folder in found:
+        if not (folder / "result.json").is_file():
+            raise UsageError(f"{folder} has no result.json: the run is not finished")
     folders = list({folder.resolve(): folder for folder in found}.values())
     if len(folders) < 2:
         where = "given" if names else f"in {runs_dir}"
         raise UsageError(f"two finished runs or more can be compared; {len(folders)} {where}")
     return folders
-
-
-def _folder(name: str, known: dict[str, Path], runs_dir: Path) -> Path:
-    if name in known:
-        return known[name]
-    for folder in (runs_dir / name, Path(name)):
-        if folder.is_dir():
-            if not (folder / "result.json").is_file():
-                raise UsageError(f"{folder} has no result.json: the run is not finished")
-            return folder
-    begun = [one for one in known if one.startswith(name)]
-    if len(begun) == 1:
-        return known[begun[0]]
-    if begun:
-        listed = escaping.clean(", ".join(begun[:5]))
-        raise UsageError(f"{name!r} begins several runs: {listed}; give one of them")
-    raise unknown("run", name, map(escaping.clean, known), remedy=f"in {runs_dir}")
 
 
 def load(folder: Path) -> Run:

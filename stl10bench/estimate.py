@@ -6,12 +6,12 @@ from stl10bench import device as machine
 from stl10bench.batches import augmented
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Dataset
+from stl10bench.epoch import train_epoch
 from stl10bench.evaluation import evaluate, fold_frozen
 from stl10bench.models.weights import Weights
 from stl10bench.prepare import create, load_test, load_train
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Position
-from stl10bench.training import train_epoch
 
 _SECONDS = 2.0  # of steps, after the first two, which are slower
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from stl10bench.errors import BenchError, CheckpointError, StorageError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how a disk says that it has no room
 _CHUNK = 1 << 20
 _JSON_LIMIT = 1 << 20  # bytes
 _HEADER_LIMIT = 10 << 20  # bytes, of a safetensors file
@@ -43,7 +44,7 @@ def write(path: Path, content: bytes) -> None:
 
 def cannot_write(path: Path, size: int, error: OSError) -> StorageError:
     """The error for `size` bytes that did not get to `path`; says how many there is room for."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno not in FULL:
         return StorageError(f"cannot write {path} ({size:,} bytes): {error}")
     return StorageError(
         f"no room for {path}: it needs {size:,} bytes, {free_space(path):,} are free: {error}"
@@ -120,7 +121,8 @@ def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
     """The bytes of `path`; raises `error` when it cannot be read, or for more than `limit`."""
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, limit) + 1)  # asks for that much memory at once
     except OSError as cause:
         raise error(f"cannot read {path}: {cause.strerror}") from cause
     if len(content) > limit:

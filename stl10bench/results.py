@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from stl10bench import columns, escaping, files, render, repeats, rows, standing
+from stl10bench import columns, escaping, files, render, repeats, rows, runs, standing
 from stl10bench.columns import Column
 from stl10bench.errors import CheckpointError, unknown
 from stl10bench.render import Grid
@@ -39,7 +39,7 @@ def stored(runs_dir: Path) -> list[Row]:
 def results_in(runs_dir: Path) -> list[Path]:
     """The result.json of all finished runs below `runs_dir` but those that were moved aside."""
     found = sorted(runs_dir.glob("*/result.json"))
-    return [path for path in found if ".old-" not in path.parent.name]
+    return [path for path in found if runs.OLD not in path.parent.name]
 
 
 def reference(name: str) -> list[Row]:

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from stl10bench.errors import (
     UsageError,
     unknown,
 )
+from stl10bench.terminal import is_main
 
 OLD = ".old-"  # in the names of folders that were moved aside
 _LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
@@ -36,7 +38,7 @@ def ended(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     if (folder / "result.json").exists():
         row = files.read_json(folder / "result.json", CheckpointError)
         check_same(row.get("config"), config, folder / "result.json")
-        if status(folder)["state"] != "finished":
+        if is_main() and status(folder)["state"] != "finished":
             with lock(folder):
                 _tidy(folder)
         return row
@@ -96,7 +98,10 @@ def find(runs_dir: Path, name: str) -> Path:
     if (Path(name) / "config.json").is_file():
         return Path(name)
     names = [path.parent.name for path in runs_dir.glob("*/config.json")]
-    fitting = [one for one in names if one == name] or [n for n in names if n.startswith(name)]
+    if not names:
+        raise UsageError(f"no run {name!r}: there is none in {runs_dir}; give --runs-dir")
+    begun = [one for one in names if one.startswith(name) and OLD not in one]
+    fitting = [name] if name in names else begun
     if len(fitting) > 1:
         raise UsageError(f"run {name!r} could be any of {', '.join(sorted(fitting))}: give more")
     if not fitting:
@@ -195,19 +200,19 @@ def owned(folder: Path, config: RunConfig, *, overwrite: bool = False) -> Iterat
         try:
             yield
         except DivergedError as error:
-            _write_status(folder, "diverged", str(error), **error.facts)
+            _record(folder, "diverged", str(error), **error.facts)
             raise
         except InterruptedRunError as error:
-            _write_status(folder, "interrupted", str(error))
+            _record(folder, "interrupted", str(error))
             raise
         except BenchError as error:
-            _write_status(folder, "failed", str(error))
+            _record(folder, "failed", str(error))
             raise
         except (KeyboardInterrupt, SystemExit):
-            _write_status(folder, "interrupted", "before its first step or after its last")
+            _record(folder, "interrupted", "before its first step or after its last")
             raise
         except Exception as error:
-            _write_status(folder, "failed", repr(error))
+            _record(folder, "failed", repr(error))
             raise
         _tidy(folder)
 
@@ -223,7 +228,17 @@ def _tidy(folder: Path) -> None:
     _write_status(folder, "finished", "")
 
 
+def _record(folder: Path, state: str, reason: str, **facts: Any) -> None:
+    """Write how a run ended; that there is no room for it is a warning: what ended it counts."""
+    try:
+        _write_status(folder, state, reason, **facts)
+    except StorageError as error:
+        warnings.warn(f"{error}: status.json does not say that the run {state}", stacklevel=2)
+
+
 def _write_status(folder: Path, state: str, reason: str, **facts: Any) -> None:
+    home = os.path.expanduser("~")  # noqa: PTH111  leaves it where there is none
+    reason = reason.replace(home, "~") if len(home) > 1 else reason
     facts = {"state": state, "reason": reason, "since": time.time(), **facts}
     files.write_json(folder / "status.json", facts)
 

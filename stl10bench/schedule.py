@@ -42,11 +42,14 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     if config.optimizer not in known:
         raise unknown("optimizer", config.optimizer, known.union(_TORCH))
     try:
-        return optim.create_optimizer_v2(  # type: ignore[attr-defined]
+        optimizer: torch.optim.Optimizer = optim.create_optimizer_v2(  # type: ignore[attr-defined]
             parameters, opt=config.optimizer, lr=config.lr
         )
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise UsageError(f"optimizer {config.optimizer!r} cannot be made: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UsageError(f"optimizer {config.optimizer!r} needs second derivatives: use another")
+    return optimizer
 
 
 def make_schedule(

@@ -4,6 +4,7 @@ Augmentation is most of what a small model costs, so eight settings that share i
 than one. Each member takes the steps that it would take alone, up to rounding.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -24,8 +25,10 @@ from stl10bench import checkpoint, metrics, runs
 from stl10bench.batches import augmented
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Dataset
+from stl10bench.divergence import broken_gradients, broken_weights, can_skip, diverged, poisoned
 from stl10bench.errors import DivergedError, UsageError
 from stl10bench.evaluation import evaluate
+from stl10bench.finish import finish
 from stl10bench.models.head import Head
 from stl10bench.models.weights import Weights
 from stl10bench.prepare import build, create, fold_overlap, load_test, load_train
@@ -33,7 +36,7 @@ from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Best
 from stl10bench.tracking import Log
-from stl10bench.training import better, broken_gradients, can_skip, finish, poisoned
+from stl10bench.training import better
 
 OWN = {  # the settings in which the members may differ; the others make the batches
     *("model_options", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing"),
@@ -131,9 +134,13 @@ def run(
             )
             seconds += values[0]["seconds"]
             for index, model in enumerate(models):
+                broken = bool(broken_weights(model))
                 if len(val.labels):
                     logits = evaluate(model, val.images, normalise, shared.image_size, accelerator)
                     values[index] |= metrics.score(logits, val.labels, "val")
+                    broken |= not math.isfinite(values[index]["val/loss"])
+                if broken and not broken_at[index]:
+                    broken_at[index] = epoch * steps
                 stored = metrics.finite({"epoch": epoch, **values[index], "time": time.time()})
                 histories[index].append(stored)
                 reached = headers[index].at(epoch, epoch * steps, stored)
@@ -155,13 +162,12 @@ def run(
                 with Log(folder, config, accelerator, tracker) as log:
                     for epoch, stored in enumerate(history, 1):
                         if 0 < broken_step <= epoch * steps:
-                            raise DivergedError(
-                                f"diverged: loss or gradients of step {broken_step} are not finite "
-                                f"at learning rate {stored['lr']:.3g}; lower --lr or raise "
-                                "--warmup",
-                                step=broken_step,
-                                lr=stored["lr"],
-                                last_finite_loss=history[epoch - 2]["train/loss"],
+                            before = history[epoch - 2]["train/loss"] if epoch > 1 else None
+                            raise diverged(
+                                "loss, gradients or weights of",
+                                broken_step,
+                                stored["lr"],
+                                math.nan if before is None else before,
                             )
                         log.write(stored, step=epoch * steps)
                     if main:
@@ -203,7 +209,7 @@ def train_epoch(
     first_step: int,
     advance: Callable[[], None],
 ) -> list[dict[str, float]]:
-    """One pass over the training images; returns what `training.epoch_values` does, per member.
+    """One pass over the training images; returns what `epoch.epoch_values` does, per member.
 
     The losses are added up for one backward pass: no gradient of one member depends on another.
     A member whose loss or gradients are not finite takes no step any more, and the number of the

@@ -7,6 +7,7 @@ and renamed.
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from stl10bench.errors import CheckpointError, StorageError, UsageError
 FORMAT = 1
 _KEPT = 2  # the newest, and the one before it in case the newest is found damaged
 _MANIFEST_LIMIT = 16 << 20  # bytes
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}  # of each parameter
+_NAME = re.compile(r"step-\d{8}")
 _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
 
 
@@ -154,6 +157,8 @@ def load(path: Path, config: RunConfig) -> State:
         raise CheckpointError(f"{path}: manifest: {first['loc']}: {first['msg']}") from None
     if facts.config != config.model_dump(mode="json"):
         raise CheckpointError(f"{path} is of another run: its config is not this one's")
+    if (fault := _fault(facts, config)) is not None:
+        raise CheckpointError(f"{path}: manifest: {fault}")
     data = files.read(path / _TENSORS, facts.tensors.size, CheckpointError)
     if hashlib.sha256(data).hexdigest() != facts.tensors.sha256:
         raise CheckpointError(f"{path / _TENSORS} is damaged: it has not the sum in the manifest")
@@ -197,14 +202,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     try:
         groups, states = stored["param_groups"], stored["state"]
-        same = len(groups) == len(fresh) and all(
-            group.keys() == other.keys()
-            and group["params"] == other["params"]
-            and all(_kind(group[key]) == _kind(other[key]) for key in other)
-            for group, other in zip(groups, fresh, strict=True)
-        )
-        if not same:
+        if len(groups) != len(fresh) or not all(map(_same_settings, groups, fresh)):
             raise ValueError("its parameter groups are others")
+        for index, state in states.items():
+            _check_fused(optimizer, state, parameters[index])
         laid_out = {
             index: {key: _like(value, parameters[index]) for key, value in state.items()}
             for index, state in states.items()
@@ -258,13 +259,28 @@ class _Manifest(BaseModel):
     tensors: _File
 
 
+def _fault(facts: _Manifest, config: RunConfig) -> str | None:
+    """What in a manifest contradicts the rest of it, if anything does."""
+    at, headers = facts.position, [facts.header, *([facts.best] if facts.best else [])]
+    if any(header.config.model_dump(mode="json") != facts.config for header in headers):
+        return "a header is of another run"
+    if at.epoch > config.epochs or facts.header.epoch != at.epoch:
+        return f"epoch {at.epoch} of {config.epochs}, its header says {facts.header.epoch}"
+    if (facts.best is None) != (at.epoch == 0):
+        return f"{'no' if facts.best is None else 'a'} best epoch after {at.epoch} epochs"
+    if [len(row) for row in at.sums] != [3] * (facts.processes if at.batch else 0):
+        return f"sums of {len(at.sums)} processes, there were {facts.processes}"
+    return None
+
+
 def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
 def _found(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, the newest first."""
-    return sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    found = (folder / "checkpoints").glob("step-*")
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _signed(content: dict[str, Any]) -> bytes:
@@ -302,6 +318,8 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tuple" if isinstance(value, tuple) else "list": parts}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     raise UsageError(
         f"{name} is a {type(value).__name__}: such a state cannot be stored; use another optimizer"
     )
@@ -318,6 +336,8 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tuple(parts) if kind == "tuple" else parts
     if kind == "value" and (value is None or isinstance(value, bool | int | float | str)):
         return value
+    if kind == "dtype" and isinstance(dtype := getattr(torch, value), torch.dtype):
+        return dtype
     raise ValueError(f"unknown kind {kind!r}")
 
 
@@ -328,8 +348,36 @@ def _weights(value: Any) -> dict[str, Tensor]:
     return dict(value)
 
 
-def _kind(value: Any) -> type:
-    return float if isinstance(value, int | float) else type(value)
+def _same_settings(group: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
+    """Whether a stored parameter group is `fresh` but for numbers; steps may have added some."""
+    added = {key: value for key, value in group.items() if key not in fresh}
+    return (
+        group["params"] == fresh["params"]
+        and all(isinstance(value, int | float | Tensor) for value in added.values())
+        and all(_switches(group[key]) == _switches(fresh[key]) for key in fresh)
+    )
+
+
+def _switches(value: Any) -> Any:
+    """`value` with every number in it the same."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_switches, value))
+    return 0 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _check_fused(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], parameter: Tensor
+) -> None:
+    """Raise ValueError for a parameter's state that a fused kernel would read beyond its end."""
+    if not optimizer.defaults.get("fused"):
+        return
+    keys = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else _ADAM
+    if state and state.keys() != keys:
+        raise ValueError(f"it has {sorted(state)}, not {sorted(keys)}")
+    for key, value in state.items():
+        shape = torch.Size() if key == "step" else parameter.shape
+        if value.shape != shape:
+            raise ValueError(f"{key} has the shape {tuple(value.shape)}, not {tuple(shape)}")
 
 
 def _like(value: Any, parameter: Tensor) -> Any:

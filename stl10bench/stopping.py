@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 
 import torch
@@ -15,10 +16,10 @@ from torch import distributed
 
 from stl10bench.config import Limits
 from stl10bench.errors import InterruptedRunError
-from stl10bench.terminal import LAUNCHED
+from stl10bench.terminal import launcher
 
-_LAUNCHERS = (LAUNCHED, "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO = 0.5  # seconds
 _GO_ON, _SAVE = 0, 1
 _TIME_IS_UP, _ORPHAN = 2, 3  # what is higher wins; a signal n is _SIGNAL + n
 _SIGNAL = 128
@@ -28,15 +29,19 @@ _SIGNAL = 128
 def deferred_signals() -> Iterator[Callable[[], int]]:
     """Within, SIGINT and SIGTERM are noted, and a second one ends the process at once.
 
-    Yields a function that returns the number of the signal that came, or 0. Outside the main
-    thread, where Python allows no handlers, signals do what they did before.
+    Not one that follows on its heels: a terminal and a launcher may both send the first. Yields a
+    function that returns the number of the signal that came, or 0. Outside the main thread, where
+    Python allows no handlers, signals do what they did before.
     """
     noted: list[int] = []
+    until = math.inf
 
     def note(number: int, _: FrameType | None) -> None:
-        if noted:
+        nonlocal until
+        if time.monotonic() > until:
             os._exit(_SIGNAL + number)
         noted.append(number)
+        until = min(until, time.monotonic() + _ECHO)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
@@ -62,11 +67,13 @@ class Watch:
         # On the CPU even of GPUs: nobody waits for a device to hear of a signal.
         self._group: distributed.ProcessGroup | None = None
         if accelerator.num_processes > 1:
-            self._group = distributed.new_group(backend="gloo")  # type: ignore[assignment]
+            self._group = distributed.new_group(  # type: ignore[assignment]
+                backend="gloo", timeout=timedelta(minutes=limits.timeout_minutes)
+            )
         self._interval = 60 * limits.checkpoint_minutes
         self._end = time.monotonic() + 60 * (limits.max_minutes or math.inf)
         self._saved_at = time.monotonic()
-        self._launcher = os.getppid() if any(name in os.environ for name in _LAUNCHERS) else None
+        self._launcher = launcher()
         self._travelling: tuple[distributed.Work, torch.Tensor] | None = None
         self._reason = _GO_ON
 

@@ -1,15 +1,33 @@
 """Where output goes: results to stdout, what is said on the way to stderr; who started us."""
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 
-LAUNCHED = "STL10BENCH_LAUNCHED"  # set for a child: when its parent dies it saves and ends
+LAUNCHED = "STL10BENCH_LAUNCHED"  # our launcher's process: when it dies we save and end
+_LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # each sets its own for us
 
 
 def is_main() -> bool:
     """Whether this process is the one that prints: the first of those of a launcher."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def launcher() -> int | None:
+    """The process that launched us and is to outlive us, or None: then we outlive any."""
+    if LAUNCHED in os.environ:
+        return int(os.environ[LAUNCHED])
+    return os.getppid() if any(name in os.environ for name in _LAUNCHERS) else None
+
+
+def note_launcher() -> None:
+    """Remember our launcher while it lives: who asks for it may ask when it has died."""
+    if (parent := launcher()) is not None:
+        os.environ[LAUNCHED] = str(parent)
 
 
 def stdout() -> Console:
@@ -18,5 +36,50 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """For what a command says on the way; quiet in all processes but the first."""
-    return Console(stderr=True, quiet=not is_main())
+    """For what a command says on the way; quiet in all processes but the first.
+
+    A run outlives its listeners: a closed pipe or a terminal that is gone ends the talk, no more.
+    """
+    return Console(file=talk(), quiet=not is_main())
+
+
+def talk() -> TextIO:
+    """Our stderr, muted when it fails."""
+    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    return cast(TextIO, _Talk(stream))
+
+
+def open_streams() -> None:
+    """Give a process that was started without stdout or stderr one that ends nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  for as long as we live
+
+
+def mute(stream: TextIO) -> None:
+    """Let a stream that nobody reads end nowhere, so that Python can close it without an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class _Talk:
+    """A stream that is muted when it fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        self._unless_gone(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._unless_gone(self._stream.flush)
+
+    def _unless_gone(self, call: Callable[..., Any], *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except OSError:
+            mute(self._stream)

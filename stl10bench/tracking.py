@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import queue
 import threading
@@ -79,7 +80,11 @@ class Log:
     ) -> None:
         if not self._accelerator.is_main_process:
             return
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as cause:
+            if error is None:  # else it says the same
+                raise files.cannot_write(self._path, 0, cause) from cause
         if self._thread.ident is not None:
             self._calls.put(self._accelerator.end_training)
             self._calls.put(None)
@@ -104,11 +109,12 @@ class Log:
         """One row: metric paths (`train/loss`) -> numbers, None where there is none."""
         if not self._accelerator.is_main_process:
             return
+        line = json.dumps({"step": step, **values}) + "\n"
         try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error}") from error
+            raise files.cannot_write(self._path, len(line), error) from error
         numbers = {key: value for key, value in values.items() if value is not None}
         self._calls.put(lambda: self._accelerator.log(numbers, step=step))
 
@@ -166,6 +172,7 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
     """
     import wandb
 
+    logging.getLogger("wandb").setLevel(logging.WARNING)  # below it, it logs paths
     mode = os.environ.get("WANDB_MODE")
     if mode is None:
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -189,7 +196,13 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
         "name": folder.name,
         "group": config.model,
         "mode": mode,
-        "settings": wandb.Settings(silent=True, console="off", init_timeout=6),
+        "settings": wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=6,
+            x_disable_meta=True,  # the command line, host and paths
+            disable_git=True,
+        ),
     }
 
 

@@ -3,32 +3,33 @@
 import math
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
-from stl10bench import checkpoint, cost, files, metrics, state
-from stl10bench.batches import Images, Normalise, augmented, cached
+from stl10bench import checkpoint, metrics, state
+from stl10bench.batches import augmented, cached
 from stl10bench.config import Limits, RunConfig
 from stl10bench.data.stl10 import Dataset
-from stl10bench.errors import DivergedError, InterruptedRunError, StorageError
-from stl10bench.evaluation import evaluate, features_of_views, fold_frozen, tested_row
+from stl10bench.divergence import diverged
+from stl10bench.epoch import epoch_line, epoch_values, loss_before, train_epoch
+from stl10bench.errors import (
+    CheckpointError,
+    InterruptedRunError,
+    StorageError,
+)
+from stl10bench.evaluation import evaluate, features_of_views, fold_frozen
+from stl10bench.finish import finish
 from stl10bench.models.head import Classifier
 from stl10bench.models.weights import Weights
 from stl10bench.prepare import create, fold_overlap, load_test, load_train
-from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Best, Position, State
 from stl10bench.stopping import Watch, deferred_signals
@@ -65,7 +66,10 @@ def run(
     at, best = Position(), None
     if stored is not None:
         at, header, best = stored.position, stored.header, stored.best
-        checkpoint.fill(model, stored.model, folder)
+        if at.batch > steps:
+            raise CheckpointError(f"{folder}: {at.batch} steps of an epoch of {steps} are stored")
+        for one in (best.weights if best else stored.model, stored.model):  # each is to fit
+            checkpoint.fill(model, one, folder)
     check_agreement(at.step(steps), folder, accelerator)
     model.to(accelerator.device)
     fold_frozen(model, train, normalise, config)
@@ -122,6 +126,7 @@ def run(
                     accelerator,
                     at,
                     first_step=at.step(steps),
+                    last_loss=loss_before(at, header),
                     pauses=watch.pauses,
                     advance=partial(bar.advance, task),
                 )
@@ -137,6 +142,10 @@ def run(
                     )
                     values |= metrics.score(logits, val.labels, "val")
                 epoch, step = at.epoch + 1, at.step(steps)
+                if not math.isfinite(values.get("val/loss", 0.0)):
+                    raise diverged(
+                        "logits of the hold-out after", step, at.lr, values["train/loss"]
+                    )
                 row = metrics.finite({"epoch": epoch, **values, "time": time.time()})
                 log.write(row, step=step)
                 console.print(epoch_line(epoch, config.epochs, values), highlight=False)
@@ -252,211 +261,3 @@ def _rank(header: checkpoint.Header) -> tuple[float, float]:
     if accuracy is None:
         return float(header.epoch), 0.0
     return accuracy, -math.inf if loss is None else -loss
-
-
-def finish(
-    best: Best,
-    model: nn.Module,
-    normalise: Normalise,
-    test: Images,
-    val: Images,
-    accelerator: Accelerator,
-    *,
-    dataset: str,
-    folder: Path,
-    log: Log,
-    step: int,
-    check: Callable[[], None] = lambda: None,
-    **facts: Any,
-) -> dict[str, Any]:
-    """Test the epoch that counts; writes its checkpoint, predictions and row, returns the row.
-
-    `step` is the run's last; `check` is called now and then and may raise; `facts` are what else
-    the row says. The model keeps the weights that it came with.
-    """
-    config, main = best.header.config, accelerator.is_main_process
-    with loaded(model, best.weights):
-        logits, val_logits = (
-            evaluate(*(model, part.images, normalise, config.image_size, accelerator), check=check)
-            if len(part.labels)
-            else None
-            for part in (test, val)
-        )
-        assert logits is not None  # there are test images
-        tested = metrics.finite(metrics.score(logits, test.labels, "test"))
-        log.write(tested, step=step)
-        header = best.header.at(best.header.epoch, best.header.step, best.header.metrics | tested)
-        file = folder / ("best.safetensors" if config.val_fraction else "last.safetensors")
-        if main:
-            checkpoint.save(file, model, header)
-        row = {
-            "run": folder.name,
-            **tested_row(header, model, dataset, len(test.labels), accelerator),
-            **metrics.measures(logits, test.labels, val_logits, val.labels),
-            "selection": "hold-out" if config.val_fraction else "last epoch",
-            **facts,
-            **(
-                cost.measure(model, test, normalise, config.image_size, accelerator) if main else {}
-            ),
-            "checkpoint": f"{folder.name}/{file.name}",
-            "checkpoint_mb": file.stat().st_size / 1e6 if main else 0.0,
-        }
-        log.summary(row)
-        if main:
-            checkpoint.save_predictions(
-                folder / "predictions.safetensors", logits, test.labels, val_logits, val.labels
-            )
-            files.write_json(folder / "result.json", row)
-    return row
-
-
-@contextmanager
-def loaded(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
-    """Within, the model has other weights."""
-    own = {key: value.clone() for key, value in model.state_dict().items()}
-    model.load_state_dict(weights)
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)
-
-
-def train_epoch(
-    model: nn.Module,
-    optimizer: AcceleratedOptimizer,
-    schedule: LRScheduler,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    config: RunConfig,
-    accelerator: Accelerator,
-    at: Position,
-    *,
-    first_step: int,
-    pauses: Callable[[], bool],
-    advance: Callable[[], None],
-) -> Position:
-    """The steps of an epoch from `at` on, up to its end or a pause; returns where that is.
-
-    Raises DivergedError when the loss or a gradient is not finite: that step is not applied, and
-    at most one more is taken.
-    """
-    started = time.monotonic()
-    skips = can_skip(optimizer)
-    checks: deque[Check] = deque()
-    last_loss = torch.tensor(math.nan)
-    if not at.batch:
-        at = at.model_copy(update={"lr": optimizer.param_groups[-1]["lr"]})
-    sums = own_sums(at, accelerator)
-    batch = 0
-
-    model.train()
-    for batch, (images, labels) in enumerate(batches, 1):
-        step = first_step + batch
-        torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        accelerator.backward(poisoned(loss))
-        if accelerator.scaler is None:  # which skips such steps by itself
-            broken = broken_gradients(optimizer)
-            checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, last_loss))
-            if skips:
-                optimizer.optimizer.found_inf = broken.float()
-            if len(checks) > skips:
-                raise_if_broken(checks.popleft())
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-
-        last_loss = loss.detach()
-        sums[0] += last_loss * len(labels)
-        sums[1] += (logits.detach().argmax(1) == labels).sum()
-        sums[2] += len(labels)
-        advance()
-        if pauses():
-            break
-
-    for check in checks:
-        raise_if_broken(check)
-    gathered = accelerator.gather(sums[None])
-    if not gathered.isfinite().all():  # as far as fp16's loss scaling lets it come
-        raise_if_broken(Check(first_step + batch, at.lr, torch.tensor(True), last_loss))
-    return at.model_copy(
-        update={
-            "batch": at.batch + batch,
-            "sums": gathered.tolist(),
-            "seconds": at.seconds + time.monotonic() - started,
-        }
-    )
-
-
-def poisoned(losses: Tensor) -> Tensor:
-    """The losses, NaN where infinite: then the gradients of all processes are NaN as well."""
-    return losses * torch.where(losses.isfinite(), 1.0, math.nan)
-
-
-def broken_gradients(optimizer: AcceleratedOptimizer) -> Tensor:
-    """Whether a gradient of the optimizer's parameters is not finite: bool (), not waited for."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return ~torch.nn.utils.get_total_norm(gradients, math.inf).isfinite()
-
-
-def can_skip(optimizer: AcceleratedOptimizer) -> bool:
-    """Whether a step with `found_inf` = 1 leaves everything as it is: so do torch's fused ones."""
-    return getattr(optimizer.optimizer, "_step_supports_amp_scaling", False)
-
-
-class Check(NamedTuple):
-    """What is known of a step when its gradients are there: on the device, not waited for."""
-
-    step: int
-    lr: float
-    broken: Tensor  # whether its loss or a gradient is not finite
-    last_loss: Tensor  # of the step before
-
-
-def raise_if_broken(check: Check) -> None:
-    """Raise DivergedError for a step whose loss or gradients were not finite."""
-    if check.broken:
-        last = metrics.finite({"loss": check.last_loss.item()})["loss"]
-        before = "" if last is None else f", after a loss of {last:.4g}"
-        raise DivergedError(
-            f"diverged: loss or gradients of step {check.step} are not finite at learning rate "
-            f"{check.lr:.3g}{before}; lower --lr or raise --warmup",
-            step=check.step,
-            lr=check.lr,
-            last_finite_loss=last,
-        )
-
-
-def own_sums(at: Position, accelerator: Accelerator) -> Tensor:
-    """Loss, hits and images of this process so far in the epoch: float64 (3,), on the device."""
-    device = accelerator.device
-    dtype = torch.float64 if device.type != "mps" else torch.float32
-    sums = torch.tensor(at.sums or [[0.0] * 3], dtype=dtype, device=device)
-    if len(sums) == accelerator.num_processes:
-        return sums[accelerator.process_index].clone()
-    return sums.sum(0) if accelerator.is_main_process else torch.zeros_like(sums[0])
-
-
-def epoch_values(at: Position) -> dict[str, float]:
-    """Loss, accuracy, rate and speed of a whole epoch, all processes together.
-
-    Loss and accuracy are means over the epoch's augmented images.
-    """
-    loss, hits, images = (sum(column) for column in zip(*at.sums, strict=True))
-    return {
-        "train/loss": loss / images,
-        "train/accuracy": hits / images,
-        "lr": at.lr,
-        "seconds": at.seconds,
-        "images_per_second": images / at.seconds,
-    }
-
-
-def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
-    """What one epoch prints."""
-    line = f"epoch {epoch:{len(str(epochs))}}/{epochs}"
-    for split, title in (("train", "train"), ("val", "hold-out")):
-        if f"{split}/loss" in values:
-            line += f"  {title} {values[f'{split}/loss']:.3f} {values[f'{split}/accuracy']:.1%}"
-    return f"{line}  {values['images_per_second']:,.0f} images/s"

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would starve each other
 
 import numpy as np
 import pytest
+from forks import Forks
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)  # machines differ
@@ -39,6 +41,13 @@ def write_layout(
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 40 training and 20 test images of four classes."""
     return write_layout(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts `stl10bench` commands in forked children of one process that has imported torch."""
+    with Forks(tmp_path_factory.mktemp("forks")) as one:
+        yield one
 
 
 @pytest.fixture(autouse=True)

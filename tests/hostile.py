@@ -239,7 +239,7 @@ def make_state(folder: Path) -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     header = checkpoint.Header(
-        config=CONFIG, class_names=("ant", "bee"), mean=(0.5,) * 3, std=(0.5,) * 3
+        config=CONFIG, class_names=("ant", "bee"), mean=(0.5,) * 3, std=(0.5,) * 3, epoch=1
     )
     weights = model.state_dict()
     stored = state.State(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
 from stl10bench.cli import COMMANDS, main
 
@@ -289,6 +290,60 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(cli: Any, command: st
 
 def test_help_for_want_of_arguments_is_no_error_message(cli: Any) -> None:
     assert "error" not in cli().err
+
+
+def closed_pipe(number: int) -> str:
+    """Python code for a command's process: nobody reads its stdout (1) or stderr (2)."""
+    return f"import os; read, write = os.pipe(); os.close(read); os.dup2(write, {number})"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("models", 0),
+        ("models --json", 0),
+        ("describe cnn", 0),
+        ("runs list", 0),
+        ("table", 0),
+        ("train --help", 0),
+        ("train mpl --json", 2),
+        ("train mpl", 2),
+    ],
+)
+def test_a_closed_pipe_changes_no_exit_code_and_gives_no_traceback(
+    forks: Forks, cli: Any, tmp_path: Path, arguments: str, code: int
+) -> None:
+    cli("train", "logistic", *TINY)
+    before = f"import os; os.chdir({str(tmp_path)!r})\n" + closed_pipe(1)
+    ended = forks.run(*arguments.split(), before=before)
+    assert (ended.code, "Traceback" in ended.err) == (code, False), ended.err
+    assert ended.err.count("error: ") == bool(code)
+
+
+@pytest.mark.parametrize("before", [closed_pipe(2), "import sys; sys.stdout = sys.stderr = None"])
+def test_a_run_goes_on_when_nobody_listens(
+    forks: Forks, data_dir: Path, tmp_path: Path, before: str
+) -> None:
+    places = ["--data-dir", data_dir, "--runs-dir", tmp_path]
+    assert forks.run("train", "logistic", *TINY, *places, before=before).code == 0
+    (path,) = tmp_path.glob("*/status.json")
+    assert json.loads(path.read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"), [("models", 1), ("table --runs-dir runs", 1), ("train mpl", 2)]
+)
+def test_a_full_disk_behind_stdout_is_an_error_and_one_behind_stderr_is_not(
+    forks: Forks, cli: Any, tmp_path: Path, arguments: str, number: int
+) -> None:
+    cli("train", "logistic", *TINY)
+    full = f"import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {number})"
+    ended = forks.run(*arguments.split(), before=f"{full}; os.chdir({str(tmp_path)!r})")
+    if number == 1:
+        assert ended.code == 7
+        assert ended.err.startswith("error: no room for what the command prints: ")
+    else:
+        assert (ended.code, ended.err) == (2, "")
 
 
 def test_light_commands_import_nothing_heavy() -> None:

@@ -8,17 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 
 from stl10bench import files
-from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, IMAGE_BYTES, SIDE
+from stl10bench.data import image_file
+from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, IMAGE_BYTES
 from stl10bench.errors import DataError, StorageError, UsageError
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _SPLITS = ("train", "test")
-_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")  # Pillow's modes with an alpha channel
 
 
 class Photo(NamedTuple):
@@ -135,15 +133,16 @@ def _convert(
     with path.open("wb") as file:
         console = Console(stderr=True)
         hidden = not console.is_terminal
-        for photo in track(photos, "reading", console=console, transient=True, disable=hidden):
-            try:
-                pixels = _square(photo.path)
-            except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
-                place = photo.path.relative_to(source).as_posix()
-                broken.append(f"{place!r} ({error or type(error).__name__})".replace("\n", " "))
-            else:
-                file.write(pixels.transpose(2, 1, 0).tobytes())  # channel, column, row
-                whole.append(photo)
+        with image_file.silenced():
+            for photo in track(photos, "reading", console=console, transient=True, disable=hidden):
+                try:
+                    pixels = image_file.read(photo.path)
+                except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
+                    place = photo.path.relative_to(source).as_posix()
+                    broken.append(f"{place!r} ({image_file.reason(error)})")
+                else:
+                    file.write(pixels.transpose(2, 1, 0).tobytes())  # channel, column, row
+                    whole.append(photo)
     if broken:
         text = f"{source}: {len(broken)} of {len(photos)} files are no whole images: "
         text += "; ".join(broken)
@@ -151,25 +150,6 @@ def _convert(
             raise DataError(f"{text}; mend or remove them, or leave them out with --skip-broken")
         warnings.warn(f"{text}; they are left out", stacklevel=3)
     return whole
-
-
-def _square(path: Path) -> NDArray[np.uint8]:
-    """The image in `path`, uint8 (96, 96, 3). Raises whatever Pillow raises."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # from 89 million pixels
-        with Image.open(path, formats=_FORMATS) as opened:
-            opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # large JPEGs: decoded at a half to an eighth
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits of grey
-                grey = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255)
-                image = Image.fromarray(grey.astype(np.uint8))
-            if image.mode in _ALPHA or "transparency" in image.info:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            fitted = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC)
-            return np.asarray(fitted)
 
 
 def _test_rows(photos: Sequence[Photo], fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -1,20 +1,46 @@
-"""A model -> its layers, shapes, parameters and multiply-accumulates (MACs)."""
+"""A model -> its layers, shapes, parameters, multiply-accumulates (MACs) and memory."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+_TERMS = 12  # layers with parameters; a longer sum tells nobody anything
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One leaf module in the order of its call; `shape` is its output's, without the batch."""
+    """A module that computes something, in the order of its call.
+
+    `shape` is its output's without the batch, () for what a module with parts does or holds beside
+    its parts (the products of an attention, a class token); `parameters` and `macs`, for one image,
+    are its own; `formula` counts the parameters by hand, "" for a kind that it does not know.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     parameters: int
+    macs: int
+    formula: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step in fp32, by the convention that `memory` states."""
+
+    input: int
+    forward_backward: int
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """All three."""
+        return self.input + self.forward_backward + self.parameters
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:
@@ -34,28 +60,97 @@ def macs(model: nn.Module, image_size: int) -> int:
 
 
 def layers(model: nn.Module, image_size: int) -> list[Layer]:
-    """The leaf modules in the order in which a forward pass calls them.
+    """What a forward pass of one image calls; their parameters and MACs add up to the model's.
 
-    What a forward pass calls as a function (the ReLU between linear layers, say) is no layer.
+    Modules without parts are listed, but for nn.Identity, and so is what any other module has of
+    its own. What is called as a function (the ReLU between linear layers, say) is no layer, but
+    its MACs are its module's. A module that is called again has its parameters once.
     """
     found: list[Layer] = []
+    known: set[int] = set()  # parameters that stand in a row already
+    open_calls: list[list[int]] = []  # the counter at the call, and what parts of it have counted
     hooks = []
-    for name, module in model.named_modules():
-        if not list(module.children()):
+    with FlopCounterMode(display=False) as counter:
 
-            def note(
-                module: nn.Module, _: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> None:
-                size = sum(p.numel() for p in module.parameters())
-                found.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), size))
+        def called(*_: Any) -> None:
+            open_calls.append([counter.get_total_flops(), 0])
 
-            hooks.append(module.register_forward_hook(note))
-    try:
-        _forward(model, image_size)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+        for name, module in model.named_modules():
+
+            def returned(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                before, parts = open_calls.pop()
+                flops = counter.get_total_flops() - before
+                if open_calls:
+                    open_calls[-1][1] += flops
+                whole = not list(module.children())
+                shape = tuple(output.shape[1:]) if whole and hasattr(output, "shape") else ()
+                layer = _layer(name, module, shape, (flops - parts) // 2, image_size, known)
+                plain = whole and not isinstance(module, nn.Identity)
+                if plain or layer.parameters or layer.macs:
+                    found.append(layer)
+
+            hooks.append(module.register_forward_pre_hook(called))
+            hooks.append(module.register_forward_hook(returned))
+        try:
+            _forward(model, image_size)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    uncalled = (_layer(name, m, (), 0, image_size, known) for name, m in model.named_modules())
+    return found + [layer for layer in uncalled if layer.parameters]
+
+
+def memory(listed: Sequence[Layer], *, batch_size: int, image_size: int) -> Memory:
+    """The memory of a training step at `batch_size`, by the convention of torchsummary.
+
+    fp32: the input, twice the outputs of the listed layers (once forward, once their gradients),
+    and the parameters; neither the gradients of these nor the optimizer's state.
+    """
+    outputs = sum(math.prod(layer.shape) for layer in listed if layer.shape)
+    return Memory(
+        input=4 * batch_size * 3 * image_size**2,
+        forward_backward=2 * 4 * batch_size * outputs,
+        parameters=4 * sum(layer.parameters for layer in listed),
+    )
+
+
+def formula(listed: Sequence[Layer]) -> str:
+    """The sum that gives a small model's parameters; "" for one with other or with many layers."""
+    terms = [layer.formula for layer in listed if layer.parameters]
+    return " + ".join(terms) if all(terms) and len(terms) <= _TERMS else ""
+
+
+def _layer(
+    name: str,
+    module: nn.Module,
+    shape: tuple[int, ...],
+    macs: int,
+    image_size: int,
+    known: set[int],
+) -> Layer:
+    """A module's row; its parameters that stand in another row already are left out."""
+    own = [p for p in module.parameters(recurse=False) if id(p) not in known]
+    known.update(map(id, own))
+    size = sum(p.numel() for p in own)
+    formula = _formula(module, image_size) if own else ""
+    return Layer(name, type(module).__name__, shape, size, macs, formula)
+
+
+def _formula(module: nn.Module, image_size: int) -> str:
+    """The count of a layer's parameters as its sizes give it."""
+    match module:
+        case nn.Linear():
+            pixels = module.in_features == 3 * image_size**2
+            inputs = f"{image_size}*{image_size}*3" if pixels else f"{module.in_features}"
+            weights, biases = f"{inputs}*{module.out_features} weights", module.out_features
+        case nn.Conv2d():
+            sizes = (*module.kernel_size, module.in_channels // module.groups, module.out_channels)
+            weights, biases = f"{'*'.join(map(str, sizes))} weights", module.out_channels
+        case nn.BatchNorm2d() if module.affine:
+            return f"{module.num_features} scales + {module.num_features} shifts"
+        case _:
+            return ""
+    return weights if module.bias is None else f"{weights} + {biases} biases"
 
 
 def _forward(model: nn.Module, image_size: int) -> None:

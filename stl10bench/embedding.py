@@ -1,0 +1,81 @@
+"""Features of many images -> two coordinates each, by PCA and t-SNE -> a picture of classes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from stl10bench.errors import UsageError
+from stl10bench.figures import COLOURS, GREY, fitted, legend, look
+
+LEAST = 8  # images
+_KEPT = 50  # principal components that t-SNE starts from
+_PERPLEXITY = 30.0
+_MARKERS = "osD^vP<>Xph"  # a prime number of them: 110 classes look different
+_LEGEND_LINES = 25
+
+
+def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    """Features (N, F) -> a title and coordinates (N, 2) for each of PCA and t-SNE.
+
+    PCA's title says the share of the variance that its two components have. t-SNE (van der Maaten
+    and Hinton 2008) starts from the first 50 components, as there, at perplexity 30, less for fewer
+    than 91 images. In one thread, so that the same features give the same picture. Raises
+    UsageError for fewer than 8 images and for features that are all the same or not finite.
+    """
+    count, width = features.shape
+    if count < LEAST:
+        raise UsageError(f"{count} images: an embedding needs at least {LEAST}")
+    if not np.isfinite(features).all() or not np.ptp(features, axis=0).any():
+        raise UsageError("the model gives every image the same features, or none that are finite")
+    with threadpool_limits(1):
+        pca = PCA(min(_KEPT, count, width), svd_solver="full")
+        components = pca.fit_transform(features.astype(np.float64))
+        if components.shape[1] < 2:
+            components = np.pad(components, ((0, 0), (0, 1)))
+        share = pca.explained_variance_ratio_[:2].sum()
+        perplexity = min(_PERPLEXITY, (count - 1) / 3)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0)
+        neighbours = tsne.fit_transform(components)
+    return {
+        f"PCA ({share:.0%} of the variance)": components[:, :2],
+        f"t-SNE (perplexity {perplexity:.0f})": neighbours.astype(np.float64),
+    }
+
+
+@look()
+def scatter(
+    title: str,
+    projections: Mapping[str, NDArray[np.float64]],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> Figure:
+    """A panel for each projection; a class has a colour and a shape, told apart by either."""
+    legend_columns = math.ceil(len(class_names) / _LEGEND_LINES)
+    figure = Figure(figsize=(4.4 * len(projections) + 1.6 * legend_columns, 4.6))
+    figure.set_layout_engine("constrained")
+    figure.suptitle(fitted(title, 100 * 4.2 * len(projections), 9), color=GREY, size=9)
+    panels = figure.subplots(1, len(projections), squeeze=False)[0]
+    for panel, (name, points) in zip(panels, projections.items(), strict=True):
+        for label in range(len(class_names)):
+            shown = points[labels == label]
+            panel.scatter(
+                shown[:, 0],
+                shown[:, 1],
+                s=20,
+                marker=_MARKERS[label % len(_MARKERS)],
+                color=[COLOURS[label % len(COLOURS)]],
+                edgecolors="black",
+                linewidths=0.3,
+            )
+        panel.set_title(name, size=10)
+        panel.set_xticks([])  # distances count, coordinates mean nothing
+        panel.set_yticks([])
+        panel.spines[["top", "right"]].set_visible(True)
+    legend(figure, panels[0].collections, class_names, columns=legend_columns)
+    return figure

@@ -1,0 +1,132 @@
+"""A model and images -> where its evidence for a class lies: Grad-CAM.
+
+Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based
+localization", section 3, equations 1 and 2.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stl10bench.errors import UsageError, unknown
+from stl10bench.models.head import Classifier
+from stl10bench.predict import Predictor
+
+
+class Explained(NamedTuple):
+    """Images, what a model takes them for, and where it sees that."""
+
+    images: NDArray[np.uint8]  # (N, 3, S, S), as they reach the model
+    classes: NDArray[np.int64]  # (N,), whose evidence is shown
+    confidences: NDArray[np.float32]  # (N,), their softmax probabilities
+    heat: NDArray[np.float32]  # (N, S, S), 0..1
+    map_size: tuple[int, int]  # height and width of the layer's maps
+
+
+def feature_maps(predictor: Predictor) -> dict[str, tuple[int, int]]:
+    """The layers that give maps (N, C, h, w) of more than one pixel, as called -> (h, w)."""
+    found: dict[str, tuple[int, int]] = {}
+    hooks = []
+    for name, module in predictor.model.named_modules():
+        if not list(module.children()) and not isinstance(module, nn.Identity):
+
+            def note(_: nn.Module, __: object, output: object, name: str = name) -> None:
+                if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+                    found.pop(name, None)  # a layer that is called again stands where it was last
+                    found[name] = (output.shape[2], output.shape[3])
+
+            hooks.append(module.register_forward_hook(note))
+    try:
+        with torch.no_grad():
+            predictor(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def choose_layer(predictor: Predictor, name: str | None) -> str:
+    """`name`, if that layer has feature maps; without one, the last that has and does not pool.
+
+    Raises UsageError, with the nearest name, for another, and for a model that has none.
+    """
+    layers = feature_maps(predictor)
+    if name is not None and name not in layers and layers:
+        raise unknown("layer with feature maps", name, layers)
+    if name is not None and layers:
+        return name
+    modules = {layer: predictor.model.get_submodule(layer) for layer in layers}
+    fine = [layer for layer, module in modules.items() if "Pool" not in type(module).__name__]
+    if not fine:
+        raise UsageError(
+            f"model {predictor.header.config.model!r} has no layer with feature maps, which "
+            "Grad-CAM needs ('stl10bench visualize filters' shows the weights of a linear one)"
+        )
+    return fine[-1]
+
+
+def grad_cam(model: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Heat maps float32 (N, h, w), >= 0, of what a model takes in, for the class of each image.
+
+    With A^k the maps (N, K, h, w) that `layer` of `model` gives and y^c the logit of the class,
+    alpha_k is the mean of dy^c/dA^k over the map (equation 1) and the heat map is
+    ReLU(sum_k alpha_k A^k) (equation 2). The model is in evaluation mode and stays as it is.
+    """
+    kept: list[Tensor] = []
+
+    def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        kept[:] = [output.detach().requires_grad_()]
+        return kept[0].clone()  # for the next layer may change its input in place
+
+    frozen = [m for m in model.modules() if isinstance(m, Classifier) and m.frozen]
+    hook = layer.register_forward_hook(cut)
+    try:
+        for classifier in frozen:  # its backbone would run without gradients
+            classifier.frozen = False
+        with torch.enable_grad():
+            logits = model(images)
+            chosen = logits.gather(1, classes.view(-1, 1)).sum()
+            (gradients,) = torch.autograd.grad(chosen, kept)
+    finally:
+        hook.remove()
+        for classifier in frozen:
+            classifier.frozen = True
+    alphas = gradients.mean((2, 3), keepdim=True)
+    return F.relu((alphas * kept[0].detach()).sum(1))
+
+
+def explain(
+    predictor: Predictor, layer: str, images: NDArray[np.uint8], label: int | None
+) -> Explained:
+    """Heat maps of uint8 images (N, 3, H, W) for the class `label`, or for each one's likeliest."""
+    seen: list[Tensor] = []
+    hook = predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pixels = torch.from_numpy(images)
+    with torch.no_grad():
+        probabilities = predictor(pixels).softmax(1)
+    hook.remove()
+    likeliest = probabilities.argmax(1)
+    classes = likeliest if label is None else torch.full_like(likeliest, label)
+    heat = grad_cam(predictor, predictor.model.get_submodule(layer), pixels, classes)
+    views = seen[0] * predictor.std + predictor.mean
+    return Explained(
+        images=views.mul(255).round().clamp(0, 255).to(torch.uint8).numpy(),
+        classes=classes.numpy(),
+        confidences=probabilities.gather(1, classes.view(-1, 1))[:, 0].numpy(),
+        heat=enlarged(heat, views.shape[-1]).numpy(),
+        map_size=(heat.shape[1], heat.shape[2]),
+    )
+
+
+def enlarged(heat: Tensor, size: int) -> Tensor:
+    """Heat maps (N, h, w) -> (N, size, size) in 0..1: bilinear, each over its own maximum.
+
+    A map that is 0 everywhere (no evidence for the class) stays 0.
+    """
+    large = F.interpolate(heat.unsqueeze(1), (size, size), mode="bilinear")[:, 0]
+    most = large.amax((1, 2), keepdim=True)
+    return large / torch.where(most == 0, 1, most)
