@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from stl10bench import epochs, runs
+from stl10bench import history, runs
 from stl10bench.errors import CheckpointError
 from stl10bench.escaping import clean
 from stl10bench.ledger import Ledger
@@ -95,12 +95,14 @@ class Board:
             try:
                 if runs.status(folder)["state"] != "running":
                     continue
-                logged = epochs.read(folder)
+                logged = history.read(folder, live=True)
             except CheckpointError:
                 continue
-            accuracy = f"{epochs.number(logged[-1], 'val/accuracy'):.3f}" if logged else "-"
+            accuracy = f"{logged.series('val/accuracy')[-1]:.3f}" if logged.epochs else "-"
             title = escape(clean(self._planned[name].title))
-            table.add_row(title, f"{len(logged)}/{self._book.configs[name].epochs}", accuracy)
+            table.add_row(
+                title, f"{len(logged.epochs)}/{self._book.configs[name].epochs}", accuracy
+            )
             if table.row_count == _MOST:
                 break
         return table

@@ -72,7 +72,7 @@ class Hands:
         environment.setdefault("WANDB_TAGS", ",".join(labels))
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
-            with (self.logs / f"{name}.txt").open("w", encoding="utf-8") as said:
+            with (self.logs / f"{name}.txt").open("a", encoding="utf-8") as said:
                 return trials.child(given, environment=environment, said=said, watch=watch)
         except OSError as error:
             raise StorageError(f"cannot write {self.logs}: {error}") from error

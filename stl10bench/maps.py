@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from stl10bench import ranking
 from stl10bench.escaping import clean
-from stl10bench.plotstyle import BAND, COLOURS, GREY, LINES, Band, logarithmic, shade, short
+from stl10bench.figures import COLOURS, GREY
+from stl10bench.plotstyle import BAND, LINES, Band, logarithmic, shade, short
 from stl10bench.ranking import Place, Trained
 from stl10bench.study import Range, Study
 

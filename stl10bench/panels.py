@@ -11,14 +11,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from stl10bench import epochs, ranking
+from stl10bench import ranking
 from stl10bench.escaping import clean
-from stl10bench.plotstyle import BAND, COLOURS, GREY, LINES, Band, logarithmic, rename, shade, short
+from stl10bench.figures import COLOURS, GREY
+from stl10bench.history import History
+from stl10bench.plotstyle import BAND, LINES, Band, logarithmic, rename, shade, short
 from stl10bench.ranking import Place
 
 _MOST = 40  # settings in one panel
 Labels = tuple[str, ...]
-Histories = dict[Labels, list[list[dict[str, Any]]]]  # of each setting, each run, each epoch
+Histories = dict[Labels, list[History]]  # of each setting, of each of its runs
 
 
 def overview(
@@ -91,12 +93,9 @@ def _curves(
     """A line for each setting, hold-out solid and training dashed, from lowest to highest seed."""
     for labels, colour in colours.items():
         for split in ("train", "val"):
-            logged = [history for history in histories[labels] if history]
+            logged = [history.series(f"{split}/{metric}") for history in histories[labels]]
             longest = max(map(len, logged), default=0)
-            columns = [
-                [epochs.number(h[at], f"{split}/{metric}") for h in logged if at < len(h)]
-                for at in range(longest)
-            ]
+            columns = [[one[at] for one in logged if at < len(one)] for at in range(longest)]
             finite = [[value for value in column if math.isfinite(value)] for column in columns]
             points = [(at, values) for at, values in enumerate(finite, 1) if values]
             if not points:

@@ -1,24 +1,16 @@
-"""One look for the figures of studies, whatever the user's settings; no global state."""
+"""What the figures of a study share: the noise as a band, short labels, plain logarithmic axes."""
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import matplotlib
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from stl10bench.escaping import clean
 
-DPI = 100
-GREY, BAND, LINES = "#555555", "#dddddd", "#eeeeee"
-# Petroff 2021, "Accessible color sequences for data visualization"
-COLOURS = matplotlib.color_sequences["petroff10"]
+BAND, LINES = "#dddddd", "#eeeeee"
 _LONGEST = 28  # characters of a label
 
 
@@ -28,33 +20,6 @@ class Band(NamedTuple):
     low: float
     high: float
     name: str
-
-
-@contextmanager
-def look() -> Iterator[None]:
-    """Draw with matplotlib's own defaults and these settings, then restore the user's."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "font.size": 9,
-                "text.parse_math": False,
-                "svg.hashsalt": "stl10bench",  # else ids are random
-                "axes.prop_cycle": cycler(color=COLOURS),
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "legend.frameon": False,
-            }
-        )
-        yield
-
-
-def drawn(figure: Figure, suffix: str) -> bytes:
-    """The same figure, the same bytes."""
-    buffer = io.BytesIO()
-    metadata: Any = {"Date": None} if suffix == "svg" else None
-    figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
-    return buffer.getvalue()
 
 
 def short(labels: Sequence[str]) -> str:

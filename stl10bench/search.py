@@ -20,7 +20,7 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
-from stl10bench import epochs, files, ledger, plan, record
+from stl10bench import files, history, ledger, plan, record
 from stl10bench.errors import StorageError
 from stl10bench.hands import Hands
 from stl10bench.plan import Planned
@@ -207,14 +207,15 @@ class _Watch:
         self.pruned_after: int | None = None
 
     def __call__(self) -> bool:
-        for epoch in epochs.read(self._folder)[self._told :]:
+        logged = history.read(self._folder, live=True)
+        pairs = list(zip(logged.epochs, logged.series("val/accuracy"), strict=True))
+        for epoch, accuracy in pairs[self._told :]:
             self._told += 1
-            accuracy = epochs.number(epoch, "val/accuracy")
             if self.pruned_after is None and math.isfinite(accuracy):
                 with warnings.catch_warnings(action="ignore"):  # of an epoch told by a dead worker
-                    self._trial.report(accuracy, epoch["epoch"])
+                    self._trial.report(accuracy, epoch)
                 if self._trial.should_prune():
-                    self.pruned_after = epoch["epoch"]
+                    self.pruned_after = epoch
         return self.pruned_after is not None
 
 

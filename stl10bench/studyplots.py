@@ -6,10 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stl10bench import epochs, files, findings, maps, noise, ranking
+from stl10bench import figures, findings, history, maps, noise, ranking
 from stl10bench.errors import BenchError
 from stl10bench.panels import Histories, Labels, overview, panels
-from stl10bench.plotstyle import Band, drawn, look, short
+from stl10bench.plotstyle import Band, short
 from stl10bench.ranking import Place, Trained
 from stl10bench.record import Record
 
@@ -28,19 +28,19 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
     base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
     band = _band(places, base)
     written = []
-    with look():
-        figures: dict[str, Figure] = {}
+    with figures.look():
+        made: dict[str, Figure] = {}
         if not record.study.is_grid:
-            figures[name] = maps.search(title, record.study, trained, band)
+            made[name] = maps.search(title, record.study, trained, band)
         elif len(factors) == 2:
-            figures[name] = panels(title, factors, histories, band)
-            figures[f"{name}-map"] = maps.heat_map(title, factors, trained, places)
+            made[name] = panels(title, factors, histories, band)
+            made[f"{name}-map"] = maps.heat_map(title, factors, trained, places)
         else:
-            figures[name] = overview(title, histories, places, band)
-        for stem, figure in figures.items():
+            made[name] = overview(title, histories, places, band)
+        for stem, figure in made.items():
             for suffix in ("png", "svg"):
                 written.append(folder / f"{stem}.{suffix}")
-                files.write(written[-1], drawn(figure, suffix))
+                figures.save(figure, written[-1])
     return written
 
 
@@ -52,7 +52,7 @@ def _histories(trained: Sequence[Trained], runs_dir: Path) -> Histories:
         if one.run is None or one.row is None:
             continue
         try:
-            group.append(epochs.read(runs_dir / one.run))
+            group.append(history.read(runs_dir / one.run))
         except BenchError as error:
             warnings.warn(f"no curve of {one.run}: {error}", stacklevel=2)
     return found

@@ -26,6 +26,7 @@ from stl10bench.commands.options import (
 from stl10bench.config import RunConfig
 from stl10bench.errors import UsageError, unknown
 from stl10bench.escaping import clean
+from stl10bench.extras import require
 from stl10bench.terminal import is_main, stderr, stdout
 
 if TYPE_CHECKING:
@@ -258,8 +259,7 @@ def _search(
         if wrong := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{wrong[0]} is of a search: it needs --sampler tpe, random or grid")
         return None
-    if find_spec("optuna") is None:
-        raise UsageError("--sampler needs optuna: pip install 'stl10bench[tune]'")
+    require("optuna", extra="tune", purpose="--sampler")
     if seeds is not None and seeds > 1:
         raise UsageError(
             f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
