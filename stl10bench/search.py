@@ -83,7 +83,7 @@ def work(
             if trial is not None:
                 say(_train(trial, search, sweep, hands))
                 continue
-        if not wait or not _in_hand(search, home):
+        if not wait or not in_hand(search, home):
             return
         time.sleep(_PAUSE)
 
@@ -98,7 +98,8 @@ def home_of(runs_dir: Path) -> str:
     return files.read(path, 64, StorageError).decode("ascii", "replace")
 
 
-def _in_hand(search: optuna.Study, home: str) -> list[FrozenTrial]:
+def in_hand(search: optuna.Study, home: str) -> list[FrozenTrial]:
+    """The trials of our runs folder that have begun and not ended."""
     running = search.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [one for one in running if one.user_attrs.get("home") == home]
 
@@ -109,7 +110,7 @@ def _next(
     """A trial whose run is ours until `claims` ends: one of a dead worker, or a new one."""
     folder = record.folder(sweep.runs_dir, sweep.study.name)
     with FileLock(folder / ".ask.lock"):
-        for one in _in_hand(search, home):
+        for one in in_hand(search, home):
             if claims.enter_context(ledger.claimed(sweep.runs_dir, [one.user_attrs["run"]])):
                 return Trial(search, one._trial_id)
         trials = search.get_trials(deepcopy=False)
@@ -127,18 +128,24 @@ def _next(
         except BaseException:
             search.tell(trial, state=TrialState.FAIL)
             raise
-        name = "" if planned.config is None else planned.config.name
-        for key, value in (
-            ("labels", list(planned.point.labels)),
-            ("val_images", planned.val_images),
-            ("home", home),
-            ("run", name),
-        ):
-            trial.set_user_attr(key, value)
+        name = note(trial, planned, home)
     # The same settings can be another worker's just now: then their row is waited for.
     while name and not claims.enter_context(ledger.claimed(sweep.runs_dir, [name])):
         time.sleep(_PAUSE)
     return trial
+
+
+def note(trial: Trial, planned: Planned, home: str) -> str:
+    """Write down which run a trial is and where, for whoever takes it over; the run's name."""
+    name = "" if planned.config is None else planned.config.name
+    for key, value in (
+        ("labels", list(planned.point.labels)),
+        ("val_images", planned.val_images),
+        ("home", home),
+        ("run", name),
+    ):
+        trial.set_user_attr(key, value)
+    return name
 
 
 def propose(trial: Trial, sweep: Sweep) -> Planned:

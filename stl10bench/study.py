@@ -85,7 +85,7 @@ class Study(BaseModel):
         """A number n means the seeds 0 to n - 1."""
         if isinstance(given, int) and not isinstance(given, bool):
             if not 1 <= given <= 1000:
-                raise ValueError(f"seeds = {given}: must be 1 to 1000, or a list of seeds")
+                raise ValueError(f"{given}: must be 1 to 1000, or a list of seeds")
             return tuple(range(given))
         return given
 

@@ -84,6 +84,8 @@ def _rule(problem: Any) -> str:
         return "unknown key" + (f": did you mean {near[0]!r}?" if near else "")
     if problem["type"] == "missing":
         return "is missing"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
     if problem["type"] == "union_tag_not_found":
         return (
             f"{problem['input']!r}: must be a list of values, a range with low and high, or a table"
@@ -92,8 +94,6 @@ def _rule(problem: Any) -> str:
         return "needs at least one value"
     if problem["loc"] and problem["loc"][-1] in _TYPES:
         return f"{problem['input']!r}: must be a number, a word, true or false, or a list of them"
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
     return f"{problem['input']!r}: {problem['msg']}"
 
 

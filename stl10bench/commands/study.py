@@ -209,6 +209,10 @@ def run(
     start = plan.Start(options["weights"], options["pretrained"])
     plan.check(asked, start)
     how = _search(asked, sampler, trials, pruner, storage, seeds)
+    if dry_run and how is not None:
+        raise UsageError(
+            "--dry-run: a search decides as it goes; without --sampler runs are listed"
+        )
     if how is not None:
         asked = asked.model_copy(update={"seeds": asked.seeds[:1]})
     points = study.points(asked) if how is None else []
@@ -218,10 +222,6 @@ def run(
 
     console = stderr()
     made = sweep.prepare(asked, points, start, options, console)
-    if dry_run and how is not None:
-        raise UsageError(
-            "--dry-run: a search decides as it goes; without --sampler runs are listed"
-        )
     if dry_run:
         known = [
             (one.title, known_trials.look(one.trial, made.data, made.device, made.runs_dir))
