@@ -36,6 +36,7 @@ COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its 
         "reproduce",
         "Train a stored run again and say whether bits, or only statistics, agree.",
     ),
+    "study": ("study", "List, show and run studies: what a setting is worth."),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
     "predict": ("use", "Name the likeliest classes of images; needs only the checkpoint."),

@@ -194,7 +194,7 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
         "resume": "allow",
         "dir": str(folder),
         "name": folder.name,
-        "group": config.model,
+        "group": os.environ.get("WANDB_RUN_GROUP", config.model),
         "mode": mode,
         "settings": wandb.Settings(
             silent=True,

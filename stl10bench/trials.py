@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from stl10bench import api, files, runs
 from stl10bench.config import Limits, RunConfig
@@ -18,6 +18,7 @@ from stl10bench.data.stl10 import Dataset
 from stl10bench.errors import BenchError, CheckpointError, InterruptedRunError
 from stl10bench.terminal import LAUNCHED
 
+_LOOK = 0.5  # seconds between two looks at a child
 BUSY = 6  # the exit code of a run whose folder another process owns
 _HOW = {"weights", "pretrained", "recipe"}  # of `train`'s keywords: those that `api.check` takes
 _WHERE = {
@@ -91,35 +92,84 @@ def failed(config: RunConfig, reason: str) -> dict[str, Any]:
 def train(trial: Trial, common: Sequence[str]) -> tuple[int, str]:
     """Train in a child process with the arguments `common` and the trial's own.
 
-    Returns its exit code, and the name of the run, or the reason why there is none. A process each
-    keeps memory, failures and Accelerate's state from leaking into the next run. What it says on
-    the way goes to our stderr. Raises InterruptedRunError when it was interrupted; signals that
-    come to us go to it, once, so that it saves and ends.
+    Returns its exit code, and the name of the run, or the reason why there is none. What it says
+    on the way goes to our stderr. Raises InterruptedRunError as `child` does.
     """
-    command = [sys.executable, "-m", "stl10bench", "train", trial.model]
+    code, answer = child(["train", trial.model, *common, *trial.arguments])
+    return code, str(answer["run"] if "run" in answer else answer["error"])
+
+
+def child(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    said: IO[str] | None = None,
+    watch: Callable[[], bool] | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Run a command of ours with --json in a child process; returns its exit code and its answer.
+
+    A process each keeps memory, failures and Accelerate's state from leaking into the next run.
+    The answer of one that died has an `error`. `environment` replaces ours, `said` takes what it
+    says on the way in place of our stderr, and `watch` is called twice a second: when it returns
+    True the child is asked to save and end. Raises InterruptedRunError when it was interrupted
+    otherwise; signals that come to us go to it, once, so that it saves and ends.
+    """
     with (
         _noted_signals() as signals,
         subprocess.Popen(
-            [*command, *common, *trial.arguments, "--json"],
+            [sys.executable, "-m", "stl10bench", *arguments, "--json"],
             stdout=subprocess.PIPE,
+            stderr=said,
             text=True,
             process_group=0,  # else Ctrl-C in a terminal would reach it twice
-            env={**os.environ, LAUNCHED: str(os.getpid())},
-        ) as child,
+            env={
+                **(os.environ if environment is None else environment),
+                LAUNCHED: str(os.getpid()),
+            },
+        ) as process,
     ):
-        signals.forward_to(child)
-        printed, _ = child.communicate()
+        signals.forward_to(process)
+        printed, asked = _wait(process, watch)
     codes = [128 + number for number in signals.came]  # it may have ended before it heard of them
-    code = child.returncode
-    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+    code = process.returncode
+    if not asked and code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         codes.append(code if code > 0 else 128 - code)
     if codes:
         raise InterruptedRunError("interrupted: the same command goes on from here", codes[0])
     try:
         answer = json.loads(printed)
-        return code, str(answer["run"] if code == 0 else answer["error"])
-    except (ValueError, KeyError, TypeError):
-        return code, f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if isinstance(answer, dict) and (code == 0 or "error" in answer):
+            return code, answer
+    except ValueError:
+        pass
+    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    return code, {"error": f"ended {how}"}
+
+
+def _wait(process: "subprocess.Popen[str]", watch: Callable[[], bool] | None) -> tuple[str, bool]:
+    """What a child printed, when it has ended, and whether `watch` had it end."""
+    asked = False
+    while True:
+        try:
+            return process.communicate(timeout=None if watch is None else _LOOK)[0], asked
+        except subprocess.TimeoutExpired:
+            if watch is not None and watch() and not asked:
+                process.terminate()
+                asked = True
+
+
+def command_line(options: Mapping[str, Any]) -> list[str]:
+    """Options -> the arguments that give them again."""
+    arguments: list[str] = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            arguments += [part for one in value for part in (f"--{name}", one)]
+        elif value is not None:
+            arguments += [f"--{name}", str(value)]
+    return arguments
 
 
 def row(runs_dir: Path, run: str) -> dict[str, Any]:

@@ -2,29 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from stl10bench import benchmark as benchmarks
 from stl10bench import results
+from stl10bench.commands import forecast
 from stl10bench.commands.options import (
     MODELS,
     TRAINING,
-    command_line,
     load_plugin,
     settings,
     with_options,
 )
 from stl10bench.errors import UsageError, unknown
 from stl10bench.terminal import stderr, stdout
-
-if TYPE_CHECKING:
-    from stl10bench.data.stl10 import Dataset
-    from stl10bench.trials import Known
 
 app = typer.Typer()
 
@@ -77,7 +70,7 @@ def benchmark(
         for entry, own in zip(entries, fitted, strict=True)
     ]
     if dry_run:
-        _list(planned, data, kind, runs_dir)
+        forecast.show([(known.trial.title, known) for known in planned], data, kind, runs_dir)
         return
 
     rows = []
@@ -87,39 +80,9 @@ def benchmark(
         console.print(title, style="bold", markup=False, highlight=False)
         if row is None:
             assert config is not None  # else the row had an error
-            code, answer = trials.train(trial, command_line(own))
+            code, answer = trials.train(trial, trials.command_line(own))
             row = trials.row(runs_dir, answer) if code == 0 else trials.failed(config, answer)
         rows.append(row)
     results.show(rows, style, stdout(), baselines=False)
     if all("error" in row for row in rows):
         raise UsageError("no run succeeded; the table says why")
-
-
-def _list(planned: "list[Known]", data: "Dataset", kind: str, runs_dir: Path) -> None:
-    """Print what a benchmark would do; minutes are known, or measured on a few steps."""
-    from stl10bench import estimate, runs
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run")
-    table.add_column("state")
-    table.add_column("minutes", justify="right")
-    left = 0.0
-    measured: dict[str, float] = {}
-    with stderr().status("taking a few steps of each model"):
-        for trial, config, row in planned:
-            if config is None or (row is not None and "error" in row):
-                table.add_row(escape(trial.title), escape(f"failed: {row and row['error']}"), "")
-            elif row is not None:
-                table.add_row(escape(trial.title), "done", f"{row['train_seconds'] / 60:.1f}")
-            else:
-                fold = None if config.fold is None else 0
-                alike = config.model_copy(update={"seed": 0, "fold": fold})
-                if alike.name not in measured:
-                    measured[alike.name] = estimate.seconds(alike, data, kind) / 60
-                minutes = measured[alike.name]
-                left += minutes
-                state = runs.status(runs_dir / config.name)["state"]
-                state = "missing" if state == "new" else state
-                table.add_row(escape(trial.title), state, f"~{minutes:.1f}")
-    stdout().print(table)
-    stdout().print(f"about {left:.1f} minutes are left to do", highlight=False)

@@ -200,20 +200,6 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs or [])
 
 
-def command_line(options: dict[str, Any]) -> list[str]:
-    """Options -> the arguments that give them again."""
-    arguments: list[str] = []
-    for key, value in options.items():
-        name = key.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            arguments += [part for one in value for part in (f"--{name}", one)]
-        elif value is not None:
-            arguments += [f"--{name}", str(value)]
-    return arguments
-
-
 def load_plugin(module: str | None) -> None:
     """Import what --plugin names, if it was given."""
     if module is not None:

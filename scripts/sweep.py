@@ -1,0 +1,13 @@
+"""`stl10bench study run`, for launchers: each of their processes takes the next open run.
+
+accelerate launch scripts/sweep.py NAME [options]
+torchrun --nproc_per_node 2 scripts/sweep.py NAME [options]
+"""
+
+import sys
+
+from stl10bench.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["study", "run"]
+    main()

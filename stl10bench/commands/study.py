@@ -1,0 +1,314 @@
+"""Studies: what a setting is worth, with its noise, over any number of processes."""
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from stl10bench.commands import forecast
+from stl10bench.commands.options import (
+    DATA,
+    JSON,
+    MACHINE,
+    PLUGIN,
+    TRAINING,
+    Specification,
+    key_values,
+    load_plugin,
+    with_options,
+)
+from stl10bench.config import RunConfig
+from stl10bench.errors import UsageError, unknown
+from stl10bench.escaping import clean
+from stl10bench.extras import require
+from stl10bench.terminal import is_main, stderr, stdout
+
+if TYPE_CHECKING:
+    from stl10bench.ranking import Trained
+    from stl10bench.record import Record
+    from stl10bench.sampling import Plan
+    from stl10bench.study import Study
+
+app = typer.Typer(help="List, show and run studies: what a setting is worth.", no_args_is_help=True)
+
+_S = "Search (extra tune)"
+FORMATS = ("table", "markdown", "csv")
+RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+_RECIPE = Annotated[str | None, typer.Option(help="Named settings, in place of the study's.")]
+_NOT = ("overwrite", "config", "seed", "fold", "recipe")  # of train's options
+_RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
+
+
+@app.command("list")
+def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
+    """List the named studies: what the report found, and what was found here.
+
+    Example: stl10bench study list --runs-dir runs
+    """
+    from stl10bench import findings, record, studies
+
+    lines = []
+    for name in studies.NAMES:
+        study, here = studies.get(name), ""
+        if stored := record.read(runs_dir, name):
+            here = findings.found(stored, record.trained(stored, runs_dir))
+        lines.append((name, study.factors, study.finding, here))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("study", no_wrap=True)
+    for title in (
+        "varied",
+        "the report found",
+        *(["found here"] if any(x[3] for x in lines) else ()),
+    ):
+        table.add_column(title)
+    for line in lines:
+        table.add_row(*(escape(clean(cell)) for cell in line[: len(table.columns)]))
+    stdout().print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A study's name, or a .toml file.")],
+    *,
+    runs_dir: RunsDir = Path("runs"),
+    style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+) -> None:
+    """Show a study: what it varies, and the ranking of what was run of it.
+
+    Examples: stl10bench study show cnn-dropout / stl10bench study show mine.toml
+    """
+    from stl10bench import definition, record
+
+    _check_style(style)
+    asked = definition.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
+    stored = record.read(runs_dir, asked.name)
+    if style != "csv":
+        _declare(asked if stored is None else stored.study)
+    if stored is None:
+        stderr().print(f"no run of it in {runs_dir}", markup=False, highlight=False)
+    else:
+        _rank(stored, record.trained(stored, runs_dir), style)
+
+
+def _check_style(style: str) -> None:
+    if style not in FORMATS:
+        raise unknown("format", style, FORMATS)
+
+
+def _declare(study: "Study") -> None:
+    """Print what a study is."""
+    from stl10bench import study as declarations
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    settings = ", ".join(f"{k} {declarations.label(v)}" for k, v in study.settings.items())
+    facts = {
+        "study": study.name,
+        "about": study.about,
+        "model": study.model,
+        "recipe": study.recipe,
+        "settings": settings,
+        "varied": study.factors,
+        "seeds": ", ".join(map(str, study.seeds)),
+        "runs": f"{len(declarations.points(study))}" if study.is_grid else "a search",
+        "the report found": study.finding,
+    }
+    for key, value in facts.items():
+        if value:
+            table.add_row(f"[dim]{key}[/dim]", escape(clean(value)))
+    stdout().print(table)
+
+
+def _rank(stored: "Record", trained: "Sequence[Trained]", style: str) -> None:
+    """Print the ranking of a study and what it found."""
+    from stl10bench import findings, render
+
+    if style == "csv":
+        stdout().out(findings.to_csv(stored, trained), end="", highlight=False)
+        return
+    grid = findings.to_grid(stored, trained)
+    if style == "markdown":
+        stdout().out(render.markdown(grid), highlight=False)
+    else:
+        render.print_table(grid, stdout(), expendable=("test accuracy", "seeds", "behind"))
+    for line in findings.said(stored, trained):
+        stdout().print(clean(line), markup=False, highlight=False)
+
+
+@app.command()
+@with_options(_RUNNING)
+def run(
+    name: Annotated[str | None, typer.Argument(help="A study's name, or a .toml file.")] = None,
+    *,
+    model: Annotated[str | None, typer.Option(help="Another model than the study's.")] = None,
+    recipe: _RECIPE = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A factor: lr=1e-3,1e-4; hidden=512,256/128; lr=1e-5..1e-1:log; repeatable.",
+            metavar="NAME=A,B",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Repeat each with the seeds 0 to N - 1.", min=1, max=1000)
+    ] = None,
+    stack: Annotated[
+        bool, typer.Option(help="Train small models that share their batches together.")
+    ] = True,
+    ddp: Annotated[
+        bool, typer.Option("--ddp", help="Under a launcher: all processes train each run together.")
+    ] = False,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Search with Optuna: tpe, random or grid.", rich_help_panel=_S),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Runs of a search, in all.", min=1, rich_help_panel=_S)
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="End poor runs early: none, median or hyperband.", rich_help_panel=_S),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Database URL that machines share, else a file.", rich_help_panel=_S),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help=r"Folder of figures and CSV \[default: RUNS_DIR/studies/NAME]."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, done or missing, with minutes.")
+    ] = False,
+    style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+    **options: Any,
+) -> None:
+    """Train what is missing of a study, rank its settings and draw it.
+
+    The same command goes on after any end; under a launcher each process takes the next open run.
+
+    Examples: stl10bench study run logistic-lr / stl10bench study run --model cnn
+    --vary dropout=0,0.1,0.2,0.5 --vary lr=1e-3,1e-4 --seeds 3
+    / torchrun --nproc_per_node 2 scripts/sweep.py mlp-hidden --epochs 5
+    """
+    from stl10bench import definition, plan, study
+
+    _check_style(style)
+    load_plugin(options["plugin"])
+    own = {key: options[key] for key in RunConfig.model_fields if options.get(key) is not None}
+    own |= {k: options[k] for k in ("freeze", "hidden", "dropout") if options[k] is not None}
+    own |= key_values(options["model_option"])
+    asked = definition.define(
+        name, model=model, recipe=recipe, vary=vary or (), seeds=seeds, settings=own
+    )
+    start = plan.Start(options["weights"], options["pretrained"])
+    plan.check(asked, start)
+    how = _search(asked, sampler, trials, pruner, storage, seeds)
+    if dry_run and how is not None:
+        raise UsageError(
+            "--dry-run: a search decides as it goes; without --sampler runs are listed"
+        )
+    if how is not None:
+        asked = asked.model_copy(update={"seeds": asked.seeds[:1]})
+    points = study.points(asked) if how is None else []
+
+    from stl10bench import record, sweep
+    from stl10bench import trials as known_trials
+
+    console = stderr()
+    made = sweep.prepare(asked, points, start, options, console)
+    if dry_run:
+        known = [
+            (one.title, known_trials.look(one.trial, made.data, made.device, made.runs_dir))
+            for one in made.planned
+        ]
+        forecast.show(known, made.data, made.device, made.runs_dir)
+        return
+    if how is None:
+        found, trained = made.record, sweep.train(made, console, stack=stack, ddp=ddp)
+    else:
+        from stl10bench import search
+
+        found, trained = search.train(made, how, console, ddp=ddp)
+    if not is_main():
+        return
+    _rank(found, trained, style)
+    folder = output or record.folder(made.runs_dir, asked.name)
+    for path in _draw(found, trained, folder, made.runs_dir):
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    if all(one.row is None or "error" in one.row for one in trained):
+        raise UsageError("no run succeeded; the table says why")
+
+
+def _search(
+    asked: "Study",
+    sampler: str | None,
+    trials: int | None,
+    pruner: str | None,
+    storage: str | None,
+    seeds: int | None,
+) -> "Plan | None":
+    """How to search, if that is asked for."""
+    if sampler is None:
+        given = {"--trials": trials, "--pruner": pruner, "--storage": storage}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{wrong[0]} is of a search: it needs --sampler tpe, random or grid")
+        return None
+    require("optuna", extra="tune", purpose="--sampler")
+    if seeds is not None and seeds > 1:
+        raise UsageError(
+            f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
+            "--vary and --seeds"
+        )
+    from stl10bench import sampling
+
+    how = sampling.Plan(sampler, trials or 20, pruner or "none", storage)
+    sampling.check(asked, how)
+    return how
+
+
+def _draw(
+    stored: "Record", trained: "Sequence[Trained]", folder: Path, runs_dir: Path
+) -> list[Path]:
+    """Write a study's CSV and, with matplotlib, its figures; returns the files."""
+    from stl10bench import files, findings
+
+    table = folder / f"{stored.study.name}.csv"
+    files.write(table, findings.to_csv(stored, trained).encode())
+    if find_spec("matplotlib") is None:
+        stderr().print("no figures: they need pip install 'stl10bench[plots]'", markup=False)
+        return [table]
+    from stl10bench import studyplots
+
+    return [table, *studyplots.write(folder, stored, trained, runs_dir)]
+
+
+@app.command(hidden=True)
+@with_options(DATA, MACHINE, PLUGIN, JSON)
+def stack(
+    model: str,
+    *,
+    members: Annotated[str, typer.Option(help="Settings of each member: a list in JSON.")],
+    recipe: Annotated[str, typer.Option()],
+    runs_dir: RunsDir = Path("runs"),
+    tracker: Annotated[str, typer.Option()] = "none",
+    as_json: bool,
+    plugin: str | None,
+    **options: Any,
+) -> None:
+    """Train several settings of a small model on the same batches: a worker's child."""
+    from stl10bench import api
+
+    load_plugin(plugin)
+    rows = api.train_stack(
+        *(model, json.loads(members)),
+        **{"recipe": recipe, "runs_dir": runs_dir, "tracker": tracker, **options},
+        console=stderr(),
+    )
+    if as_json:
+        typer.echo(json.dumps({"runs": [row["run"] for row in rows]}))

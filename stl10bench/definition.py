@@ -1,0 +1,80 @@
+"""A name or a file, and what a command line says beside it -> the study that is meant; light."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stl10bench import studies, studyfile
+from stl10bench.errors import UsageError, unknown
+from stl10bench.study import Factor, Settings, Study, label
+
+
+def define(
+    name: str | None,
+    *,
+    model: str | None,
+    recipe: str | None,
+    vary: Sequence[str],
+    seeds: int | None,
+    settings: Mapping[str, Any],
+) -> Study:
+    """A study by its name, from a TOML file (`name` ends in .toml), or of `model` and `vary`.
+
+    Each of the others beats what the study says of it. A factor that it has gets other values, of
+    a factor with named bundles those named; another one is varied as well. Raises UsageError.
+    """
+    given = dict(studyfile.vary(text) for text in vary)
+    if name is None:
+        if not model or not given:
+            raise UsageError(
+                "study what? Name one ('stl10bench study list' lists them), a .toml file, or give "
+                "--model MODEL --vary NAME=VALUE,VALUE"
+            )
+        study: dict[str, Any] = {"name": _slug(model, "by", *given), "model": model, "vary": given}
+    else:
+        found = studyfile.read(Path(name)) if name.endswith(".toml") else studies.get(name)
+        study = {key: getattr(found, key) for key in found.model_fields_set}
+        vary_all: dict[str, Factor] = dict(found.vary)
+        for factor, values in given.items():
+            vary_all[factor] = _narrowed(factor, found.vary.get(factor), values)
+        study["vary"] = vary_all
+        if model is not None and model != found.model:
+            study |= {"model": model, "name": _slug(found.name, model)}
+    study["settings"] = {**study.get("settings", {}), **plain(settings)}
+    if recipe is not None:
+        study["recipe"] = recipe
+    if seeds is not None:
+        study["seeds"] = seeds
+    try:
+        return Study.model_validate(study)
+    except ValidationError as error:
+        raise UsageError(f"study {study['name']}: {error.errors()[0]['msg']}") from None
+
+
+def plain(settings: Mapping[str, Any]) -> Settings:
+    """Settings as a file would say them: no tuples, and lists where a command line has commas."""
+    found: Settings = {}
+    for key, value in settings.items():
+        if isinstance(value, str) and key in ("hidden", "rotation"):
+            value = value.split(",")
+        found[key] = list(value) if isinstance(value, tuple | list) else value
+    return found
+
+
+def _narrowed(name: str, old: Factor | None, values: Factor) -> Factor:
+    """The new values of a factor: of one with named bundles, those that were named."""
+    if not isinstance(old, dict) or not isinstance(values, list):
+        return values
+    names = [label(value) for value in values]
+    for one in names:
+        if one not in old:
+            raise unknown(f"value of {name}", one, old)
+    return {one: old[one] for one in names}
+
+
+def _slug(*parts: str) -> str:
+    text = re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")
+    return text[:60] or "study"

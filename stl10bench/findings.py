@@ -1,0 +1,141 @@
+"""A study that ran -> its table, its CSV, and what was found, beside the report; light."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from stl10bench import escaping, results, study
+from stl10bench.ranking import (
+    BEST,
+    TIED,
+    WORSE,
+    Place,
+    Trained,
+    classes_of,
+    is_chance,
+    rank,
+)
+from stl10bench.record import Record
+from stl10bench.render import Grid
+from stl10bench.standing import SIGNIFICANCE
+
+_FACTS = (
+    *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "best_epoch", "epochs"),
+    *("train_seconds", "stacked"),
+)
+
+
+def title(record: Record, trained: Sequence[Trained]) -> str:
+    """The study and the data, which are called STL-10 only if they are."""
+    rows = [one.row for one in trained if one.row is not None and "error" not in one.row]
+    data = results.data(rows[0]) if rows else f"{record.dataset} {record.data[:12]}"
+    return f"{record.study.name} ({record.study.model}, {record.study.recipe}): {data}"
+
+
+def said(record: Record, trained: Sequence[Trained]) -> list[str]:
+    """What was found, in lines of plain words."""
+    lines = [f"found here: {found(record, trained)}"]
+    if record.study.finding:
+        verdict = held(record, rank(trained))
+        lines.append(f"the report found: {record.study.finding} ({verdict})")
+    return lines
+
+
+def found(record: Record, trained: Sequence[Trained]) -> str:
+    """What a study found, in a line of plain words."""
+    factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
+    named = {place.labels: study.named(factors, place.labels) for place in places}
+    if not places or not places[0].is_whole:
+        return "nothing yet: no setting has all of its runs"
+    best = places[0]
+    parts = [f"best: {named[best.labels]} with {spread(best)}"]
+    for verdict, words in (
+        (TIED, "not distinguishable from it"),
+        (WORSE, "worse by more than noise"),
+    ):
+        group = [named[place.labels] for place in places if place.verdict == verdict]
+        if group:
+            parts.append(f"{words}: {_some(group)}")
+    guessing = [named[place.labels] for place in places if is_chance(place, classes)]
+    if guessing:
+        parts.append(f"no better than a guess: {_some(guessing)}")
+    if diverged := [named[place.labels] for place in places if "diverged" in place.verdict]:
+        parts.append(f"diverged: {_some(diverged)}")
+    return "; ".join(parts)
+
+
+def held(record: Record, places: Sequence[Place]) -> str:
+    """Whether the values that the report calls the best are the best here, too."""
+    wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
+    place = next((place for place in places if place.labels == wanted), None)
+    if place is None or not place.is_whole:
+        return "its best was not run"
+    return {
+        BEST: "holds: its best is the best here",
+        TIED: "its best is not distinguishable from the best here",
+        WORSE: "does not hold: its best is worse here by more than noise",
+    }[place.verdict]
+
+
+def spread(place: Place) -> str:
+    """The mean hold-out accuracy of a setting and its standard deviation over the seeds."""
+    if place.sample is None:
+        return "-"
+    deviation = place.sample.deviation
+    return f"{place.sample.mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def to_grid(record: Record, trained: Sequence[Trained]) -> Grid:
+    """The ranking as a table, for any kind of output."""
+    factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
+    lines = []
+    for place in places:
+        guess = " (= a guess)" if is_chance(place, classes) else ""
+        done = len(place.sample.accuracies) if place.sample else 0
+        lines.append(
+            (
+                *place.labels,
+                spread(place) + guess,
+                "-" if place.behind is None else f"{100 * place.behind:.1f}",
+                place.verdict,
+                f"{done}/{place.asked}" if done < place.asked else str(done),
+                "-" if place.test_accuracy is None else f"{place.test_accuracy:.3f}",
+            )
+        )
+    header = (*factors, "hold-out accuracy", "behind", "difference", "seeds", "test accuracy")
+    explained = tuple(("", note) for note in notes(places))
+    return Grid(title(record, trained), header, tuple(lines), explained, ("difference",))
+
+
+def notes(places: Sequence[Place]) -> list[str]:
+    """How the table is to be read."""
+    said = [
+        "hold-out accuracy: mean ± standard deviation over the seeds; behind: of the best, points",
+        "difference: from the best, larger than noise if larger than that of the seeds (Welch's "
+        "t-test) and that of the hold-out's images (z-test), Holm-corrected, "
+        f"p < {SIGNIFICANCE}",
+        "the test split plays no part in order or verdict",
+    ]
+    if any(place.sample and len(place.sample.accuracies) == 1 for place in places):
+        said.append("one seed: its noise is not known, only that of the images is counted")
+    return said
+
+
+def to_csv(record: Record, trained: Sequence[Trained]) -> str:
+    """A line for each run: its values, its seed, what it reached or why not."""
+    head = (*record.study.vary, "seed", "run", "state", "val_images", *_FACTS, "reason")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(map(escaping.csv, head))
+    for one in trained:
+        row = one.row or {}
+        state = "missing" if one.row is None else row.get("state", "finished")
+        known = (*one.labels, one.seed, one.run, state, one.val_images)
+        values = (*known, *map(row.get, _FACTS), row.get("error"))
+        writer.writerow(map(escaping.csv, values))
+    return lines.getvalue()

@@ -1,0 +1,163 @@
+"""A study, options and data -> the runs to be: each with its config, or why it cannot be; light."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stl10bench import api, trials
+from stl10bench.config import RunConfig
+from stl10bench.errors import BenchError, UsageError, unknown
+from stl10bench.models import registry
+from stl10bench.study import Point, Range, Settings, Study, Value, label, levels, named, point
+from stl10bench.trials import Trial
+
+if TYPE_CHECKING:
+    from stl10bench.data.stl10 import Dataset
+
+_MADE = {"model", "data", "weights", "model_options"}  # of RunConfig: made of other things
+_TORCH_OPTIMIZERS = ("sgd", "adam", "adamw")  # others are asked of timm, which takes seconds
+
+
+class Planned(NamedTuple):
+    """A run of a study. `config` is None, and `reason` says why, for one that cannot be."""
+
+    title: str  # the values and the seed, on one line
+    point: Point
+    trial: Trial
+    config: RunConfig | None
+    reason: str
+    val_images: int
+
+
+class Start(NamedTuple):
+    """What the backbones of a study start from: `train`'s options."""
+
+    weights: Path | None = None
+    pretrained: bool = True
+
+    def keywords(self, model: str) -> dict[str, Any]:
+        """Those that `train` takes for a model."""
+        if registry.backbone(model) is None:
+            return {}
+        return {"weights": self.weights, "pretrained": self.pretrained}
+
+    def arguments(self, model: str) -> list[str]:
+        """The same, for a command line."""
+        if registry.backbone(model) is None:
+            return []
+        given = [] if self.weights is None else ["--weights", str(self.weights)]
+        return given if self.pretrained else [*given, "--no-pretrained"]
+
+
+def check(study: Study, start: Start) -> None:
+    """Raise UsageError for what can be known to be wrong before the first run.
+
+    Unknown models, factors and values (with the nearest name), settings that are both fixed and
+    varied, values out of their range, and a study without a hold-out.
+    """
+    varied = set(study.vary)
+    for factor in study.vary.values():
+        if isinstance(factor, dict):
+            varied.update(*factor.values())
+    if both := sorted(varied & study.settings.keys()):
+        raise UsageError(
+            f"{both[0]} is both set and varied by study {study.name}: leave it out of one, or give "
+            f"other values with --vary {both[0]}=A,B"
+        )
+    if "seed" in varied | study.settings.keys():
+        raise UsageError("seed cannot be set or varied: a study has --seeds")
+    for one in _corners(study):
+        _check_point(study, one, start)
+
+
+def longest(study: Study, start: Start) -> int:
+    """The epochs of the study's longest run."""
+    return max(_checked(study, one, start).epochs for one in _corners(study))
+
+
+def _corners(study: Study) -> list[Point]:
+    """The points of a study with its first seed, of a range both ends."""
+    grid = [_ends(name, factor) for name, factor in study.vary.items()]
+    return [point(study, chosen, study.seeds[0]) for chosen in product(*grid)]
+
+
+def _ends(name: str, factor: Any) -> list[tuple[str, Settings]]:
+    """A factor's values, or both ends of its range."""
+    if isinstance(factor, Range):
+        return [(label(end), {name: end}) for end in (factor.low, factor.high)]
+    return levels(name, factor)
+
+
+def _check_point(study: Study, one: Point, start: Start) -> None:
+    registry.check_name(one.model)
+    options = registry.options(one.model)
+    for key in one.settings:
+        known = [*RunConfig.model_fields.keys() - _MADE, *options]
+        if key not in known:
+            raise unknown(f"{one.model} setting", key, known)
+    config = _checked(study, one, start)
+    registry.check_options(one.model, config.model_options)
+    if config.val_fraction == 0:
+        raise UsageError("val_fraction = 0: a study compares on the hold-out, so there must be one")
+    if config.optimizer not in _TORCH_OPTIMIZERS:
+        from torch import nn
+
+        from stl10bench.schedule import make_optimizer
+
+        make_optimizer(config, nn.Linear(1, 1))
+
+
+def _checked(study: Study, one: Point, start: Start) -> RunConfig:
+    keywords = start.keywords(one.model)
+    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)[0]
+
+
+def plan(
+    study: Study, chosen: Sequence[Point], start: Start, data: "Dataset", device: str
+) -> list[Planned]:
+    """The run of each point on these data; one that cannot be says why."""
+    from stl10bench.prepare import training_rows
+
+    planned = []
+    for one in chosen:
+        trial = make_trial(study, one, start)
+        title = f"{named(study.vary, one.labels)} seed {one.seed}"
+        try:
+            config = trials.resolve(trial, data, device)
+            _, held_out = training_rows(config, data)
+            planned.append(Planned(title, one, trial, config, "", len(held_out)))
+        except BenchError as error:
+            planned.append(Planned(title, one, trial, None, str(error), 0))
+    return planned
+
+
+def base(study: Study, start: Start, data: "Dataset", device: str) -> str | None:
+    """The name of the run of the first seed with nothing varied; None where there is none."""
+    trial = make_trial(study, Point((), study.model, study.settings, study.seeds[0]), start)
+    try:
+        return trials.resolve(trial, data, device).name
+    except BenchError:
+        return None
+
+
+def make_trial(study: Study, one: Point, start: Start) -> Trial:
+    """The run of a point, as arguments and as keywords of `train`."""
+    settings = {**one.settings, "seed": one.seed}
+    return Trial(
+        one.model,
+        ("--recipe", study.recipe, *start.arguments(one.model), *arguments(settings)),
+        {"recipe": study.recipe, **start.keywords(one.model), **settings},
+    )
+
+
+def arguments(settings: Mapping[str, Value]) -> list[str]:
+    """Settings and options of a model -> the options of `train` that give them."""
+    given = []
+    for key, value in settings.items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if key in RunConfig.model_fields:
+            given.append(f"--{key.replace('_', '-')}={text}")  # in one word: it may begin with -
+        else:
+            given += ["--model-option", f"{key}={text}"]
+    return given

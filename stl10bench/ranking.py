@@ -1,0 +1,115 @@
+"""The rows of a study -> its settings in order, each with a verdict; light."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from stl10bench import noise, paired
+from stl10bench.intervals import wilson
+from stl10bench.noise import Sample
+from stl10bench.standing import SIGNIFICANCE
+
+BEST, TIED, WORSE = "best", "not distinguishable", "larger than noise"
+Row = dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """A run of a study as the ranking sees it: what was varied, and its row, if there is one.
+
+    A row with an `error` is of a run that failed or diverged; None stands for one still to do.
+    """
+
+    labels: tuple[str, ...]
+    seed: int
+    run: str | None
+    val_images: int
+    row: Row | None
+
+
+class Place(NamedTuple):
+    """Where a setting stands. Accuracies are 0..1; what cannot be known is None."""
+
+    labels: tuple[str, ...]
+    sample: Sample | None  # of its finished runs
+    asked: int  # runs
+    test_accuracy: float | None  # the mean; no verdict depends on it
+    behind: float | None  # of the best one's hold-out accuracy
+    p: float | None  # against the best, Holm-corrected
+    verdict: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its runs are finished."""
+        return self.sample is not None and len(self.sample.accuracies) == self.asked
+
+
+def rank(trained: Sequence[Trained]) -> list[Place]:
+    """The settings by their seeds' mean hold-out accuracy; those that lack runs come last.
+
+    Each is compared with the best by `noise.p_value`, corrected for all comparisons (Holm 1979).
+    One that lacks runs has no such verdict, but says why: runs that diverged are a result, too.
+    """
+    settings: dict[tuple[str, ...], list[Trained]] = {}
+    for one in trained:
+        settings.setdefault(one.labels, []).append(one)
+    places = [_place(labels, group) for labels, group in settings.items()]
+    places.sort(key=lambda place: (not place.is_whole, -_mean(place)))
+    if not places or not places[0].is_whole:
+        return places
+    best, *others = [place for place in places if place.is_whole]
+    assert best.sample is not None
+    p_values = [noise.p_value(best.sample, one.sample) for one in others if one.sample]
+    judged = {best.labels: best._replace(verdict=BEST, behind=0.0)}
+    for place, p in zip(others, paired.holm(p_values), strict=True):
+        verdict = TIED if p >= SIGNIFICANCE else WORSE
+        behind = _mean(best) - _mean(place)
+        judged[place.labels] = place._replace(verdict=verdict, behind=behind, p=p)
+    return [judged.get(place.labels, place) for place in places]
+
+
+def _mean(place: Place) -> float:
+    return -1.0 if place.sample is None else place.sample.mean
+
+
+def _place(labels: tuple[str, ...], group: Sequence[Trained]) -> Place:
+    finished = [one for one in group if one.row is not None and "error" not in one.row]
+    rows = [one.row for one in finished if one.row is not None]
+    sample = test = None
+    if finished:
+        accuracies = tuple(row["val_accuracy"] for row in rows)
+        sample = Sample(accuracies, sum(one.val_images for one in finished))
+        test = statistics.fmean(row["test_accuracy"] for row in rows)
+    return Place(labels, sample, len(group), test, None, None, _why(group))
+
+
+def _why(group: Sequence[Trained]) -> str:
+    """What became of the runs of a setting that are not finished."""
+    reasons: dict[str, list[str]] = {}
+    for one in group:
+        if one.row is None:
+            reasons.setdefault("missing", []).append("")
+        elif "error" in one.row:
+            state = str(one.row.get("state", "failed"))
+            reasons.setdefault(state, []).append(str(one.row["error"]))
+    parts = []
+    for state, texts in reasons.items():
+        count = "" if len(texts) == len(group) else f"{len(texts)} of {len(group)} "
+        parts.append(texts[0] if state == "pruned" else f"{count}{state}")
+        if state == "failed":
+            parts[-1] += f": {texts[0]}"
+    return "; ".join(parts)
+
+
+def is_chance(place: Place, classes: int | None) -> bool:
+    """Whether the 95 % interval of a setting's hold-out accuracy reaches that of a guess."""
+    if place.sample is None or not classes:
+        return False
+    return wilson(place.sample.mean, place.sample.images)[0] <= 1 / classes
+
+
+def classes_of(trained: Sequence[Trained]) -> int | None:
+    """How many classes the data have, as far as a row says so."""
+    for one in trained:
+        if one.row and one.row.get("per_class_accuracy"):
+            return len(one.row["per_class_accuracy"])
+    return None

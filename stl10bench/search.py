@@ -1,0 +1,247 @@
+"""A study with ranges -> runs that Optuna chooses, by any number of workers; extra `tune`.
+
+Optuna sees the hold-out only. What it knows lies in its storage, a journal file in the study's
+folder or a database, so that workers may come, go and be killed as in a grid: a trial whose worker
+died is taken over, its run goes on from its checkpoint.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import optuna
+from filelock import FileLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+
+from stl10bench import files, history, ledger, plan, record
+from stl10bench.errors import StorageError
+from stl10bench.hands import Hands
+from stl10bench.plan import Planned
+from stl10bench.ranking import Trained
+from stl10bench.record import Entry, Record
+from stl10bench.sampling import Plan, opened
+from stl10bench.study import Point, Range, Settings, label, levels, point
+from stl10bench.sweep import Sweep, made_hands
+
+_PAUSE = 1.0  # seconds between two looks at what others have in hand
+_LOST = timedelta(minutes=5)  # after which a trial that never got a run is given up
+_STOPPED = (130, 143, -2, -15)  # how a run ends that was asked to
+
+
+def train(sweep: Sweep, how: Plan, console: Console, *, ddp: bool) -> tuple[Record, list[Trained]]:
+    """Train what the sampler proposes; returns the record of all trials and what there is of each.
+
+    The first worker of a launcher waits for what others have in hand, the others do not. Raises
+    InterruptedRunError, StorageError, and UsageError for a storage that cannot be opened.
+    """
+    longest = plan.longest(sweep.study, sweep.start)
+    with made_hands(sweep, ddp=ddp) as hands:
+        if hands.follows:
+            hands.follow()
+            return sweep.record, []
+        here = hands.place
+        with opened(sweep, how, rank=here.rank, epochs=longest) as search:
+
+            def say(line: str) -> None:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+            work(search, sweep, how, hands, say, wait=here.is_main)
+            entries = entries_of(search, home_of(sweep.runs_dir))
+    found = sweep.record.model_copy(update={"runs": entries})
+    if here.is_main:
+        record.write(sweep.runs_dir, found)
+    return found, record.trained(found, sweep.runs_dir)
+
+
+def work(
+    search: optuna.Study,
+    sweep: Sweep,
+    how: Plan,
+    hands: Hands,
+    say: Callable[[str], None],
+    *,
+    wait: bool,
+) -> None:
+    """Train what the sampler proposes until there are `how.trials`, or only others' are left.
+
+    For those of our runs folder it waits with `wait`. A trial that failed is replaced when the
+    search is begun again; one that diverged counts, with an accuracy of 0. Raises
+    InterruptedRunError.
+    """
+    home = home_of(sweep.runs_dir)
+    first = len(search.get_trials(deepcopy=False))
+    while True:
+        with ExitStack() as claims:
+            trial = _next(search, sweep, how, home, first, claims)
+            if trial is not None:
+                say(_train(trial, search, sweep, hands))
+                continue
+        if not wait or not in_hand(search, home):
+            return
+        time.sleep(_PAUSE)
+
+
+def home_of(runs_dir: Path) -> str:
+    """What tells one runs folder from another that shares the storage."""
+    path = runs_dir / "studies" / "id"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(".id.lock")):
+        if not path.exists():
+            files.write(path, uuid4().hex.encode())
+    return files.read(path, 64, StorageError).decode("ascii", "replace")
+
+
+def in_hand(search: optuna.Study, home: str) -> list[FrozenTrial]:
+    """The trials of our runs folder that have begun and not ended."""
+    running = search.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [one for one in running if one.user_attrs.get("home") == home]
+
+
+def _next(
+    search: optuna.Study, sweep: Sweep, how: Plan, home: str, first: int, claims: ExitStack
+) -> Trial | None:
+    """A trial whose run is ours until `claims` ends: one of a dead worker, or a new one."""
+    folder = record.folder(sweep.runs_dir, sweep.study.name)
+    with FileLock(folder / ".ask.lock"):
+        for one in in_hand(search, home):
+            if claims.enter_context(ledger.claimed(sweep.runs_dir, [one.user_attrs["run"]])):
+                return Trial(search, one._trial_id)
+        trials = search.get_trials(deepcopy=False)
+        for one in trials:
+            nobodys = one.state is TrialState.RUNNING and "run" not in one.user_attrs
+            age = datetime.now() - (one.datetime_start or datetime.min)  # Optuna's have no zone
+            if nobodys and age > _LOST:
+                search.tell(one.number, state=TrialState.FAIL)
+        counted = [one for one in trials if one.state is not TrialState.FAIL or one.number >= first]
+        if len(counted) >= how.trials:
+            return None
+        trial = search.ask()
+        try:
+            planned = propose(trial, sweep)
+        except BaseException:
+            search.tell(trial, state=TrialState.FAIL)
+            raise
+        name = note(trial, planned, home)
+    # The same settings can be another worker's just now: then their row is waited for.
+    while name and not claims.enter_context(ledger.claimed(sweep.runs_dir, [name])):
+        time.sleep(_PAUSE)
+    return trial
+
+
+def note(trial: Trial, planned: Planned, home: str) -> str:
+    """Write down which run a trial is and where, for whoever takes it over; the run's name."""
+    name = "" if planned.config is None else planned.config.name
+    for key, value in (
+        ("labels", list(planned.point.labels)),
+        ("val_images", planned.val_images),
+        ("home", home),
+        ("run", name),
+    ):
+        trial.set_user_attr(key, value)
+    return name
+
+
+def propose(trial: Trial, sweep: Sweep) -> Planned:
+    """The run that a trial's parameters mean."""
+    study = sweep.study
+    chosen: list[tuple[str, Settings]] = []
+    for name, factor in study.vary.items():
+        if isinstance(factor, Range):
+            value = _suggest(trial, name, factor)
+            chosen.append((label(value), {name: value}))
+        else:
+            known = dict(levels(name, factor))
+            text = trial.suggest_categorical(name, list(known))
+            chosen.append((text, known[text]))
+    one: Point = point(study, chosen, study.seeds[0])
+    return plan.plan(study, [one], sweep.start, sweep.data, sweep.device)[0]
+
+
+def _suggest(trial: Trial, name: str, factor: Range) -> int | float:
+    if isinstance(factor.low, int) and isinstance(factor.high, int):
+        return trial.suggest_int(name, factor.low, factor.high, log=factor.log)
+    return trial.suggest_float(name, factor.low, factor.high, log=factor.log)
+
+
+def _train(trial: Trial, search: optuna.Study, sweep: Sweep, hands: Hands) -> str:
+    """Train a trial's run, tell the search what it reached, and say so in a line."""
+    planned = propose(trial, sweep)
+    head = f"[trial {trial.number + 1}] {planned.title}"
+    if planned.config is None:
+        return f"{head}: {_fail(search, trial, planned.reason)}"
+    name, one = planned.config.name, planned.trial
+    book = ledger.Ledger(sweep.runs_dir, {name: planned.config})
+    watch = _Watch(trial, sweep.runs_dir / name)
+    code, answer = 0, dict[str, Any]()
+    if not book.look(name):
+        code, answer = hands.train(name, one.model, one.arguments, planned.point.labels, watch)
+    watch()  # what the run logged after the last look
+    if not book.look(name):
+        if watch.pruned_after is not None and code in _STOPPED:
+            trial.set_user_attr("pruned_after", watch.pruned_after)
+            search.tell(trial, state=TrialState.PRUNED)
+            return f"{head}: pruned after epoch {watch.pruned_after}"
+        return f"{head}: {_fail(search, trial, str(answer.get('error', 'it left no row')))}"
+    row = book.settled[name]
+    if row.get("state") == "failed":
+        return f"{head}: {_fail(search, trial, row['error'])}"
+    accuracy = 0.0 if "error" in row else row["val_accuracy"]
+    search.tell(trial, accuracy)
+    said = row.get("error", f"hold-out {accuracy:.3f}")
+    return f"{head}: {said}, best so far {search.best_value:.3f}"
+
+
+def _fail(search: optuna.Study, trial: Trial, reason: str) -> str:
+    trial.set_user_attr("reason", reason)
+    search.tell(trial, state=TrialState.FAIL)
+    return f"failed: {reason}"
+
+
+class _Watch:
+    """Tells the pruner of each epoch that a run has logged; True when the run is to end."""
+
+    def __init__(self, trial: Trial, folder: Path) -> None:
+        self._trial = trial
+        self._folder = folder
+        self._told = 0
+        self.pruned_after: int | None = None
+
+    def __call__(self) -> bool:
+        logged = history.read(self._folder, live=True)
+        pairs = list(zip(logged.epochs, logged.series("val/accuracy"), strict=True))
+        for epoch, accuracy in pairs[self._told :]:
+            self._told += 1
+            if self.pruned_after is None and math.isfinite(accuracy):
+                with warnings.catch_warnings(action="ignore"):  # of an epoch told by a dead worker
+                    self._trial.report(accuracy, epoch)
+                if self._trial.should_prune():
+                    self.pruned_after = epoch
+        return self.pruned_after is not None
+
+
+def entries_of(search: optuna.Study, home: str) -> list[Entry]:
+    """The trials of our runs folder as runs of a study; of equal ones the last."""
+    found: dict[str, Entry] = {}
+    for one in search.get_trials(deepcopy=False):
+        facts = one.user_attrs
+        if facts.get("home") != home:
+            continue
+        pruned, reason = one.state is TrialState.PRUNED, facts.get("reason", "")
+        if pruned:
+            reason = f"pruned after epoch {facts['pruned_after']}"
+        found[facts["run"] or str(one.number)] = Entry(
+            labels=facts["labels"],
+            seed=0,
+            run=facts["run"] or None,
+            reason=reason,
+            state="pruned" if pruned else "",
+            val_images=facts["val_images"],
+        )
+    return list(found.values())

@@ -1,0 +1,157 @@
+"""A study: one model, settings that are varied, seeds -> the runs that it consists of; light."""
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from math import prod
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from stl10bench.config import Scalar
+from stl10bench.errors import UsageError
+
+MOST_RUNS = 2000
+
+Value = Scalar | list[Scalar]
+Settings = dict[str, Value]
+
+
+class Range(BaseModel):
+    """Numbers that a search may try: from `low` to `high`, whole ones when both are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float = Field(allow_inf_nan=False)
+    high: int | float = Field(allow_inf_nan=False)
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(
+                f"{self.low}..{self.high}: the first must be lower, and above 0 with log"
+            )
+        return self
+
+
+def _kind(given: Any) -> str | None:
+    """Which kind of factor a value of a file's table `vary` is meant to be."""
+    if isinstance(given, list | Range):
+        return "values" if isinstance(given, list) else "range"
+    if not isinstance(given, dict):
+        return None
+    return "bundles" if all(isinstance(own, dict) for own in given.values()) else "range"
+
+
+Factor = Annotated[
+    Annotated[Range, Tag("range")]
+    | Annotated[list[Value], Field(min_length=1), Tag("values")]
+    | Annotated[dict[str, Settings], Field(min_length=1), Tag("bundles")],
+    Discriminator(_kind),
+]
+
+
+class Study(BaseModel):
+    """What is varied, from which settings, with which seeds.
+
+    A factor is a setting of RunConfig, an option of the model or `model` with its values, or a name
+    of its own for bundles of settings, each with a name. `best` and `finding` are what the report
+    says of it, where it is one of the report's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,59}$")
+    about: str = Field(default="", max_length=300)
+    model: str
+    recipe: str = "tuned"
+    settings: Settings = {}
+    vary: dict[str, Factor] = Field(min_length=1, max_length=6)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1)
+    finding: str = ""
+    best: dict[str, str] = {}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, given: Any) -> Any:
+        """A number n means the seeds 0 to n - 1."""
+        if isinstance(given, int) and not isinstance(given, bool):
+            if not 1 <= given <= 1000:
+                raise ValueError(f"{given}: must be 1 to 1000, or a list of seeds")
+            return tuple(range(given))
+        return given
+
+    @property
+    def factors(self) -> str:
+        """What is varied, on one line."""
+        return ", ".join(
+            f"{name} {', '.join(label for label, _ in levels(name, factor))}"
+            for name, factor in self.vary.items()
+        )
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether all that is varied has listed values."""
+        return not any(isinstance(factor, Range) for factor in self.vary.values())
+
+
+class Point(NamedTuple):
+    """One run of a study: the label of each factor's value, its settings and its seed."""
+
+    labels: tuple[str, ...]
+    model: str
+    settings: Settings
+    seed: int
+
+
+def points(study: Study) -> list[Point]:
+    """All runs of a grid; those of the first seed come first, so that there is a picture early."""
+    if not study.is_grid:
+        name = next(name for name, factor in study.vary.items() if isinstance(factor, Range))
+        raise UsageError(
+            f"{name} is a range: list values (--vary {name}=A,B), or search with --sampler tpe"
+        )
+    grid = [levels(name, factor) for name, factor in study.vary.items()]
+    if (runs := len(study.seeds) * prod(map(len, grid))) > MOST_RUNS:
+        raise UsageError(f"study {study.name}: {runs:,} runs, {MOST_RUNS:,} are the limit")
+    return [point(study, chosen, seed) for seed in study.seeds for chosen in product(*grid)]
+
+
+def point(study: Study, chosen: Sequence[tuple[str, Settings]], seed: int) -> Point:
+    """The run of one level of each factor."""
+    settings = dict(study.settings)
+    for _, own in chosen:
+        settings |= own
+    model = str(settings.pop("model", study.model))
+    return Point(tuple(label for label, _ in chosen), model, settings, seed)
+
+
+def levels(name: str, factor: Factor) -> list[tuple[str, Settings]]:
+    """The values of a factor: a label and the settings that it means, each."""
+    if isinstance(factor, Range):
+        return [(f"{factor.low:g}..{factor.high:g}{' (log)' if factor.log else ''}", {})]
+    if isinstance(factor, dict):
+        return list(factor.items())
+    return [(label(value), {name: value}) for value in factor]
+
+
+def label(value: Value) -> str:
+    """A value as a table shows it: 0.001, 1e-05, yes, 512-256."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "-".join(map(label, value))
+    return f"{value:g}" if isinstance(value, int | float) else value
+
+
+def named(factors: Iterable[str], labels: Iterable[str]) -> str:
+    """A setting on one line: lr=0.001 batch_size=128."""
+    return " ".join(f"{factor}={text}" for factor, text in zip(factors, labels, strict=True))
