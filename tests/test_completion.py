@@ -59,6 +59,7 @@ def test_every_command_shows_examples() -> None:
     for name, (module, _) in COMMANDS.items():
         group = get_command(import_module(f"stl10bench.commands.{module}").app)
         nested = getattr(getattr(group, "commands", {}).get(name, group), "commands", {})
+        nested = {sub: command for sub, command in nested.items() if not command.hidden}
         names |= {f"{name} {sub}" for sub in nested} if nested else {name}
     assert set(EXAMPLES) == names
 

@@ -57,6 +57,13 @@ EXAMPLES = {  # at most 58 characters a line, so that they stay whole on a narro
     "runs list": ("stl10bench runs list --runs-dir runs",),
     "runs show": ("stl10bench runs show cnn-1a2b",),
     "runs rm": ("stl10bench runs rm cnn-1a2b", "stl10bench runs rm --state old"),
+    "study list": ("stl10bench study list", "stl10bench study list --runs-dir runs"),
+    "study show": ("stl10bench study show cnn-dropout", "stl10bench study show mine.toml"),
+    "study run": (
+        "stl10bench study run logistic-lr",
+        "stl10bench study run --model cnn --vary dropout=0,0.2",
+        "stl10bench study run mlp-hidden --seeds 3 --dry-run",
+    ),
     "data download": (
         "stl10bench data download",
         "stl10bench data download --from stl10_binary.tar.gz",

@@ -47,10 +47,7 @@ _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 
 @app.command("list")
 def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
-    """List the named studies: what the report found, and what was found here.
-
-    Example: stl10bench study list --runs-dir runs
-    """
+    """List the named studies: what the report found, and what was found here."""
     from stl10bench import findings, record, studies
 
     lines = []
@@ -79,10 +76,7 @@ def show(
     runs_dir: RunsDir = Path("runs"),
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
 ) -> None:
-    """Show a study: what it varies, and the ranking of what was run of it.
-
-    Examples: stl10bench study show cnn-dropout / stl10bench study show mine.toml
-    """
+    """Show a study: what it varies, and the ranking of what was run of it."""
     from stl10bench import definition, record
 
     _check_style(style)
@@ -191,10 +185,6 @@ def run(
     """Train what is missing of a study, rank its settings and draw it.
 
     The same command goes on after any end; under a launcher each process takes the next open run.
-
-    Examples: stl10bench study run logistic-lr / stl10bench study run --model cnn
-    --vary dropout=0,0.1,0.2,0.5 --vary lr=1e-3,1e-4 --seeds 3
-    / torchrun --nproc_per_node 2 scripts/sweep.py mlp-hidden --epochs 5
     """
     from stl10bench import definition, plan, study
 
