@@ -1,8 +1,12 @@
 """Processes that die, raise, hang or change in number, and memory that ends: said, never lost."""
 
+import contextlib
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -193,3 +197,101 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20),) * 2)
     ended = forks.run(*train(data_dir, tmp_path, *more), before=limit)
     assert (ended.code, "Traceback" in ended.err) == (7, False), ended.err
     assert "out of memory at batch_size = 36, image_size = 1024" in ended.err
+
+
+def torchrun(*arguments: str) -> "subprocess.Popen[str]":
+    """The real launcher, in a process group of its own."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", "-m", "stl10bench", *arguments),
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers(launcher: int) -> list[int]:
+    """The processes that a launcher started."""
+    return [
+        int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    ]
+
+
+def end(launcher: "subprocess.Popen[str]", pids: list[int]) -> None:
+    """Leave nothing behind, whatever a test did."""
+    for pid in (launcher.pid, *pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGTERM])
+def test_torchrun_itself_ends_when_a_process_dies_and_passes_signals_on(
+    data_dir: Path, tmp_path: Path, straight: Any, fault: signal.Signals
+) -> None:
+    """SIGKILL to one of its processes; SIGTERM to torchrun, whose processes save within 30 s."""
+    command = train(data_dir, tmp_path, "--epochs", "2000", "--schedule", "constant")
+    launcher = torchrun(*command)
+    pids: list[int] = []
+    try:
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob("*/checkpoints/step-*")):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        pids = workers(launcher.pid)
+        started = time.monotonic()
+        os.kill(pids[1] if fault is signal.SIGKILL else launcher.pid, fault)
+        _, err = launcher.communicate(timeout=60)
+        assert time.monotonic() - started < (60 if fault is signal.SIGKILL else 30)
+    finally:
+        end(launcher, pids)
+    assert launcher.returncode == 1
+    state = read(tmp_path, "status.json")
+    if fault is signal.SIGKILL:
+        assert "process(es) 1 of 2 died" in err
+        assert state["state"] == "failed"
+    else:
+        assert err.count("error: interrupted (SIGTERM)") == 2
+        assert state["state"] == "interrupted"
+    assert list(tmp_path.glob("*/checkpoints/step-*"))
+
+
+@pytest.mark.faults
+def test_two_processes_killed_at_random_moments_end_with_the_same_bits(
+    forks: Forks, data_dir: Path, tmp_path: Path, straight: Any
+) -> None:
+    """One of them, or the launcher, at a random operation on files or step; 20 times."""
+    rng = random.Random(0)
+    killed = 0
+    for number in range(20):
+        runs_dir = tmp_path / str(number)
+        for _ in range(rng.randint(1, 3)):
+            what = rng.choice(["os.getpid()", "os.getppid()"])
+            name, module = rng.choice(
+                [("poisoned", "stl10bench.training"), ("replace", "os"), ("rename", "os")]
+            )
+            rank = 0 if module == "os" else rng.randint(0, 1)
+            before = in_step(rng.randint(1, 9), f"os.kill({what}, signal.SIGKILL)", rank=rank)
+            before = before.replace("stl10bench.training.poisoned", f"{module}.{name}")
+            before = before.replace("(losses)", "(*losses, **more)") + f"import {module}\n"
+            ended = forks.run(*train(data_dir, runs_dir), before=before + IMPATIENT, **BOTH)
+            killed += ended.code != 0
+            wait_until_free(runs_dir)
+        ended = forks.run(*train(data_dir, runs_dir), **BOTH)
+        assert ended.code == 0, ended.err
+        assert contents(runs_dir) == straight
+    assert killed >= 20
+    print(f"\ntwo processes: {killed} kills")
+
+
+def wait_until_free(runs_dir: Path) -> None:
+    """A killed launcher's processes save and leave on their own."""
+    from filelock import FileLock
+
+    for lock in runs_dir.glob(".*.lock"):
+        with FileLock(lock, timeout=30):
+            pass

@@ -1,7 +1,10 @@
 """Signals, time limits and dead launchers: a run saves, leaves, and goes on with the same bits."""
 
 import json
+import os
+import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -302,3 +305,54 @@ def stand_in(folder: Path, *, code: int) -> str:
     path.write_text(STAND_IN.format(python=sys.executable, folder=str(folder), code=code))
     path.chmod(0o755)
     return f"import sys; sys.executable = {str(path)!r}\n"
+
+
+def start(*command: str) -> "subprocess.Popen[str]":
+    """A real command, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", CODES)
+def test_a_real_process_ends_on_a_signal_at_any_moment_of_its_start(
+    data_dir: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """While Python starts, a signal kills as it kills any program; from then on it is obeyed."""
+    rng = random.Random(0)
+    codes = []
+    for _ in range(12):
+        child = start("stl10bench", *train("mlp", data_dir, tmp_path, "--epochs", "100000"))
+        time.sleep(rng.uniform(0.3, 8))
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+        codes.append(child.returncode)
+        assert child.returncode in (CODES[number], -number), err
+        assert child.returncode < 0 or "Traceback" not in err, err
+    assert codes.count(CODES[number]) >= 8
+    assert status(tmp_path)["state"] == "interrupted"
+
+
+@pytest.mark.faults
+def test_a_run_whose_accelerate_launch_is_killed_saves_and_leaves(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    command = train("mlp", data_dir, tmp_path, "--epochs", "100000")
+    launcher = start("accelerate.commands.launch", "--cpu", "-m", "stl10bench", *command)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("*/best.safetensors")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.communicate()
+    while status(tmp_path)["state"] == "running":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert status(tmp_path)["reason"].startswith("interrupted (its launcher died)")
+    assert len(checkpoints(tmp_path)) == 1
