@@ -84,7 +84,10 @@ def assert_no_room(ended: Ended, path: str) -> None:
 def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
     forks: Forks, data_dir: Path, tmp_path: Path, straight: Any
 ) -> None:
-    ended = forks.run(*train(data_dir, tmp_path), before=full("poisoned", call=6, size=5000))
+    ended = forks.run(
+        *train(data_dir, tmp_path),
+        before=full("poisoned", call=6, size=5000, module="stl10bench.epoch"),
+    )
     assert_no_room(ended, "/checkpoints/.*step-00000006.*/state.safetensors")
     folder = folder_of(tmp_path)
     found = sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -133,7 +136,9 @@ def test_half_a_row_of_metrics_is_cut_off_when_the_run_goes_on(
 ) -> None:
     (log,) = (value for key, value in straight.items() if key.endswith("metrics.jsonl"))
     assert len(log) == 4
-    before = full("poisoned", call=8, size=500)  # the first row takes some 250 bytes
+    before = full(
+        "poisoned", call=8, size=500, module="stl10bench.epoch"
+    )  # the first row takes some 250 bytes
     ended = forks.run(*train(data_dir, tmp_path, "--checkpoint-minutes", "5"), before=before)
     assert_no_room(ended, "metrics.jsonl")
     text = (folder_of(tmp_path) / "metrics.jsonl").read_text()

@@ -17,13 +17,13 @@ TINY = [
     *("--precision", "no", "--tracker", "none", "--threads", "1"),
 ]
 WAITS = """
-import time, stl10bench.training
-steps, original = [], stl10bench.training.poisoned
+import time, stl10bench.epoch
+steps, original = [], stl10bench.epoch.poisoned
 def waits(losses):
     steps.append(1)
     time.sleep(600 if len(steps) == 6 else 0)
     return original(losses)
-stl10bench.training.poisoned = waits
+stl10bench.epoch.poisoned = waits
 """  # in its sixth step
 
 
@@ -143,14 +143,14 @@ def now():
 time.time = now
 """
     stop = """
-import stl10bench.training
-steps, original = [], stl10bench.training.poisoned
+import stl10bench.epoch
+steps, original = [], stl10bench.epoch.poisoned
 def poisoned(losses):
     steps.append(1)
     if len(steps) == 6:
         os.kill(os.getpid(), signal.SIGTERM)
     return original(losses)
-stl10bench.training.poisoned = poisoned
+stl10bench.epoch.poisoned = poisoned
 """
     command = train(data_dir, tmp_path, "--checkpoint-minutes", "0")
     assert forks.run(*command, before=back + stop).code == 143
