@@ -36,9 +36,9 @@ _TABLE = (
     "Accuracy on the test split, with Wilson's 95 % interval: the noise of a finite test split "
     "alone, not that of the seed (the SD over runs is). The epoch is the best on the hold-out, or "
     "the last where a name says so. vs best: exact McNemar test, or with several runs a test of "
-    "the means, Holm-corrected; tied is what it cannot tell apart from the best. Runs as 1/3: one "
-    "of three is finished, and the setting is not ranked."
+    "the means, Holm-corrected; tied is what it cannot tell apart from the best."
 )
+_UNFINISHED = "Runs as 1/3: one of three is finished, and the setting is not ranked."
 _COST = (
     "The line joins the settings that nothing cheaper, or as cheap, surpasses. Bars are 95 % "
     "intervals; hollow points are worse than the best by the test of the table. Latency and time "
@@ -52,7 +52,10 @@ _CURVES = (
 
 def table(part: Part) -> Section:
     """The results, the most accurate first, what needs no image last; then what failed."""
-    blocks: list[Block] = [Text(_TABLE), _results(part)] if part.settings else []
+    rows = [setting.row for setting in part.settings]
+    blocks: list[Block] = [Text(_TABLE), _results(part)] if rows else []
+    if any(row["runs"] < row["runs_asked"] for row in rows):
+        blocks.append(Text(_UNFINISHED, "note"))
     if part.failures:
         blocks.append(origins.failures(part.failures))
     return Section("Results", tuple(blocks))
