@@ -272,11 +272,11 @@ def test_two_processes_killed_at_random_moments_end_with_the_same_bits(
         for _ in range(rng.randint(1, 3)):
             what = rng.choice(["os.getpid()", "os.getppid()"])
             name, module = rng.choice(
-                [("poisoned", "stl10bench.training"), ("replace", "os"), ("rename", "os")]
+                [("poisoned", "stl10bench.epoch"), ("replace", "os"), ("rename", "os")]
             )
             rank = 0 if module == "os" else rng.randint(0, 1)
             before = in_step(rng.randint(1, 9), f"os.kill({what}, signal.SIGKILL)", rank=rank)
-            before = before.replace("stl10bench.training.poisoned", f"{module}.{name}")
+            before = before.replace("stl10bench.epoch.poisoned", f"{module}.{name}")
             before = before.replace("(losses)", "(*losses, **more)") + f"import {module}\n"
             ended = forks.run(*train(data_dir, runs_dir), before=before + IMPATIENT, **BOTH)
             killed += ended.code != 0
