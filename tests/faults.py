@@ -14,7 +14,7 @@ class Fault(NamedTuple):
     why_not: str = ""
 
 
-TO_FILL = "with the run's own tests, which are being written"
+TO_FILL = "no test yet: the run's own part"
 
 FAULTS: dict[int, Fault] = {
     1: Fault(
@@ -26,10 +26,32 @@ FAULTS: dict[int, Fault] = {
             "test_a_run_killed_at_many_random_moments_ends_with_the_same_bits",
         ),
     ),
-    2: Fault("SIGTERM, SIGINT", why_not=TO_FILL),
-    3: Fault("a launcher that dies", why_not=TO_FILL),
-    4: Fault("a process of several crashes", why_not=TO_FILL),
-    5: Fault("a process of several hangs", why_not=TO_FILL),
+    2: Fault(
+        "SIGTERM, SIGINT",
+        (
+            "test_a_signal_saves_and_the_same_command_goes_on_with_the_same_bits",
+            "test_a_signal_during_a_save_waits_for_it",
+            "test_a_second_signal_leaves_at_once",
+            "test_a_signal_that_comes_twice_at_once_counts_once",
+            "test_processes_that_are_told_to_stop_save_the_same_step_and_go_on",
+        ),
+    ),
+    3: Fault(
+        "a launcher that dies",
+        (
+            "test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on",
+            "test_processes_whose_launcher_is_killed_save_and_leave",
+            "test_a_benchmark_that_dies_or_is_stopped_takes_its_run_along_saved",
+        ),
+    ),
+    4: Fault(
+        "a process of several crashes",
+        ("test_when_one_process_ends_the_others_say_so_and_the_same_command_goes_on",),
+    ),
+    5: Fault(
+        "a process of several hangs",
+        ("test_a_process_that_hangs_is_named",),
+    ),
     6: Fault(
         "disk full while saving",
         (
@@ -43,6 +65,8 @@ FAULTS: dict[int, Fault] = {
         (
             "test_a_crafted_file_is_refused_for_its_own_reason",
             "test_every_truncation_is_noticed",
+            "test_a_damaged_checkpoint_is_left_out_with_one_warning_and_the_run_ends_the_same",
+            "test_without_a_whole_checkpoint_the_run_is_refused",
             "test_a_header_of_an_absurd_length_is_refused_without_reading_it",
             "test_thousands_of_damaged_files_are_read_or_refused",
         ),
@@ -51,6 +75,8 @@ FAULTS: dict[int, Fault] = {
         "one byte flipped in a checkpoint folder or a weights file",
         (
             "test_a_flipped_bit_in_any_byte_is_noticed",
+            "test_every_flipped_byte_of_a_checkpoint_is_detected",
+            "test_every_flipped_bit_of_a_checkpoint_is_detected",
             "test_another_spelling_of_the_same_header_is_noticed",
             "test_a_flipped_bit_in_any_byte_is_noticed_or_changes_nothing",
         ),
@@ -74,6 +100,7 @@ FAULTS: dict[int, Fault] = {
         (
             "test_a_pickle_is_refused_and_never_run",
             "test_what_torch_saves_is_refused_as_a_pickle",
+            "test_a_checkpoint_that_is_a_pickle_is_never_unpickled",
             "test_a_header_of_any_length_is_read",
         ),
     ),
@@ -82,6 +109,8 @@ FAULTS: dict[int, Fault] = {
         (
             "test_a_crafted_file_is_refused_for_its_own_reason",
             "test_a_header_of_more_than_a_million_characters_is_refused",
+            "test_a_deep_tree_is_refused",
+            "test_a_size_that_no_memory_has_is_not_asked_for",
             "test_a_damaged_result_is_named",
             "test_options_of_too_many_parts_are_refused",
             "test_a_decompression_bomb_is_a_broken_image",
@@ -155,9 +184,25 @@ FAULTS: dict[int, Fault] = {
         "a tracker that fails or blocks",
         ("test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on",),
     ),
-    25: Fault("divergence", ("test_divergence_is_said_recorded_and_not_repeated",)),
+    25: Fault(
+        "divergence",
+        (
+            "test_divergence_is_said_recorded_and_not_repeated",
+            "test_a_step_that_is_not_finite_is_never_applied",
+            "test_a_run_that_diverged_keeps_its_best_epoch_and_its_checkpoints",
+            "test_all_processes_stop_at_the_step_that_broke_on_one_of_them",
+            "test_weights_that_overflow_are_neither_stored_nor_measured",
+            "test_a_hold_out_loss_that_is_not_finite_is_a_divergence_and_no_best_epoch",
+        ),
+    ),
     26: Fault("a plateau at chance", ("test_a_run_whose_interval_holds_chance_is_marked",)),
-    27: Fault("out of memory", why_not=TO_FILL),
+    27: Fault(
+        "out of memory",
+        (
+            "test_out_of_memory_names_what_needs_it_and_changes_nothing",
+            "test_memory_that_really_ends_is_named",
+        ),
+    ),
     28: Fault(
         "settings out of their range",
         (
@@ -183,8 +228,17 @@ FAULTS: dict[int, Fault] = {
         ),
     ),
     31: Fault("a run that is finished", ("test_a_finished_run_is_not_trained_again",)),
-    32: Fault("another number of processes or device", why_not=TO_FILL),
-    34: Fault("a torn last line", why_not=TO_FILL),
+    32: Fault(
+        "another number of processes or device",
+        ("test_a_run_of_two_processes_goes_on_with_one_and_says_what_that_means",),
+    ),
+    34: Fault(
+        "a torn last line",
+        (
+            "test_a_log_cut_at_any_byte_keeps_its_whole_lines",
+            "test_a_damaged_line_before_the_last_is_an_error",
+        ),
+    ),
     35: Fault("many processes finish at once", why_not=TO_FILL),
     36: Fault("clocks that jump", why_not=TO_FILL),
     37: Fault(
@@ -216,6 +270,9 @@ FAULTS: dict[int, Fault] = {
         (
             "test_a_table_fits_the_terminal_and_never_loses_model_or_accuracy",
             "test_a_table_that_is_piped_has_all_columns",
+            "test_a_closed_pipe_changes_no_exit_code_and_gives_no_traceback",
+            "test_a_run_goes_on_when_nobody_listens",
+            "test_a_full_disk_behind_stdout_is_an_error_and_one_behind_stderr_is_not",
             "test_every_finding_is_one_line_when_piped",
         ),
     ),
@@ -234,6 +291,9 @@ FAULTS: dict[int, Fault] = {
         "hostile config.json, result.json and the like",
         (
             "test_a_damaged_file_is_read_or_refused_in_one_line",
+            "test_a_manifest_that_vouches_for_nonsense_is_refused",
+            "test_a_forged_manifest_is_a_state_or_refused",
+            "test_bytes_that_are_no_log_give_no_epochs_or_our_error",
             "test_thousands_of_damaged_files_are_read_or_refused",
             "test_a_result_that_lacks_what_a_row_needs_is_named",
             "test_a_header_out_of_bounds_is_refused_briefly",
