@@ -14,8 +14,6 @@ class Fault(NamedTuple):
     why_not: str = ""
 
 
-TO_FILL = "no test yet: the run's own part"
-
 FAULTS: dict[int, Fault] = {
     1: Fault(
         "SIGKILL at any moment, any number of times",
@@ -56,10 +54,19 @@ FAULTS: dict[int, Fault] = {
         "disk full while saving",
         (
             "test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else",
+            "test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before",
+            "test_a_disk_that_fills_while_weights_are_written_is_an_error",
+            "test_a_disk_without_room_for_the_checkpoints_is_said_before_training",
             "test_a_disk_with_less_room_than_a_run_needs_is_a_problem",
         ),
     ),
-    7: Fault("disk full for metrics, log, wandb", why_not=TO_FILL),
+    7: Fault(
+        "disk full for metrics, log, wandb",
+        (
+            "test_metrics_that_cannot_be_written_end_the_run_with_their_name",
+            "test_half_a_row_of_metrics_is_cut_off_when_the_run_goes_on",
+        ),
+    ),
     8: Fault(
         "checkpoint cut, too long, with a huge header, overlaps, holes, wrong offsets",
         (
@@ -163,16 +170,29 @@ FAULTS: dict[int, Fault] = {
             "test_damage_anywhere_in_an_archive_is_a_data_error_or_harmless",
         ),
     ),
-    20: Fault("two processes, one run folder", ("test_a_run_folder_in_use_is_refused",)),
+    20: Fault(
+        "two processes, one run folder",
+        (
+            "test_a_run_folder_in_use_is_refused",
+            "test_a_second_process_is_told_who_owns_the_run_and_a_third_goes_on_when_that_one_is_killed",
+        ),
+    ),
     21: Fault(
         "folders that cannot be written",
         (
             "test_a_runs_folder_that_is_a_file_is_a_storage_error",
+            "test_a_folder_that_cannot_be_written_is_said_before_training",
             "test_a_runs_folder_that_cannot_be_written_is_a_problem",
             "test_a_data_folder_that_is_a_file_is_a_storage_error",
         ),
     ),
-    22: Fault("umask", ("test_the_file_has_the_mode_that_the_umask_asks_for",)),
+    22: Fault(
+        "umask",
+        (
+            "test_the_file_has_the_mode_that_the_umask_asks_for",
+            "test_files_have_the_permissions_that_the_umask_leaves",
+        ),
+    ),
     23: Fault(
         "no network, no W&B key",
         (
@@ -182,7 +202,11 @@ FAULTS: dict[int, Fault] = {
     ),
     24: Fault(
         "a tracker that fails or blocks",
-        ("test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on",),
+        (
+            "test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on",
+            "test_a_tracker_that_fails_anywhere_is_one_warning_and_changes_nothing",
+            "test_a_tracker_that_hangs_takes_ten_seconds_at_most",
+        ),
     ),
     25: Fault(
         "divergence",
@@ -236,11 +260,21 @@ FAULTS: dict[int, Fault] = {
         "a torn last line",
         (
             "test_a_log_cut_at_any_byte_keeps_its_whole_lines",
+            "test_a_log_that_is_cut_anywhere_goes_on_from_its_mark_or_is_refused",
             "test_a_damaged_line_before_the_last_is_an_error",
         ),
     ),
-    35: Fault("many processes finish at once", why_not=TO_FILL),
-    36: Fault("clocks that jump", why_not=TO_FILL),
+    35: Fault(
+        "many processes finish at once",
+        (
+            "test_processes_that_end_their_runs_and_print_tables_at_once_lose_no_row",
+            "test_processes_that_find_a_finished_run_agree_on_who_tidies_it",
+        ),
+    ),
+    36: Fault(
+        "clocks that jump",
+        ("test_a_clock_that_goes_back_leaves_durations_and_order_as_they_are",),
+    ),
     37: Fault(
         "names that a terminal, Markdown, CSV or HTML would run",
         (
@@ -283,6 +317,7 @@ FAULTS: dict[int, Fault] = {
     43: Fault(
         "secrets",
         (
+            "test_no_file_of_a_run_tells_a_secret_a_home_or_a_command_line",
             "test_the_tracker_is_told_with_its_reason_without_network_and_without_the_key",
             "test_a_netrc_that_cannot_be_read_is_a_warning_that_tells_nothing_of_it",
         ),
@@ -300,7 +335,10 @@ FAULTS: dict[int, Fault] = {
             "test_a_damaged_marker_is_refused",
         ),
     ),
-    46: Fault("leftovers", why_not=TO_FILL),
+    46: Fault(
+        "leftovers",
+        ("test_what_a_killed_process_left_half_written_is_swept",),
+    ),
     47: Fault(
         "out of inodes (to a writer a full disk: fault 6), file descriptors or memory",
         (
@@ -309,5 +347,11 @@ FAULTS: dict[int, Fault] = {
             "test_too_little_memory_to_load_torch_is_a_problem",
         ),
     ),
-    48: Fault("evaluation while a run writes", why_not=TO_FILL),
+    48: Fault(
+        "evaluation while a run writes",
+        (
+            "test_readers_find_whole_files_while_a_run_writes_after_each_step",
+            "test_runs_are_listed_and_shown_while_one_writes_after_each_step",
+        ),
+    ),
 }
