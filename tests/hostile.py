@@ -27,7 +27,7 @@ from conftest import write_layout
 from PIL import Image
 from rich.console import Console
 
-from stl10bench import api, checkpoint, files, predict, predictions, results, runs, state
+from stl10bench import api, checkpoint, files, history, predict, predictions, results, runs, state
 from stl10bench.commands.options import settings
 from stl10bench.config import make_config
 from stl10bench.data.download import download
@@ -343,6 +343,29 @@ def show_rows(folder: Path) -> None:
         assert "\x1b[31mred" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def make_log(folder: Path) -> None:
+    lines = [{"step": 3 * n, "epoch": n, "val/loss": 1.5, "lr": None} for n in range(1, 4)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files.write_json(folder / "config.json", CONFIG.model_dump(mode="json"))
+
+
+def damage_log(rng: random.Random, content: bytes) -> bytes:
+    """A log damaged as bytes, or in one of its lines."""
+    if rng.random() < 0.4:
+        return spoil(rng, content)
+    lines = content.splitlines()
+    number = rng.randrange(len(lines))
+    lines[number] = warped(rng, lines[number])
+    return b"\n".join(lines) + b"\n"
+
+
+def read_log(folder: Path) -> None:
+    found = history.read(folder)
+    history.labels([found, found._replace(name="x")])
+    for path in found.values:
+        assert len(found.series(path)) == len(found.epochs)
+
+
 def make_settings(folder: Path) -> None:
     config = make_config({"model": "mlp", "model_options": {"hidden": (8,), "dropout": 0.5}})
     (folder / "config.json").write_text(config.model_dump_json())
@@ -483,6 +506,7 @@ READERS: dict[str, Reader] = {
     "state": Reader(make_state, damage_state, read_state, 2000, tidy=False),
     "run": Reader(make_run, damage_run, read_run, 2000, tidy=False),
     "row": Reader(make_row, damage_row, show_rows, 2000),
+    "log": Reader(make_log, damage_file("metrics.jsonl", how=damage_log), read_log, 1000),
     "settings": Reader(make_settings, damage_file("config.json", how=warped), read_settings, 2000),
     "json": Reader(
         make_settings,
