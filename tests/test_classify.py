@@ -115,6 +115,15 @@ def test_a_large_image_is_read_like_a_small_one(
     assert classify.classify(model, files) == before
 
 
+def test_an_image_over_the_limit_of_pixels_is_reported_and_not_read_later(
+    model: Predictor, tmp_path: Path
+) -> None:
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "bomb.png")
+    (one,) = model.predict(tmp_path / "bomb.png")
+    assert isinstance(one, Broken)
+    assert one.reason == "10000x9000 = 90000000 pixels, and at most 89478485 are decoded"
+
+
 def test_folders_are_walked_by_name_and_links_never_in_circles(
     model: Predictor, tmp_path: Path
 ) -> None:
