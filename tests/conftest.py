@@ -1,6 +1,7 @@
 """What several test modules need: small data in STL-10's layout, and runs without a tracker."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would starve each other
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job: so would
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # be every program that we start
 
 import numpy as np
 import pytest
