@@ -344,6 +344,8 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _weights(value: Any) -> dict[str, Tensor]:
     for key, tensor in value.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{key!r} is no name of a tensor")
         if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
             raise ValueError(f"{key} is no tensor of finite numbers")
     return dict(value)
