@@ -3,11 +3,21 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LONGEST = 4000  # characters of an error
+
 
 class BenchError(ValueError):
-    """A mistake or a fault that the user can act on; its text is one line: value, rule, remedy."""
+    """A mistake or a fault that the user can act on; its text is one line: value, rule, remedy.
+
+    What it quotes from files and names can be anything: it is cut, and control characters become
+    spaces.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str) -> None:
+        shown = "".join(c if c.isprintable() else " " for c in text[:_LONGEST])
+        super().__init__(shown if len(text) <= _LONGEST else f"{shown} ...")
 
 
 class UsageError(BenchError):

@@ -5,19 +5,18 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import uuid4
 
-from stl10bench.errors import BenchError, CheckpointError, StorageError
+from stl10bench.errors import BenchError, StorageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how a disk says that it has no room
 _CHUNK = 1 << 20
 _JSON_LIMIT = 1 << 20  # bytes
-_HEADER_LIMIT = 10 << 20  # bytes, of a safetensors file
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -148,6 +147,8 @@ def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
 def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
     """The bytes of `path`; raises `error` when it cannot be read, or for more than `limit`."""
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # would be waited for
+            raise error(f"cannot read {path}: a pipe, no file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             content = file.read(min(size, limit) + 1)  # asks for that much memory at once
@@ -156,52 +157,6 @@ def read(path: Path, limit: int, error: type[BenchError]) -> bytes:
     if len(content) > limit:
         raise error(f"{path} is larger than {limit:,} bytes, the limit for it here")
     return content
-
-
-def read_safetensors(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of a file that begins like a safetensors file, and the metadata in its header.
-
-    Read, not mapped: a mapped file can be cut while in use. Raises CheckpointError with the path
-    and what the file is instead.
-    """
-    try:
-        with path.open("rb") as file:
-            start, header = _safetensors_start(file, path)
-            content = start + header + file.read()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    return content, _safetensors_metadata(header, path)
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata alone, which no sum has proven; raises as `read_safetensors` does."""
-    try:
-        with path.open("rb") as file:
-            _, header = _safetensors_start(file, path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    return _safetensors_metadata(header, path)
-
-
-def _safetensors_start(file: BinaryIO, path: Path) -> tuple[bytes, bytes]:
-    """The eight bytes of the header's length, and the header."""
-    start = file.read(8)
-    if start.startswith(_PICKLES):
-        raise CheckpointError(
-            f"{path} is a pickle (.pt, .pth): pickles can run code and are never read; "
-            "convert it to safetensors where you trust it"
-        )
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
-        raise CheckpointError(f"{path} is not a safetensors file")
-    return start, file.read(length)
-
-
-def _safetensors_metadata(header: bytes, path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(header).get("__metadata__") or {}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def digests(path: Path, *names: str, report: Callable[[int], None] = lambda _: None) -> list[str]:

@@ -249,7 +249,7 @@ def _owner(folder: Path) -> str:
         facts = status(folder)
         seconds = max(0.0, time.time() - facts["since"])
         return f"process {facts['pid']} on {facts['host']}, for {seconds:,.0f} s"
-    except (CheckpointError, KeyError, TypeError):
+    except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
         return "another process"
 
 

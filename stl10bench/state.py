@@ -268,7 +268,8 @@ def _fault(facts: _Manifest, config: RunConfig) -> str | None:
         return f"epoch {at.epoch} of {config.epochs}, its header says {facts.header.epoch}"
     if (facts.best is None) != (at.epoch == 0):
         return f"{'no' if facts.best is None else 'a'} best epoch after {at.epoch} epochs"
-    if [len(row) for row in at.sums] != [3] * (facts.processes if at.batch else 0):
+    processes = facts.processes if at.batch else 0
+    if len(at.sums) != processes or any(len(row) != 3 for row in at.sums):
         return f"sums of {len(at.sums)} processes, there were {facts.processes}"
     return None
 
@@ -343,6 +344,8 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _weights(value: Any) -> dict[str, Tensor]:
     for key, tensor in value.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{key!r} is no name of a tensor")
         if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
             raise ValueError(f"{key} is no tensor of finite numbers")
     return dict(value)

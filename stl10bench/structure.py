@@ -8,8 +8,10 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stl10bench.errors import CheckpointError
 
@@ -34,6 +36,20 @@ def read(path: Path) -> tuple[bytes, dict[str, str]]:
     Read, not mapped: a mapped file can be cut while in use. Raises CheckpointError with the path
     and what the file is instead, before it takes memory for anything that is not there.
     """
+    with _opened(path) as (file, metadata):
+        file.seek(0)
+        return file.read(), metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone, which no sum has proven; raises as `read` does."""
+    with _opened(path) as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, str]]]:
+    """A file after its header, and the metadata in that; faults within are ours to name."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # a pipe would be waited for
@@ -50,20 +66,16 @@ def read(path: Path) -> tuple[bytes, dict[str, str]]:
                         "read; convert it to safetensors where you trust it"
                     )
                 raise CheckpointError(f"{path} is not a safetensors file")
-            metadata = _metadata(file.read(length), size - 8 - length, path)
-            file.seek(0)
-            return file.read(), metadata
+            try:
+                metadata = check(file.read(length), size - 8 - length)
+            except ValueError as error:
+                text = f"{path} is not a whole safetensors file: {error}"
+                raise CheckpointError(text) from None
+            yield file, metadata
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except MemoryError:
         raise CheckpointError(f"cannot read {path}: {size:,} bytes do not fit in memory") from None
-
-
-def _metadata(header: bytes, size: int, path: Path) -> dict[str, str]:
-    try:
-        return check(header, size)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def check(header: bytes, size: int) -> dict[str, str]:

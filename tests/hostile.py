@@ -70,7 +70,6 @@ class Reader(NamedTuple):
     damage: Damage
     read: Callable[[Path], Any]
     trials: int  # of the long run
-    tidy: bool = True  # whether its errors are short and printable, whatever the file holds
 
 
 # Damages.
@@ -503,8 +502,8 @@ READERS: dict[str, Reader] = {
         lambda folder: predictions.read(folder / "p.safetensors"),
         1000,
     ),
-    "state": Reader(make_state, damage_state, read_state, 2000, tidy=False),
-    "run": Reader(make_run, damage_run, read_run, 2000, tidy=False),
+    "state": Reader(make_state, damage_state, read_state, 2000),
+    "run": Reader(make_run, damage_run, read_run, 2000),
     "row": Reader(make_row, damage_row, show_rows, 2000),
     "log": Reader(make_log, damage_file("metrics.jsonl", how=damage_log), read_log, 1000),
     "settings": Reader(make_settings, damage_file("config.json", how=warped), read_settings, 2000),
@@ -542,9 +541,8 @@ def trial(reader: Reader, rng: random.Random, made: Path, folder: Path) -> str:
         shutil.rmtree(folder)
     left = {*folder.parent.rglob("*"), *Path().iterdir()} - around
     assert not left, f"files outside: {left}"
-    if reader.tidy:
-        assert text.isprintable(), repr(text)
-        assert len(text) < TEXT, text[:TEXT]
+    assert text.isprintable(), repr(text)
+    assert len(text) < TEXT, text[:TEXT]
     return text
 
 

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stl10bench import comparison, files, history, repeats, results, rows, runs, standing
+from stl10bench import (
+    comparison,
+    history,
+    repeats,
+    results,
+    rows,
+    runs,
+    standing,
+    structure,
+)
 from stl10bench.errors import BenchError, CheckpointError, UsageError
 from stl10bench.escaping import clean
 from stl10bench.history import History
@@ -189,7 +198,7 @@ def _header_names(folder: Path) -> tuple[str, ...]:
         if not (folder / name).is_file():
             continue
         try:
-            names = json.loads(files.read_metadata(folder / name)["stl10bench"])["class_names"]
+            names = json.loads(structure.read_metadata(folder / name)["stl10bench"])["class_names"]
         except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
             continue  # then the classes have numbers
         if isinstance(names, list) and all(isinstance(one, str) for one in names):
