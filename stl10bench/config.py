@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stl10bench.errors import UsageError
 
 FORMAT = 1  # raised when the same settings begin to give other numbers
+MADE = ("model", "model_options", "data", "weights")  # fields made of other things, never given
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

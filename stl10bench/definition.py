@@ -51,7 +51,8 @@ def define(
     try:
         return Study.model_validate(study)
     except ValidationError as error:
-        raise UsageError(f"study {study['name']}: {error.errors()[0]['msg']}") from None
+        where, why = studyfile.explain(error)
+        raise UsageError(f"study {study['name']}: {'.'.join(where)}: {why}") from None
 
 
 def plain(settings: Mapping[str, Any]) -> Settings:

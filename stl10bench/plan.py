@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stl10bench import api, trials
-from stl10bench.config import RunConfig
+from stl10bench.config import MADE, RunConfig
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
 from stl10bench.study import Point, Range, Settings, Study, Value, label, levels, named, point
@@ -15,7 +15,6 @@ from stl10bench.trials import Trial
 if TYPE_CHECKING:
     from stl10bench.data.stl10 import Dataset
 
-_MADE = {"model", "data", "weights", "model_options"}  # of RunConfig: made of other things
 _TORCH_OPTIMIZERS = ("sgd", "adam", "adamw")  # others are asked of timm, which takes seconds
 
 
@@ -93,7 +92,7 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
     registry.check_name(one.model)
     options = registry.options(one.model)
     for key in one.settings:
-        known = [*RunConfig.model_fields.keys() - _MADE, *options]
+        known = [*RunConfig.model_fields.keys() - set(MADE), *options]
         if key not in known:
             raise unknown(f"{one.model} setting", key, known)
     config = _checked(study, one, start)

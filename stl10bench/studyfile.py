@@ -32,11 +32,10 @@ def read(path: Path) -> Study:
     try:
         return Study.model_validate({"name": path.stem, **given})
     except ValidationError as error:
-        first = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
-        where = [part for part in first["loc"] if isinstance(part, str) and part not in _TYPES]
+        where, why = explain(error)
         line = _line(text, where)
         at = f"{path}, line {line}" if line else f"{path}"
-        raise UsageError(f"{at}: {'.'.join(where) or 'study'}: {_rule(first)}") from None
+        raise UsageError(f"{at}: {'.'.join(where) or 'study'}: {why}") from None
 
 
 def vary(text: str) -> tuple[str, Factor]:
@@ -74,6 +73,13 @@ def _scalar(text: str) -> Scalar:
         except ValueError:
             pass
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def explain(error: ValidationError) -> tuple[list[str], str]:
+    """The keys that lead to a study's first wrong value, and what is wrong with it."""
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
+    where = [part for part in first["loc"] if isinstance(part, str) and part not in _TYPES]
+    return where, _rule(first)
 
 
 def _rule(problem: Any) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 import stl10bench
 from stl10bench import ledger, place
@@ -223,6 +225,19 @@ def test_a_dry_run_lists_the_runs_with_minutes_and_trains_none(cli: Any, tmp_pat
     assert out.count("missing") == 2
     assert "minutes are left to do" in out
     assert not list(tmp_path.glob("*/config.json"))
+
+
+def test_a_study_takes_weights_for_its_backbones_and_ignores_them_for_other_models(
+    cli: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "mobilenetv2.safetensors"
+    save_file(timm.create_model("mobilenetv2_100").state_dict(), file)
+    own = ["--vary", "model=logistic,mobilenetv2", "--runs-dir", str(tmp_path / "runs")]
+    asked = ["run", "--model", "logistic", *own, *TINY, "--dry-run", "--weights"]
+    code, out, err = cli(*asked, str(file))
+    assert (code, out.count("missing")) == (0, 2), err
+    code, _, err = cli(*asked, str(tmp_path / "none.safetensors"))
+    assert (code, "none.safetensors" in err) == (4, True), err
 
 
 def test_a_run_of_a_worker_sees_its_own_device_and_nothing_of_the_launcher(

@@ -10,14 +10,12 @@ import typer
 from pydantic import BaseModel
 
 from stl10bench import recipes
-from stl10bench.config import Limits, RunConfig
+from stl10bench.config import MADE, Limits, RunConfig
 from stl10bench.data.datasets import DATASETS
 from stl10bench.errors import UsageError
 from stl10bench.models import registry
 
 Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
-
-_MADE = {"model", "model_options", "data", "weights"}  # of RunConfig: made, not given
 
 
 def completing(values: Iterable[str]) -> Callable[[str], list[str]]:
@@ -37,7 +35,7 @@ def _field_options(model: type[BaseModel], panel: str) -> Specification:
     """An option for each field of `model`; unset, a recipe or the field's default decides."""
     specification: Specification = {}
     for name, field in model.model_fields.items():
-        if name in _MADE:
+        if name in MADE:
             continue
         kind: Any = field.annotation
         metavar, values = None, ()

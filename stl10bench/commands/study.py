@@ -23,7 +23,7 @@ from stl10bench.commands.options import (
     load_plugin,
     with_options,
 )
-from stl10bench.config import RunConfig
+from stl10bench.config import MADE, RunConfig
 from stl10bench.errors import UsageError, unknown
 from stl10bench.escaping import clean
 from stl10bench.extras import require
@@ -190,7 +190,8 @@ def run(
 
     _check_style(style)
     load_plugin(options["plugin"])
-    own = {key: options[key] for key in RunConfig.model_fields if options.get(key) is not None}
+    given = [key for key in RunConfig.model_fields if key not in MADE]
+    own = {key: options[key] for key in given if options.get(key) is not None}
     own |= {k: options[k] for k in ("freeze", "hidden", "dropout") if options[k] is not None}
     own |= key_values(options["model_option"])
     asked = definition.define(

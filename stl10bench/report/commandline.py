@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stl10bench import recipes
-from stl10bench.config import RunConfig, make_config
+from stl10bench.config import MADE, RunConfig, make_config
 from stl10bench.errors import UsageError
 from stl10bench.escaping import clean
 from stl10bench.rows import Row
-
-_MADE = ("model", "model_options", "data", "weights")
 
 
 def reproducing(rows: Sequence[Row]) -> str:
@@ -64,7 +62,7 @@ def _options(config: RunConfig, recipe: str, options: Mapping[str, Any]) -> list
     words = []
     for key in RunConfig.model_fields:
         value = getattr(config, key)
-        if key in _MADE or (value == getattr(start, key) and key != "seed"):
+        if key in MADE or (value == getattr(start, key) and key != "seed"):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         words.append(f"--{key.replace('_', '-')}{'=' if text.startswith('-') else ' '}{text}")
