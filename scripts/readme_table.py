@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stl10bench import results
+from stl10bench.tables import results
 
 README = Path(__file__).parents[1] / "README.md"
 _PLACE = re.compile(

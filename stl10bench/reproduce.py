@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from stl10bench import api, checkpoint, files, paired, predictions, rows
+from stl10bench import api, checkpoint, files, paired, predictions
 from stl10bench.config import RunConfig, make_config
 from stl10bench.errors import CheckpointError, UsageError
+from stl10bench.tables import rows
 
 _MADE_ON = ("device", "cpu", "threads", "processes", "python", "libraries", "version", "commit")
 

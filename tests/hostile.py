@@ -27,7 +27,7 @@ from conftest import write_layout
 from PIL import Image
 from rich.console import Console
 
-from stl10bench import api, checkpoint, files, history, predict, predictions, results, runs, state
+from stl10bench import api, checkpoint, files, history, predict, predictions, runs, state
 from stl10bench.commands.options import settings
 from stl10bench.config import make_config
 from stl10bench.data.download import download
@@ -35,6 +35,7 @@ from stl10bench.data.folder import import_folder
 from stl10bench.data.stl10 import NEEDED, folds, open_dataset, unlabelled
 from stl10bench.errors import BenchError, BusyError, CheckpointError
 from stl10bench.models import registry
+from stl10bench.tables import results
 
 Damage = Callable[[random.Random, Path], None]
 

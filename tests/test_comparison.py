@@ -16,8 +16,9 @@ from statsmodels.stats.multitest import multipletests
 from test_results import row_of
 
 import stl10bench
-from stl10bench import checkpoint, comparison, intervals, metrics, paired
+from stl10bench import checkpoint, intervals, metrics, paired
 from stl10bench.cli import main
+from stl10bench.tables import comparison
 
 LABELS = torch.arange(600) % 3
 

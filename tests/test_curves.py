@@ -24,9 +24,10 @@ from test_history import make_run, row
 from test_pictures import written
 
 import stl10bench
-from stl10bench import figures, history, watch
-from stl10bench.curves import curves
+from stl10bench import history
 from stl10bench.errors import UsageError
+from stl10bench.plots import figures, watch
+from stl10bench.plots.curves import curves
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from test_pictures import HOSTILE, save_model, written
 from torch import nn
 
-from stl10bench import embedding, inspection, predict
+from stl10bench import predict
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.errors import UsageError
 from stl10bench.models import registry
+from stl10bench.plots import embedding, inspection
 
 
 def blobs(count: int = 40, width: int = 6) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from PIL import Image
 
-from stl10bench import figures
 from stl10bench.errors import StorageError, UsageError
-from stl10bench.figures import Sheet, look
+from stl10bench.plots import figures
+from stl10bench.plots.figures import Sheet, look
 
 HOSTILE = (
     "[red]x[/red]",

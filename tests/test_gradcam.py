@@ -14,11 +14,12 @@ from PIL import Image
 from test_pictures import painted, save_model, texts, written
 from torch import Tensor, nn
 
-from stl10bench import gradcam, pictures, predict
+from stl10bench import predict
 from stl10bench.errors import UsageError
 from stl10bench.models.head import Classifier
+from stl10bench.plots import gradcam, pictures
+from stl10bench.plots.tiles import GAP, LINE
 from stl10bench.predict import Predictor
-from stl10bench.tiles import GAP, LINE
 
 CNN: dict[str, Any] = {"channels": (6, 6, 6, 8), "hidden": (7,)}
 MODELS: list[tuple[str, dict[str, Any]]] = [

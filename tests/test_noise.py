@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 
-from stl10bench import noise, ranking
-from stl10bench.noise import Sample
-from stl10bench.ranking import Trained
+from stl10bench.studies import noise, ranking
+from stl10bench.studies.noise import Sample
+from stl10bench.studies.ranking import Trained
 
 IMAGES = 500
 

@@ -15,12 +15,13 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from stl10bench import augment, checkpoint, inspection, pictures, predict, variants
+from stl10bench import augment, checkpoint, predict
 from stl10bench.config import RunConfig
 from stl10bench.data.stl10 import Dataset, open_dataset
 from stl10bench.errors import DataError, UsageError
 from stl10bench.models import registry
-from stl10bench.tiles import GAP, LINE, SIDE, TITLE, Section, Tile, gallery
+from stl10bench.plots import inspection, pictures, variants
+from stl10bench.plots.tiles import GAP, LINE, SIDE, TITLE, Section, Tile, gallery
 
 HOSTILE = ("[red]x[/red]", "<script>alert(1)</script>", "$\\frac{$", "_hidden")
 STEP = SIDE + GAP

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stl10bench import paired, repeats, results, rows, standing
+from stl10bench import paired
 from stl10bench.intervals import wilson
 from stl10bench.predictions import encode_hits
+from stl10bench.tables import repeats, results, rows, standing
 
 IMAGES = 400
 

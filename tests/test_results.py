@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stl10bench import escaping, results
+from stl10bench import escaping
 from stl10bench.errors import CheckpointError, UsageError
+from stl10bench.tables import results
 
 HOSTILE = [
     *("[red]x[/red]", "[/]", "a|b", "=1+1", "@SUM(A1)", "a\nb", "\x1b[2Jx", "<b>x</b>", "`x`"),

@@ -8,10 +8,10 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from stl10bench import definition, sampling, search, sweep
 from stl10bench.cli import main
 from stl10bench.errors import UsageError
-from stl10bench.plan import Start
+from stl10bench.studies import definition, sampling, search, sweep
+from stl10bench.studies.plan import Start
 
 QUIET = Console(quiet=True)
 SETTINGS: dict[str, Any] = {

@@ -17,8 +17,9 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import brier_score_loss, f1_score, log_loss
 from test_results import row_of, shown, store
 
-from stl10bench import intervals, metrics, results, standing
+from stl10bench import intervals, metrics
 from stl10bench.cli import main
+from stl10bench.tables import results, standing
 
 LABELS = np.arange(1000) % 10
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stl10bench import definition, plan, recipes, studies, study, studyfile
+from stl10bench import recipes
 from stl10bench.errors import BenchError, UsageError
-from stl10bench.plan import Start
+from stl10bench.studies import catalogue, definition, plan, study, studyfile
+from stl10bench.studies.plan import Start
 
 START = Start(None, True)
 
@@ -21,9 +22,9 @@ def defined(name: str | None = None, **own: Any) -> study.Study:
     return definition.define(name, **{**keywords, "settings": {}, **own})
 
 
-@pytest.mark.parametrize("name", studies.NAMES)
+@pytest.mark.parametrize("name", catalogue.NAMES)
 def test_a_named_study_passes_its_own_checks(name: str) -> None:
-    found = studies.get(name)
+    found = catalogue.get(name)
     plan.check(found, START)
     runs = study.points(found)
     assert len(runs) == len({str(run) for run in runs})
@@ -31,13 +32,13 @@ def test_a_named_study_passes_its_own_checks(name: str) -> None:
 
 
 def test_the_nine_studies_have_the_reports_values_and_its_best_among_them() -> None:
-    assert len(studies.REPORT) == 9
-    for name in studies.REPORT:
-        found = studies.get(name)
+    assert len(catalogue.REPORT) == 9
+    for name in catalogue.REPORT:
+        found = catalogue.get(name)
         assert (found.recipe, bool(found.finding)) == ("report", True)
         labels = [tuple(run.labels) for run in study.points(found)]
         assert tuple(found.best[factor] for factor in found.vary) in labels
-    grid = studies.get("cnn-lr-batch-size")
+    grid = catalogue.get("cnn-lr-batch-size")
     assert grid.factors == "lr 0.01, 0.001, 0.0001, 1e-05, batch_size 8, 16, 32, 64, 128, 256"
     assert recipes.RECIPES["report"]["logistic"]["lr"] == 1e-4  # the base of the noise band
 

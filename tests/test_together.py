@@ -10,7 +10,8 @@ from forks import Forks
 from killer import contents
 
 import stl10bench
-from stl10bench import files, results, runs
+from stl10bench import files, runs
+from stl10bench.tables import results
 
 TINY = [
     *("--image-size", "8", "--epochs", "3", "--batch-size", "8", "--optimizer", "adam"),

@@ -19,8 +19,8 @@ import timm
 from safetensors.torch import save_file
 
 import stl10bench
-from stl10bench import ledger, place
 from stl10bench.cli import main
+from stl10bench.studies import ledger, place
 
 ROOT = Path(__file__).parents[1]
 TINY = [

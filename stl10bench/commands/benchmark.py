@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from stl10bench import benchmark as benchmarks
-from stl10bench import results
 from stl10bench.commands import forecast
 from stl10bench.commands.options import (
     MODELS,
@@ -17,6 +16,7 @@ from stl10bench.commands.options import (
     with_options,
 )
 from stl10bench.errors import UsageError, unknown
+from stl10bench.tables import results
 from stl10bench.terminal import stderr, stdout
 
 app = typer.Typer()

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stl10bench import escaping, paired, render, results
-from stl10bench.columns import p_value
+from stl10bench import escaping, paired
 from stl10bench.commands.options import JSON, with_options
 from stl10bench.errors import UsageError, unknown
-from stl10bench.render import Grid
-from stl10bench.standing import SIGNIFICANCE
+from stl10bench.tables import render, results
+from stl10bench.tables.columns import p_value
+from stl10bench.tables.render import Grid
+from stl10bench.tables.standing import SIGNIFICANCE
 from stl10bench.terminal import stderr, stdout
 
 if TYPE_CHECKING:
-    from stl10bench.comparison import Difference, Run
+    from stl10bench.tables.comparison import Difference, Run
 
 app = typer.Typer()
 FORMATS = ("table", "markdown", "csv")
@@ -50,7 +51,7 @@ def compare(
     if as_json and style != "table":
         raise UsageError(f"--format {style} and --json: must be one of them")
 
-    from stl10bench import comparison
+    from stl10bench.tables import comparison
 
     loaded = [comparison.load(folder) for folder in comparison.find(runs_dir, runs or [])]
     comparison.check_same_images(loaded)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stl10bench.commands.options import DATA, JSON, with_options
-from stl10bench.render import Grid, print_table
+from stl10bench.tables.render import Grid, print_table
 from stl10bench.terminal import stderr, stdout
 
 if TYPE_CHECKING:

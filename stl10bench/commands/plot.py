@@ -41,16 +41,16 @@ def plot(
             raise UsageError("--watch draws in a terminal, and stdout is none: use --output FILE")
     if picture:
         require("matplotlib", extra="plots", purpose="a picture")
-        from stl10bench import figures
+        from stl10bench.plots import figures
 
         figures.check_output(output or Path("curves.png"))
     folders = history.find(runs_dir, run or [])
     if watch:
-        from stl10bench.watch import watch as draw
+        from stl10bench.plots.watch import watch as draw
 
         draw(folders, console)
     if picture:
-        from stl10bench.curves import curves
+        from stl10bench.plots.curves import curves
 
         output = output or Path(f"{folders[0].name if len(folders) == 1 else 'curves'}.png")
         figures.save(curves([history.read(folder) for folder in folders]), output)

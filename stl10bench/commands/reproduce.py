@@ -9,7 +9,7 @@ import typer
 from stl10bench import runs
 from stl10bench.commands.options import DATA, JSON, MACHINE, PLUGIN, load_plugin, with_options
 from stl10bench.errors import DifferentError
-from stl10bench.standing import SIGNIFICANCE
+from stl10bench.tables.standing import SIGNIFICANCE
 from stl10bench.terminal import stderr
 
 app = typer.Typer()

@@ -30,10 +30,10 @@ from stl10bench.extras import require
 from stl10bench.terminal import is_main, stderr, stdout
 
 if TYPE_CHECKING:
-    from stl10bench.ranking import Trained
-    from stl10bench.record import Record
-    from stl10bench.sampling import Plan
-    from stl10bench.study import Study
+    from stl10bench.studies.ranking import Trained
+    from stl10bench.studies.record import Record
+    from stl10bench.studies.sampling import Plan
+    from stl10bench.studies.study import Study
 
 app = typer.Typer(help="List, show and run studies: what a setting is worth.", no_args_is_help=True)
 
@@ -48,11 +48,11 @@ _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 @app.command("list")
 def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
     """List the named studies: what the report found, and what was found here."""
-    from stl10bench import findings, record, studies
+    from stl10bench.studies import catalogue, findings, record
 
     lines = []
-    for name in studies.NAMES:
-        study, here = studies.get(name), ""
+    for name in catalogue.NAMES:
+        study, here = catalogue.get(name), ""
         if stored := record.read(runs_dir, name):
             here = findings.found(stored, record.trained(stored, runs_dir))
         lines.append((name, study.factors, study.finding, here))
@@ -77,7 +77,7 @@ def show(
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
 ) -> None:
     """Show a study: what it varies, and the ranking of what was run of it."""
-    from stl10bench import definition, record
+    from stl10bench.studies import definition, record
 
     _check_style(style)
     asked = definition.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
@@ -97,7 +97,7 @@ def _check_style(style: str) -> None:
 
 def _declare(study: "Study") -> None:
     """Print what a study is."""
-    from stl10bench import study as declarations
+    from stl10bench.studies import study as declarations
 
     table = Table(box=None, show_header=False, pad_edge=False)
     settings = ", ".join(f"{k} {declarations.label(v)}" for k, v in study.settings.items())
@@ -120,7 +120,8 @@ def _declare(study: "Study") -> None:
 
 def _rank(stored: "Record", trained: "Sequence[Trained]", style: str) -> None:
     """Print the ranking of a study and what it found."""
-    from stl10bench import findings, render
+    from stl10bench.studies import findings
+    from stl10bench.tables import render
 
     if style == "csv":
         stdout().out(findings.to_csv(stored, trained), end="", highlight=False)
@@ -186,7 +187,7 @@ def run(
 
     The same command goes on after any end; under a launcher each process takes the next open run.
     """
-    from stl10bench import definition, plan, study
+    from stl10bench.studies import definition, plan, study
 
     _check_style(style)
     load_plugin(options["plugin"])
@@ -208,8 +209,8 @@ def run(
         asked = asked.model_copy(update={"seeds": asked.seeds[:1]})
     points = study.points(asked) if how is None else []
 
-    from stl10bench import record, sweep
     from stl10bench import trials as known_trials
+    from stl10bench.studies import record, sweep
 
     console = stderr()
     made = sweep.prepare(asked, points, start, options, console)
@@ -223,7 +224,7 @@ def run(
     if how is None:
         found, trained = made.record, sweep.train(made, console, stack=stack, ddp=ddp)
     else:
-        from stl10bench import search
+        from stl10bench.studies import search
 
         found, trained = search.train(made, how, console, ddp=ddp)
     if not is_main():
@@ -256,7 +257,7 @@ def _search(
             f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
             "--vary and --seeds"
         )
-    from stl10bench import sampling
+    from stl10bench.studies import sampling
 
     how = sampling.Plan(sampler, trials or 20, pruner or "none", storage)
     sampling.check(asked, how)
@@ -267,14 +268,15 @@ def _draw(
     stored: "Record", trained: "Sequence[Trained]", folder: Path, runs_dir: Path
 ) -> list[Path]:
     """Write a study's CSV and, with matplotlib, its figures; returns the files."""
-    from stl10bench import files, findings
+    from stl10bench import files
+    from stl10bench.studies import findings
 
     table = folder / f"{stored.study.name}.csv"
     files.write(table, findings.to_csv(stored, trained).encode())
     if find_spec("matplotlib") is None:
         stderr().print("no figures: they need pip install 'stl10bench[plots]'", markup=False)
         return [table]
-    from stl10bench import studyplots
+    from stl10bench.studies import studyplots
 
     return [table, *studyplots.write(folder, stored, trained, runs_dir)]
 

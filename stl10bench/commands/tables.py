@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from stl10bench import results
 from stl10bench.errors import UsageError
+from stl10bench.tables import results
 from stl10bench.terminal import stdout
 
 app = typer.Typer()

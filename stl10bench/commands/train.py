@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from stl10bench import results
 from stl10bench.commands.options import (
     DATA,
     JSON,
@@ -18,6 +17,7 @@ from stl10bench.commands.options import (
     settings,
     with_options,
 )
+from stl10bench.tables import results
 from stl10bench.terminal import is_main, stderr, stdout
 
 app = typer.Typer()

@@ -55,7 +55,7 @@ def samples(
     """Draw labelled images of each class."""
     _begin(output)
     dataset = _open(split=split, **data)
-    from stl10bench import pictures
+    from stl10bench.plots import pictures
 
     _finish(pictures.samples(dataset, split=split, per_class=per_class, seed=seed), output)
 
@@ -91,7 +91,7 @@ def augmentations(
     if image is not None and image >= count:
         raise UsageError(f"--image {image}: the training images are 0 to {count - 1}")
 
-    from stl10bench import inspection, pictures, variants
+    from stl10bench.plots import inspection, pictures, variants
 
     row = int(inspection.some_rows(data.train, 1, config.seed)[0]) if image is None else image
     original, found = variants.variants(data.train, row, config, draws)
@@ -118,7 +118,7 @@ def predictions(
     _begin(output)
     predictor = _load(checkpoint, plugin)
     dataset = _open(**data)
-    from stl10bench import inspection, pictures
+    from stl10bench.plots import inspection, pictures
 
     judged = inspection.judge(predictor, dataset, images=images, seed=seed)
     _finish(pictures.predictions(dataset, judged, count=count, order=order), output)
@@ -136,7 +136,7 @@ def filters(
     """Draw the first layer's filters; for logistic regression its weights, an image a class."""
     _begin(output)
     predictor = _load(checkpoint, plugin)
-    from stl10bench import inspection, pictures
+    from stl10bench.plots import inspection, pictures
 
     layer, kernels = inspection.first_kernels(predictor)
     names = predictor.class_names if inspection.is_linear(predictor, layer) else ()
@@ -172,8 +172,8 @@ def gradcam(
         raise unknown("class", class_name, names)
     label = None if class_name is None else names.index(class_name)
 
-    from stl10bench import gradcam as maps
-    from stl10bench import inspection, pictures
+    from stl10bench.plots import gradcam as maps
+    from stl10bench.plots import inspection, pictures
 
     place = maps.choose_layer(predictor, layer)
     if images:
@@ -204,8 +204,8 @@ def embedding(
     _begin(output)
     predictor = _load(checkpoint, plugin)
     dataset = _open(**data)
-    from stl10bench import embedding as embeddings
-    from stl10bench import inspection, pictures
+    from stl10bench.plots import embedding as embeddings
+    from stl10bench.plots import inspection, pictures
 
     rows = inspection.some_rows(dataset.test, images, seed)
     inspection.check_classes(predictor, dataset)
@@ -223,7 +223,7 @@ def embedding(
 def _begin(output: Path) -> None:
     """What can be wrong without reading anything."""
     require("matplotlib", extra="plots", purpose="a picture")
-    from stl10bench import figures
+    from stl10bench.plots import figures
 
     figures.check_output(output)
 
@@ -244,7 +244,7 @@ def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
 
 
 def _finish(figure: "Figure", output: Path) -> None:
-    from stl10bench import figures
+    from stl10bench.plots import figures
 
     figures.save(figure, output)
     typer.echo(output)

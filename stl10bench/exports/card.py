@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from stl10bench import results, rows
 from stl10bench.checkpoint import Header
 from stl10bench.escaping import markdown
 from stl10bench.models import registry
-from stl10bench.rows import Row
+from stl10bench.tables import results, rows
+from stl10bench.tables.rows import Row
 
 _TERMS = """\
 The code is MIT-licensed. The weights are made from data that are not ours: STL-10 is provided by

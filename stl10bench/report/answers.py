@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stl10bench import calibration, comparison
+from stl10bench import calibration
 from stl10bench.calibration import Reliability
 from stl10bench.errors import UsageError
-from stl10bench.rows import Row
+from stl10bench.tables import comparison
+from stl10bench.tables.rows import Row
 
 
 class Answers(NamedTuple):

@@ -8,7 +8,7 @@ from stl10bench import recipes
 from stl10bench.config import MADE, RunConfig, make_config
 from stl10bench.errors import UsageError
 from stl10bench.escaping import clean
-from stl10bench.rows import Row
+from stl10bench.tables.rows import Row
 
 
 def reproducing(rows: Sequence[Row]) -> str:

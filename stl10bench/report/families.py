@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stl10bench import results, standing
-from stl10bench.rows import Row
+from stl10bench.tables import results, standing
+from stl10bench.tables.rows import Row
 
 _LARGEST = 1e15  # that an axis shows; nan is none of these
 FEWEST = 3  # values that make a study

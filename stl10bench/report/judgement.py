@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from stl10bench import calibration, columns
+from stl10bench import calibration
 from stl10bench.intervals import wilson
 from stl10bench.report import answers, charts
 from stl10bench.report.blocks import (
@@ -17,6 +17,7 @@ from stl10bench.report.blocks import (
     Tiles,
 )
 from stl10bench.report.material import Part, Setting
+from stl10bench.tables import columns
 
 MATRIX = 20  # classes, up to which a confusion matrix is readable
 CONFUSED = 15  # pairs of classes that are listed where it is not

@@ -7,22 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stl10bench import (
-    comparison,
-    history,
-    repeats,
-    results,
-    rows,
-    runs,
-    standing,
-    structure,
-)
+from stl10bench import history, runs, structure
 from stl10bench.errors import BenchError, CheckpointError, UsageError
 from stl10bench.escaping import clean
 from stl10bench.history import History
 from stl10bench.report import answers
 from stl10bench.report.answers import Answers
-from stl10bench.rows import Row
+from stl10bench.tables import comparison, repeats, results, rows, standing
+from stl10bench.tables.rows import Row
 
 _EPOCHS = 10**9
 _SHOWN = 3  # settings that tell rows of one name apart

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stl10bench import columns
 from stl10bench.escaping import clean
 from stl10bench.report.blocks import Cell, Code, Details, Section, Table, Text
 from stl10bench.report.commandline import reproducing
 from stl10bench.report.material import Part, Setting
+from stl10bench.tables import columns
 
 _ENVIRONMENT = (
     *("cpu", "device", "threads", "processes", "platform", "python", "version"),

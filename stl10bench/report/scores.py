@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from stl10bench import columns, results
 from stl10bench.escaping import clean
 from stl10bench.report import charts, origins
 from stl10bench.report.blocks import (
@@ -18,7 +17,8 @@ from stl10bench.report.blocks import (
 )
 from stl10bench.report.charts import Point
 from stl10bench.report.material import Part
-from stl10bench.rows import Row
+from stl10bench.tables import columns, results
+from stl10bench.tables.rows import Row
 
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "test_loss", "test_macro_f1"),

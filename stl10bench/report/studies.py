@@ -1,12 +1,12 @@
 """A part of the runs -> the studies in it: figures of accuracy over one setting, and numbers."""
 
-from stl10bench import columns
 from stl10bench.escaping import clean
 from stl10bench.report import charts
 from stl10bench.report.blocks import Block, Cell, Details, Figure, Section, Table, Text, Tiles
 from stl10bench.report.families import Family, families, is_numeric
 from stl10bench.report.material import Part
 from stl10bench.report.scores import point
+from stl10bench.tables import columns
 
 MOST = 12
 _STUDY = (

@@ -3,9 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from stl10bench import render
 from stl10bench.escaping import markdown
-from stl10bench.render import Grid
 from stl10bench.report.blocks import (
     Block,
     Chapter,
@@ -16,6 +14,8 @@ from stl10bench.report.blocks import (
     Table,
     Text,
 )
+from stl10bench.tables import render
+from stl10bench.tables.render import Grid
 
 
 def text(title: str, chapters: Sequence[Chapter]) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from stl10bench.errors import UsageError
-from stl10bench.figures import GREY, Pixels, Sheet, look
+from stl10bench.plots.figures import GREY, Pixels, Sheet, look
 
 GAP = 4  # pixels between tiles
 LINE = 16  # pixels, the height of a line of text

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stl10bench import files, rows, runs
+from stl10bench import files, runs
 from stl10bench.errors import BenchError, CheckpointError
-from stl10bench.ledger import read_row
-from stl10bench.plan import Planned
-from stl10bench.ranking import Trained
-from stl10bench.study import Study
+from stl10bench.studies.ledger import read_row
+from stl10bench.studies.plan import Planned
+from stl10bench.studies.ranking import Trained
+from stl10bench.studies.study import Study
+from stl10bench.tables import rows
 
 FORMAT = 1
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]

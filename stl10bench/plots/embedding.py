@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from stl10bench.errors import UsageError
-from stl10bench.figures import COLOURS, GREY, fitted, legend, look
+from stl10bench.plots.figures import COLOURS, GREY, fitted, legend, look
 
 LEAST = 8  # images
 _KEPT = 50  # principal components that t-SNE starts from

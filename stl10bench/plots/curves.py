@@ -15,8 +15,8 @@ from matplotlib.ticker import (
 )
 
 from stl10bench.errors import UsageError
-from stl10bench.figures import COLOURS, GREY, fitted, look
 from stl10bench.history import History, labels
+from stl10bench.plots.figures import COLOURS, GREY, fitted, look
 
 MOST = len(COLOURS)  # runs
 _POINTS = 40  # epochs, up to which each is marked

@@ -5,9 +5,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stl10bench import rows, runs, trials
+from stl10bench import runs, trials
 from stl10bench.config import RunConfig
 from stl10bench.errors import BenchError, BusyError, CheckpointError, DivergedError, StorageError
+from stl10bench.tables import rows
 
 
 class Ledger:

@@ -10,11 +10,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from stl10bench import calibration, escaping, paired, predictions, results, rows
+from stl10bench import calibration, escaping, paired, predictions
 from stl10bench.errors import CheckpointError, UsageError
-from stl10bench.rows import Row
 from stl10bench.runs import find as find_run
-from stl10bench.standing import input_rule
+from stl10bench.tables import results, rows
+from stl10bench.tables.rows import Row
+from stl10bench.tables.standing import input_rule
 
 
 class Run(NamedTuple):

@@ -4,10 +4,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stl10bench import noise, paired
+from stl10bench import paired
 from stl10bench.intervals import wilson
-from stl10bench.noise import Sample
-from stl10bench.standing import SIGNIFICANCE
+from stl10bench.studies import noise
+from stl10bench.studies.noise import Sample
+from stl10bench.tables.standing import SIGNIFICANCE
 
 BEST, TIED, WORSE = "best", "not distinguishable", "larger than noise"
 Row = dict[str, Any]

@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from stl10bench import escaping, results, study
-from stl10bench.ranking import (
+from stl10bench import escaping
+from stl10bench.studies import study
+from stl10bench.studies.ranking import (
     BEST,
     TIED,
     WORSE,
@@ -15,9 +16,10 @@ from stl10bench.ranking import (
     is_chance,
     rank,
 )
-from stl10bench.record import Record
-from stl10bench.render import Grid
-from stl10bench.standing import SIGNIFICANCE
+from stl10bench.studies.record import Record
+from stl10bench.tables import results
+from stl10bench.tables.render import Grid
+from stl10bench.tables.standing import SIGNIFICANCE
 
 _FACTS = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "best_epoch", "epochs"),

@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from stl10bench import ranking
 from stl10bench.escaping import clean
-from stl10bench.figures import COLOURS, GREY
 from stl10bench.history import History
-from stl10bench.plotstyle import BAND, LINES, Band, logarithmic, rename, shade, short
-from stl10bench.ranking import Place
+from stl10bench.plots.figures import COLOURS, GREY
+from stl10bench.studies import ranking
+from stl10bench.studies.plotstyle import BAND, LINES, Band, logarithmic, rename, shade, short
+from stl10bench.studies.ranking import Place
 
 _MOST = 40  # settings in one panel
 Labels = tuple[str, ...]

@@ -9,7 +9,17 @@ from stl10bench import api, trials
 from stl10bench.config import MADE, RunConfig
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
-from stl10bench.study import Point, Range, Settings, Study, Value, label, levels, named, point
+from stl10bench.studies.study import (
+    Point,
+    Range,
+    Settings,
+    Study,
+    Value,
+    label,
+    levels,
+    named,
+    point,
+)
 from stl10bench.trials import Trial
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from rich.table import Table
 from stl10bench import history, runs
 from stl10bench.errors import CheckpointError
 from stl10bench.escaping import clean
-from stl10bench.ledger import Ledger
-from stl10bench.plan import Planned
+from stl10bench.studies.ledger import Ledger
+from stl10bench.studies.plan import Planned
 
 _EVERY = 1.0  # seconds between two looks
 _MOST = 12  # runs in hand that are shown

@@ -8,7 +8,7 @@ are the values that it calls the best. They are made for a GPU; on a CPU take fe
 from typing import Any
 
 from stl10bench.errors import unknown
-from stl10bench.study import Study
+from stl10bench.studies.study import Study
 
 _RATES = [1e-2, 1e-3, 1e-4, 1e-5]
 _BATCHES = [8, 16, 32, 64, 128, 256]

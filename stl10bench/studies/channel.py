@@ -9,7 +9,7 @@ import socket
 import time
 from typing import Any
 
-from stl10bench.place import Place
+from stl10bench.studies.place import Place
 
 _LOOK = 0.1  # seconds between two looks; a blocked one would hear no signal
 

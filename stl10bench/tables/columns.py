@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stl10bench import escaping, repeats
+from stl10bench import escaping
 from stl10bench.errors import unknown
+from stl10bench.tables import repeats
 
 Row = dict[str, Any]
 MISSING = "-"

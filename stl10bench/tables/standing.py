@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from stl10bench import paired, repeats
+from stl10bench import paired
+from stl10bench.tables import repeats
 
 Row = dict[str, Any]
 SIGNIFICANCE = 0.05

@@ -9,14 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
-from stl10bench import columns, escaping, files, render, repeats, rows, runs, standing
-from stl10bench.columns import Column
+from stl10bench import escaping, files, runs
 from stl10bench.errors import CheckpointError, unknown
-from stl10bench.render import Grid
-from stl10bench.rows import Row
+from stl10bench.tables import columns, render, repeats, rows, standing
+from stl10bench.tables.columns import Column
+from stl10bench.tables.render import Grid
+from stl10bench.tables.rows import Row
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
-_REFERENCE = Path(__file__).parent / "reference"
+_REFERENCE = Path(__file__).parents[1] / "reference"
 _LONGEST = 40  # characters of a failed run's reason that fit into a cell
 _TIED = (
     "tied: cannot be told apart from the best on the same test images (exact McNemar test, or with "

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
-from stl10bench import device, place, plan, record, workers
-from stl10bench.board import Board
-from stl10bench.channel import Channel
+from stl10bench import device
 from stl10bench.config import Limits
 from stl10bench.data.datasets import open_data
 from stl10bench.errors import UsageError
-from stl10bench.hands import Hands
-from stl10bench.ledger import Ledger
-from stl10bench.plan import Planned, Start
-from stl10bench.ranking import Trained
-from stl10bench.record import Record
-from stl10bench.study import Point, Study
+from stl10bench.studies import place, plan, record, workers
+from stl10bench.studies.board import Board
+from stl10bench.studies.channel import Channel
+from stl10bench.studies.hands import Hands
+from stl10bench.studies.ledger import Ledger
+from stl10bench.studies.plan import Planned, Start
+from stl10bench.studies.ranking import Trained
+from stl10bench.studies.record import Record
+from stl10bench.studies.study import Point, Study
 from stl10bench.trials import command_line
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from stl10bench import files
 from stl10bench.config import Scalar
 from stl10bench.errors import UsageError
-from stl10bench.study import Factor, Range, Study, Value, label
+from stl10bench.studies.study import Factor, Range, Study, Value, label
 
 _LIMIT = 1 << 16  # bytes
 _SCALARS = ("bool", "int", "float", "str")

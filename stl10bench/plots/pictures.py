@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from stl10bench.data.stl10 import Dataset
 from stl10bench.errors import unknown
-from stl10bench.figures import BLUE, ORANGE, Pixels, Sheet, look
-from stl10bench.tiles import (
+from stl10bench.plots.figures import BLUE, ORANGE, Pixels, Sheet, look
+from stl10bench.plots.tiles import (
     COLUMNS,
     GAP,
     LINE,
@@ -26,9 +26,9 @@ from stl10bench.tiles import (
 
 if TYPE_CHECKING:  # these import torch, which a sheet of samples does without
     from stl10bench.checkpoint import Header
-    from stl10bench.gradcam import Explained
-    from stl10bench.inspection import Judged
-    from stl10bench.variants import Variants
+    from stl10bench.plots.gradcam import Explained
+    from stl10bench.plots.inspection import Judged
+    from stl10bench.plots.variants import Variants
 
 ORDERS = ("random", "surest", "unsurest")
 _KERNEL = 32  # pixels, the least side of a filter

@@ -20,15 +20,16 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
-from stl10bench import files, history, ledger, plan, record
+from stl10bench import files, history
 from stl10bench.errors import StorageError
-from stl10bench.hands import Hands
-from stl10bench.plan import Planned
-from stl10bench.ranking import Trained
-from stl10bench.record import Entry, Record
-from stl10bench.sampling import Plan, opened
-from stl10bench.study import Point, Range, Settings, label, levels, point
-from stl10bench.sweep import Sweep, made_hands
+from stl10bench.studies import ledger, plan, record
+from stl10bench.studies.hands import Hands
+from stl10bench.studies.plan import Planned
+from stl10bench.studies.ranking import Trained
+from stl10bench.studies.record import Entry, Record
+from stl10bench.studies.sampling import Plan, opened
+from stl10bench.studies.study import Point, Range, Settings, label, levels, point
+from stl10bench.studies.sweep import Sweep, made_hands
 
 _PAUSE = 1.0  # seconds between two looks at what others have in hand
 _LOST = timedelta(minutes=5)  # after which a trial that never got a run is given up

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stl10bench import place, trials
+from stl10bench import trials
 from stl10bench.errors import StorageError
+from stl10bench.studies import place
 
 if TYPE_CHECKING:
-    from stl10bench.channel import Channel
+    from stl10bench.studies.channel import Channel
 
 _TAG = 64  # characters, W&B's limit
 

@@ -9,10 +9,10 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from stl10bench import ledger
-from stl10bench.hands import Hands
-from stl10bench.ledger import Ledger
-from stl10bench.plan import Planned
+from stl10bench.studies import ledger
+from stl10bench.studies.hands import Hands
+from stl10bench.studies.ledger import Ledger
+from stl10bench.studies.plan import Planned
 from stl10bench.trials import BUSY
 
 _PAUSE = 1.0  # seconds between two looks at what others have in hand

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stl10bench import studies, studyfile
 from stl10bench.errors import UsageError, unknown
-from stl10bench.study import Factor, Settings, Study, label
+from stl10bench.studies import catalogue, studyfile
+from stl10bench.studies.study import Factor, Settings, Study, label
 
 
 def define(
@@ -35,7 +35,7 @@ def define(
             )
         study: dict[str, Any] = {"name": _slug(model, "by", *given), "model": model, "vary": given}
     else:
-        found = studyfile.read(Path(name)) if name.endswith(".toml") else studies.get(name)
+        found = studyfile.read(Path(name)) if name.endswith(".toml") else catalogue.get(name)
         study = {key: getattr(found, key) for key in found.model_fields_set}
         vary_all: dict[str, Factor] = dict(found.vary)
         for factor, values in given.items():

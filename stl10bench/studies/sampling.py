@@ -13,10 +13,10 @@ from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from stl10bench import record
 from stl10bench.errors import StorageError, UsageError, unknown
-from stl10bench.study import Study, levels
-from stl10bench.sweep import Sweep
+from stl10bench.studies import record
+from stl10bench.studies.study import Study, levels
+from stl10bench.studies.sweep import Sweep
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stl10bench import figures, findings, history, maps, noise, ranking
+from stl10bench import history
 from stl10bench.errors import BenchError
-from stl10bench.panels import Histories, Labels, overview, panels
-from stl10bench.plotstyle import Band, short
-from stl10bench.ranking import Place, Trained
-from stl10bench.record import Record
+from stl10bench.plots import figures
+from stl10bench.studies import findings, maps, noise, ranking
+from stl10bench.studies.panels import Histories, Labels, overview, panels
+from stl10bench.studies.plotstyle import Band, short
+from stl10bench.studies.ranking import Place, Trained
+from stl10bench.studies.record import Record
 
 
 def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Path) -> list[Path]:

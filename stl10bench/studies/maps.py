@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from stl10bench import ranking
 from stl10bench.escaping import clean
-from stl10bench.figures import COLOURS, GREY
-from stl10bench.plotstyle import BAND, LINES, Band, logarithmic, shade, short
-from stl10bench.ranking import Place, Trained
-from stl10bench.study import Range, Study
+from stl10bench.plots.figures import COLOURS, GREY
+from stl10bench.studies import ranking
+from stl10bench.studies.plotstyle import BAND, LINES, Band, logarithmic, shade, short
+from stl10bench.studies.ranking import Place, Trained
+from stl10bench.studies.study import Range, Study
 
 
 def heat_map(

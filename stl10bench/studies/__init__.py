@@ -1,0 +1,1 @@
+"""Studies: what a setting is worth, with its noise, over any number of processes."""

@@ -1,0 +1,1 @@
+"""Stored rows -> tables: repeats combined, compared, and put in order."""
