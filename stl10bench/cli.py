@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import logging
+import os
 import signal
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from types import FrameType
@@ -11,13 +14,22 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_group
+from typer.main import get_command, get_group
 
 import stl10bench
 from stl10bench import files
 from stl10bench.commands.examples import epilog
 from stl10bench.errors import BenchError, StorageError
-from stl10bench.terminal import is_main, mute, note_launcher, open_streams, stderr, talk
+from stl10bench.terminal import (
+    QUIET,
+    TALK,
+    VERBOSE,
+    is_main,
+    mute,
+    note_launcher,
+    open_streams,
+    talk,
+)
 
 COMMANDS = {  # -> its module in stl10bench.commands, and the first line of its help
     "train": ("train", "Train one model and print its row."),
@@ -67,9 +79,48 @@ class LazyGroup(TyperGroup):
         group = get_group(import_module(f"stl10bench.commands.{COMMANDS[name][0]}").app)
         command = group.commands.get(name, group)
         command.epilog = epilog(name)
+        command.params.extend(_loudness())
         for sub, one in getattr(command, "commands", {}).items():
             one.epilog = epilog(f"{name} {sub}")
+            one.params.extend(_loudness())
         return name, command, rest
+
+
+def _set_quiet(asked: bool) -> None:
+    if asked:
+        os.environ[TALK] = QUIET
+
+
+def _set_verbose(asked: bool) -> None:
+    if asked:
+        os.environ[TALK] = VERBOSE
+        logging.basicConfig(level=logging.INFO, stream=talk())
+
+
+_QUIET = typer.Option(
+    "--quiet", "-q", callback=_set_quiet, help="Only results, warnings and errors."
+)
+_VERBOSE = typer.Option(
+    "--verbose",
+    "-v",
+    callback=_set_verbose,
+    help="Also what libraries log, and where an error comes from.",
+)
+
+
+def _loudness() -> list[Any]:
+    """The options that each command has, as Typer makes them of a function's parameters."""
+    one = typer.Typer(add_completion=False)
+
+    @one.command()
+    def _(
+        quiet: Annotated[bool, _QUIET] = False, verbose: Annotated[bool, _VERBOSE] = False
+    ) -> None: ...
+
+    options = get_command(one).params
+    for option in options:
+        option.expose_value = False
+    return options
 
 
 app = typer.Typer(
@@ -93,12 +144,15 @@ def _top(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[bool, _QUIET] = False,
+    verbose: Annotated[bool, _VERBOSE] = False,
 ) -> None:
     pass
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    stderr().print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+    if is_main():
+        typer.echo(f"warning: {message}", file=talk())
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
@@ -109,6 +163,8 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 def _say(error: "BenchError | typer.TyperException") -> None:
     """One line to stderr, from each process; with --json an object to stdout, from the first."""
+    if os.environ.get(TALK) == VERBOSE:
+        traceback.print_exception(error, file=talk())
     text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     line = " ".join(text.split())
     if line:  # else the help was shown, for want of arguments

@@ -10,6 +10,8 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+TALK = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and those that it starts
+QUIET, VERBOSE = "quiet", "verbose"
 LAUNCHED = "STL10BENCH_LAUNCHED"  # our launcher's process: when it dies we save and end
 _LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # each sets its own for us
 
@@ -38,11 +40,11 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """For what a command says on the way; quiet in all processes but the first.
+    """For what a command says on the way; quiet with --quiet and in all processes but the first.
 
     A run outlives its listeners: a closed pipe or a terminal that is gone ends the talk, no more.
     """
-    return Console(file=talk(), quiet=not is_main())
+    return Console(file=talk(), quiet=not is_main() or os.environ.get(TALK) == QUIET)
 
 
 @contextmanager

@@ -59,6 +59,35 @@ def test_train_prints_one_table_to_stdout_and_the_epochs_to_stderr(cli: Any) -> 
     assert re.findall(r"epoch (\d)/2", ended.err) == ["1", "2"]
 
 
+def test_quiet_says_nothing_on_stderr_but_warnings_and_errors(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STL10BENCH_TALK", "")  # what is set in this process ends with the test
+    ended = cli("train", "logistic", *TINY, "--quiet")
+    assert (ended.code, ended.err) == (0, "")
+    assert "logistic" in ended.out
+    ended = cli("-q", "table", "--runs-dir", "nowhere")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+
+
+def test_verbose_says_where_an_error_comes_from_and_what_libraries_log(tmp_path: Path) -> None:
+    code = (
+        "import contextlib, logging; from stl10bench.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "logging.getLogger('timm').info('what it did')"
+    )
+    said = {}
+    for options in ([], ["-v"]):
+        arguments = ["table", "--runs-dir", "nowhere", *options]
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        said[len(options)] = ended.stderr.splitlines()
+    assert [line.split(":")[0] for line in said[0]] == ["error"]
+    assert said[1][0].startswith("Traceback")
+    assert said[1][-2:] == [said[0][0], "INFO:timm:what it did"]
+
+
 def test_json_prints_one_object_and_nothing_else_to_stdout(cli: Any, tmp_path: Path) -> None:
     row = json.loads(cli("train", "mlp", *TINY, "--hidden", "8,4", "--json").out)
     assert row["model_options"] == {"hidden": [8, 4], "dropout": 0.2}
