@@ -113,5 +113,21 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The models that a test registers are forgotten after it."""
+    from stl10bench.models import registry
+
+    modules = set(sys.modules)
+    for name in registry.names():
+        registry.get(name)  # what is imported under the copy would be forgotten with it
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in set(sys.modules) - modules:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
 def model(tmp_path: Path) -> str:
     return save(tmp_path / "model.safetensors").name

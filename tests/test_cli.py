@@ -225,6 +225,7 @@ def test_describe_gives_the_layer_table_of_the_report(cli: Any) -> None:
     ]
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "my_models.py").write_text(
         "from torch import nn\n"

@@ -268,6 +268,6 @@ def test_two_trained_runs_are_compared_from_their_folders(
 
 def test_a_comparison_imports_no_torch() -> None:
     found = heavy_after(
-        "from stl10bench import comparison; from stl10bench.commands import compare"
+        "from stl10bench.tables import comparison; from stl10bench.commands import compare"
     )
     assert found == "['numpy']"

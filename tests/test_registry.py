@@ -1,7 +1,6 @@
 """Names and options of models: what is registered, what is refused, and what a plug-in can do."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,7 @@ def {name}(
 '''
 
 
-@pytest.fixture(autouse=True)
-def _what_a_test_registers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    modules = set(sys.modules)
-    for name in registry.names():
-        registry.get(name)  # what is imported under the copy would be forgotten with it
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for name in set(sys.modules) - modules:
-        if name.startswith("my_"):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("forgetful")
 
 
 @pytest.fixture

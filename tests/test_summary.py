@@ -118,6 +118,7 @@ def test_json_carries_what_the_table_shows(cli: Entry) -> None:
     assert facts["formula"] == ""
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_a_plugins_layer_names_are_not_markup(
     cli: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,7 +168,7 @@ def wait_until(there: Any, seconds: float = 120) -> None:
 
 def test_a_claim_dies_with_its_process_and_keeps_others_off_until_then(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from stl10bench import ledger\n"
+        "import sys, time; from pathlib import Path; from stl10bench.studies import ledger\n"
         "with ledger.claimed(Path(sys.argv[1]), ['a', 'b']) as ours:\n"
         "    print(ours, flush=True); time.sleep(60)"
     )

@@ -68,17 +68,25 @@ def _option(
     return Annotated[annotation, typer.Option(*names, help=help_text, **extra)], default
 
 
+_OF_DATA, _OF_MACHINE = "Data", "Machine"
 DATA: Specification = {
     "dataset": _option(
-        str, "stl10, or demo: images drawn by code.", "stl10", autocompletion=completing(DATASETS)
+        str,
+        "stl10, or demo: images drawn by code.",
+        "stl10",
+        autocompletion=completing(DATASETS),
+        rich_help_panel=_OF_DATA,
     ),
     "data_dir": _option(
         Path,
         "Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
         Path("data"),
         envvar="STL10BENCH_DATA",
+        rich_help_panel=_OF_DATA,
     ),
-    "verify": _option(bool, "Hold STL-10's files to their official MD5 sums.", True),
+    "verify": _option(
+        bool, "Hold STL-10's files to their official MD5 sums.", True, rich_help_panel=_OF_DATA
+    ),
 }
 MACHINE: Specification = {
     "device": _option(
@@ -86,8 +94,14 @@ MACHINE: Specification = {
         "auto, cpu, cuda or mps.",
         "auto",
         autocompletion=completing(("auto", "cpu", "cuda", "mps")),
+        rich_help_panel=_OF_MACHINE,
     ),
-    "threads": _option(int, "CPU threads per process [default: cores / processes].", min=1),
+    "threads": _option(
+        int,
+        "CPU threads per process [default: cores / processes].",
+        min=1,
+        rich_help_panel=_OF_MACHINE,
+    ),
 }
 PLUGIN: Specification = {
     "plugin": _option(str, "Import a module that registers models; the working folder counts."),
@@ -128,12 +142,18 @@ _RUN: Specification = {
         "wandb",
         autocompletion=completing(("wandb", "tensorboard", "none")),
     ),
-    "download": _option(bool, "Fetch STL-10 when it is missing.", False),
+    "download": _option(bool, "Fetch STL-10 when it is missing.", False, rich_help_panel=_OF_DATA),
     "compile": _option(
-        bool, "Compile the step with torch.compile: minutes first, then perhaps faster.", False
+        bool,
+        "Compile the step with torch.compile: minutes first, then perhaps faster.",
+        False,
+        rich_help_panel=_OF_MACHINE,
     ),
     "deterministic": _option(
-        bool, "Only kernels that give the same bits each time (matters on GPUs).", False
+        bool,
+        "Only kernels that give the same bits each time (matters on GPUs).",
+        False,
+        rich_help_panel=_OF_MACHINE,
     ),
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
 }
