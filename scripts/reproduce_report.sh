@@ -6,7 +6,7 @@
 # Options go to every command: --data-dir DIR, --weights FILE, --runs-dir DIR, --tracker none, ...
 # Run it again after any end: what is done is not repeated. Whole, it needs a GPU; --reduced takes
 # fewer values and epochs, and a CNN with fewer channels: about an hour on two cores.
-# Rankings and figures are in RUNS_DIR/studies/NAME.
+# Rankings and figures are in RUNS_DIR/studies/NAME; the last table has the findings side by side.
 set -euo pipefail
 
 reduced=false
@@ -15,6 +15,10 @@ if [ "${1:-}" = --reduced ]; then
   shift
 fi
 options=("$@")
+runs_dir=runs
+for ((at = 0; at < $#; at++)); do
+  [ "${options[at]}" != --runs-dir ] || runs_dir=${options[at + 1]}
+done
 
 study() { # NAME, and what is given besides for the reduced form
   local name=$1
@@ -43,3 +47,6 @@ if $reduced; then
 else
   stl10bench benchmark --all --recipe report "${options[@]}"
 fi
+
+echo "== findings"
+stl10bench study list --runs-dir "$runs_dir"

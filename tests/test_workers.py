@@ -208,12 +208,26 @@ def test_stacked_runs_are_those_that_would_be_trained_alone(
         assert alone["run"] == line["run"]
         assert float(line["val_loss"]) == pytest.approx(alone["val_loss"], rel=1e-4)
         assert float(line["val_accuracy"]) == alone["val_accuracy"]
+    folder = tmp_path / "stack" / "studies" / "logistic-by-lr"
+    page = (folder / "logistic-by-lr.md").read_text()
+    assert re.search(r"^\| 0.1 \| .*\|$", page, re.M)
+    assert "; diverged: lr=1e+30" in page
+    (figure,) = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    of_stack = ("--runs-dir", str(tmp_path / "stack"))
+    assert cli("show", "logistic-by-lr", *of_stack, "--format", "markdown")[:2] == (
+        *(0, page.split("\n![")[0]),
+    )
+    assert re.search(r"logistic-by-lr .*best: lr=", cli("list", *of_stack)[1])
     # The same study with other settings: what fits is used, and that is said.
     code, _, err = cli(
         *("run", *options, "--vary", "lr=0.1,0.2", "--runs-dir", str(tmp_path / "stack"))
     )
     assert "has changed since its last runs (vary): 1 of its 2 finished runs still fit" in err
     assert err.count("hold-out ") == 1
+    (folder / "study.json").write_text("{}")
+    code, out, _ = cli("list", *of_stack)
+    assert (code, "is no record of a study" in " ".join(out.split())) == (0, True)
     code, out, _ = cli("show", "logistic-lr", "--runs-dir", str(tmp_path / "stack"))
     assert "the report found" in out
 

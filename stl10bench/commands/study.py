@@ -24,7 +24,7 @@ from stl10bench.commands.options import (
     with_options,
 )
 from stl10bench.config import MADE, RunConfig
-from stl10bench.errors import UsageError, unknown
+from stl10bench.errors import CheckpointError, UsageError, unknown
 from stl10bench.escaping import clean
 from stl10bench.extras import require
 from stl10bench.terminal import is_main, stderr, stdout
@@ -47,15 +47,25 @@ _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 
 @app.command("list")
 def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
-    """List the named studies: what the report found, and what was found here."""
-    from stl10bench.studies import catalogue, findings, record
+    """List the named studies and those that ran here: what the report found, and what was found."""
+    from stl10bench.studies import catalogue, findings, ranking, record
 
-    lines = []
-    for name in catalogue.NAMES:
-        study, here = catalogue.get(name), ""
-        if stored := record.read(runs_dir, name):
-            here = findings.found(stored, record.trained(stored, runs_dir))
-        lines.append((name, study.factors, study.finding, here))
+    lines, ran = [], record.names(runs_dir)
+    for name in [*catalogue.NAMES, *(name for name in ran if name not in catalogue.NAMES)]:
+        stored, failure = None, ""
+        try:
+            stored = record.read(runs_dir, name)
+        except CheckpointError as error:
+            failure = str(error)
+        if stored is None:
+            study = catalogue.get(name) if name in catalogue.NAMES else None
+            lines.append((name, *((study.factors, study.finding) if study else ("", "")), failure))
+            continue
+        places = ranking.rank(record.trained(stored, runs_dir))
+        here = findings.best(stored, places)
+        if stored.study.finding:
+            here += f" ({findings.held(stored, places)})"
+        lines.append((name, stored.study.factors, stored.study.finding, here))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("study", no_wrap=True)
     for title in (
@@ -80,14 +90,18 @@ def show(
     from stl10bench.studies import definition, record
 
     _check_style(style)
-    asked = definition.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
-    stored = record.read(runs_dir, asked.name)
-    if style != "csv":
-        _declare(asked if stored is None else stored.study)
+    asked = None
+    if name not in record.names(runs_dir):  # else it may be one that has no other name
+        asked = definition.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
+    stored = record.read(runs_dir, name if asked is None else asked.name)
     if stored is None:
+        assert asked is not None
+        _declare(asked)
         stderr().print(f"no run of it in {runs_dir}", markup=False, highlight=False)
-    else:
-        _rank(stored, record.trained(stored, runs_dir), style)
+        return
+    if style == "table":
+        _declare(stored.study)
+    _rank(stored, record.trained(stored, runs_dir), style)
 
 
 def _check_style(style: str) -> None:
@@ -97,24 +111,9 @@ def _check_style(style: str) -> None:
 
 def _declare(study: "Study") -> None:
     """Print what a study is."""
-    from stl10bench.studies import study as declarations
-
     table = Table(box=None, show_header=False, pad_edge=False)
-    settings = ", ".join(f"{k} {declarations.label(v)}" for k, v in study.settings.items())
-    facts = {
-        "study": study.name,
-        "about": study.about,
-        "model": study.model,
-        "recipe": study.recipe,
-        "settings": settings,
-        "varied": study.factors,
-        "seeds": ", ".join(map(str, study.seeds)),
-        "runs": f"{len(declarations.points(study))}" if study.is_grid else "a search",
-        "the report found": study.finding,
-    }
-    for key, value in facts.items():
-        if value:
-            table.add_row(f"[dim]{key}[/dim]", escape(clean(value)))
+    for key, fact in study.facts.items():
+        table.add_row(f"[dim]{key}[/dim]", escape(clean(fact)))
     stdout().print(table)
 
 
@@ -126,11 +125,11 @@ def _rank(stored: "Record", trained: "Sequence[Trained]", style: str) -> None:
     if style == "csv":
         stdout().out(findings.to_csv(stored, trained), end="", highlight=False)
         return
-    grid = findings.to_grid(stored, trained)
     if style == "markdown":
-        stdout().out(render.markdown(grid), highlight=False)
-    else:
-        render.print_table(grid, stdout(), expendable=("test accuracy", "seeds", "behind"))
+        stdout().out(findings.to_markdown(stored, trained), end="", highlight=False)
+        return
+    grid = findings.to_grid(stored, trained)
+    render.print_table(grid, stdout(), expendable=("test accuracy", "seeds", "behind"))
     for line in findings.said(stored, trained):
         stdout().print(clean(line), markup=False, highlight=False)
 
@@ -267,18 +266,22 @@ def _search(
 def _draw(
     stored: "Record", trained: "Sequence[Trained]", folder: Path, runs_dir: Path
 ) -> list[Path]:
-    """Write a study's CSV and, with matplotlib, its figures; returns the files."""
+    """Write a study's CSV, with matplotlib its figures, and a page of all; returns the files."""
     from stl10bench import files
     from stl10bench.studies import findings
 
-    table = folder / f"{stored.study.name}.csv"
+    name = stored.study.name
+    table, page, figures = folder / f"{name}.csv", folder / f"{name}.md", []
     files.write(table, findings.to_csv(stored, trained).encode())
     if find_spec("matplotlib") is None:
         stderr().print("no figures: they need pip install 'stl10bench[plots]'", markup=False)
-        return [table]
-    from stl10bench.studies import studyplots
+    else:
+        from stl10bench.studies import studyplots
 
-    return [table, *studyplots.write(folder, stored, trained, runs_dir)]
+        figures = studyplots.write(folder, stored, trained, runs_dir)
+    shown = [path.name for path in figures if path.suffix == ".png"]
+    files.write(page, findings.to_markdown(stored, trained, shown).encode())
+    return [page, table, *figures]
 
 
 @app.command(hidden=True)

@@ -17,7 +17,7 @@ from stl10bench.studies.ranking import (
     rank,
 )
 from stl10bench.studies.record import Record
-from stl10bench.tables import results
+from stl10bench.tables import render, results
 from stl10bench.tables.render import Grid
 from stl10bench.tables.standing import SIGNIFICANCE
 
@@ -47,10 +47,9 @@ def found(record: Record, trained: Sequence[Trained]) -> str:
     """What a study found, in a line of plain words."""
     factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
     named = {place.labels: study.named(factors, place.labels) for place in places}
+    parts = [best(record, places)]
     if not places or not places[0].is_whole:
-        return "nothing yet: no setting has all of its runs"
-    best = places[0]
-    parts = [f"best: {named[best.labels]} with {spread(best)}"]
+        return parts[0]
     for verdict, words in (
         (TIED, "not distinguishable from it"),
         (WORSE, "worse by more than noise"),
@@ -66,16 +65,23 @@ def found(record: Record, trained: Sequence[Trained]) -> str:
     return "; ".join(parts)
 
 
+def best(record: Record, places: Sequence[Place]) -> str:
+    """The setting that came first, and what it reached."""
+    if not places or not places[0].is_whole:
+        return "nothing yet: no setting has all of its runs"
+    return f"best: {study.named(record.study.vary, places[0].labels)} with {spread(places[0])}"
+
+
 def held(record: Record, places: Sequence[Place]) -> str:
     """Whether the values that the report calls the best are the best here, too."""
     wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
     place = next((place for place in places if place.labels == wanted), None)
     if place is None or not place.is_whole:
-        return "its best was not run"
+        return "the report's best was not run"
     return {
-        BEST: "holds: its best is the best here",
-        TIED: "its best is not distinguishable from the best here",
-        WORSE: "does not hold: its best is worse here by more than noise",
+        BEST: "holds: the report's best is the best here",
+        TIED: "the report's best is not distinguishable from the best here",
+        WORSE: "does not hold: the report's best is worse here by more than noise",
     }[place.verdict]
 
 
@@ -112,6 +118,25 @@ def to_grid(record: Record, trained: Sequence[Trained]) -> Grid:
     header = (*factors, "hold-out accuracy", "behind", "difference", "seeds", "test accuracy")
     explained = tuple(("", note) for note in notes(places))
     return Grid(title(record, trained), header, tuple(lines), explained, ("difference",))
+
+
+def to_markdown(record: Record, trained: Sequence[Trained], figures: Sequence[str] = ()) -> str:
+    """A page: what the study is, its ranking, what was found, and its figures, by their files."""
+    facts = record.study.facts
+    name = facts.pop("study")
+    about = [facts.pop(key) for key in ("about",) if key in facts]
+    del facts["runs"]
+    lines = [f"{key}: {fact}" for key, fact in facts.items() if key != "the report found"]
+    return "\n".join(
+        [
+            f"## {name}\n",
+            *(f"{escaping.markdown(text)}\n" for text in [*about, "; ".join(lines)]),
+            render.markdown(to_grid(record, trained)),
+            *(f"- {escaping.markdown(line)}" for line in said(record, trained)),
+            *(f"\n![{name}]({file})" for file in figures),
+            "",
+        ]
+    )
 
 
 def notes(places: Sequence[Place]) -> list[str]:

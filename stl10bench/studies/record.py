@@ -75,6 +75,11 @@ def write(runs_dir: Path, record: Record) -> None:
     files.write_json(path, record.model_dump(mode="json"))
 
 
+def names(runs_dir: Path) -> list[str]:
+    """The studies that have run in a runs folder."""
+    return sorted(path.parent.name for path in (runs_dir / "studies").glob("*/study.json"))
+
+
 def read(runs_dir: Path, name: str) -> Record | None:
     """The record of a study, or None if it never ran; raises CheckpointError for a damaged one."""
     path = folder(runs_dir, name) / "study.json"

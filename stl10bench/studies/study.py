@@ -98,6 +98,22 @@ class Study(BaseModel):
         )
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What the study is, in words; what it does not say is left out."""
+        facts = {
+            "study": self.name,
+            "about": self.about,
+            "model": self.model,
+            "recipe": self.recipe,
+            "settings": ", ".join(f"{key} {label(own)}" for key, own in self.settings.items()),
+            "varied": self.factors,
+            "seeds": ", ".join(map(str, self.seeds)),
+            "runs": f"{len(points(self))}" if self.is_grid else "a search",
+            "the report found": self.finding,
+        }
+        return {key: fact for key, fact in facts.items() if fact}
+
+    @property
     def is_grid(self) -> bool:
         """Whether all that is varied has listed values."""
         return not any(isinstance(factor, Range) for factor in self.vary.values())
