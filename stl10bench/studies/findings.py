@@ -78,9 +78,11 @@ def held(record: Record, places: Sequence[Place]) -> str:
     place = next((place for place in places if place.labels == wanted), None)
     if place is None or not place.is_whole:
         return "the report's best was not run"
+    if place.verdict == BEST and any(other.verdict == TIED for other in places):
+        return "agrees within the noise: the report's best is the best here, not by more than noise"
     return {
-        BEST: "holds: the report's best is the best here",
-        TIED: "the report's best is not distinguishable from the best here",
+        BEST: "holds: the report's best is the best here, by more than noise",
+        TIED: "not contradicted: the report's best is not distinguishable from the best here",
         WORSE: "does not hold: the report's best is worse here by more than noise",
     }[place.verdict]
 
@@ -143,9 +145,9 @@ def notes(places: Sequence[Place]) -> list[str]:
     """How the table is to be read."""
     said = [
         "hold-out accuracy: mean ± standard deviation over the seeds; behind: of the best, points",
-        "difference: from the best, larger than noise if larger than that of the seeds (Welch's "
-        "t-test) and that of the hold-out's images (z-test), Holm-corrected, "
-        f"p < {SIGNIFICANCE}",
+        "difference: from the best, larger than noise if larger than that of the seeds (t-test, "
+        "their variance pooled over all settings) and that of the hold-out's images (z-test), "
+        f"Holm-corrected for all pairs, p < {SIGNIFICANCE}",
         "the test split plays no part in order or verdict",
     ]
     if any(place.sample and len(place.sample.accuracies) == 1 for place in places):

@@ -8,11 +8,13 @@ intersection-union test (Berger 1982, "Multiparameter hypothesis testing and acc
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stl10bench.intervals import Z95
 
 _STEPS = 60  # of a bisection: more than a float has bits
+_FREEDOM = 60  # degrees at most: what is above changes little, and takes time
 
 
 class Sample(NamedTuple):
@@ -31,15 +33,35 @@ class Sample(NamedTuple):
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
-def p_value(first: Sample, second: Sample) -> float:
+class Pooled(NamedTuple):
+    """What all settings of a study say of the noise of seeds: a variance and its freedom."""
+
+    variance: float
+    freedom: int
+
+
+def pooled(samples: Sequence[Sample]) -> Pooled | None:
+    """The variance within settings, of all that have several seeds; None where none has.
+
+    Three seeds say little of their own spread, those of all settings together much more: the mean
+    square within groups of a one-way analysis of variance (Montgomery, "Design and Analysis of
+    Experiments", 8th edition (2013), section 3.3).
+    """
+    freedom = sum(len(one.accuracies) - 1 for one in samples)
+    if freedom == 0:
+        return None
+    squares = sum((value - one.mean) ** 2 for one in samples for value in one.accuracies)
+    return Pooled(squares / freedom, min(freedom, _FREEDOM))
+
+
+def p_value(first: Sample, second: Sample, seeds: Pooled | None) -> float:
     """The two-sided p-value for equal hold-out accuracies, 0..1.
 
-    The higher of `p_images` and `p_seeds`; with one seed in either the seeds' noise is not known,
-    and only that of the images counts.
+    The higher of `p_images` and `p_seeds`; without `seeds` their noise is not known, and only that
+    of the images counts.
     """
-    if min(len(first.accuracies), len(second.accuracies)) == 1:
-        return p_images(first, second)
-    return max(p_images(first, second), p_seeds(first, second))
+    images = p_images(first, second)
+    return images if seeds is None else max(images, p_seeds(first, second, seeds))
 
 
 def p_images(first: Sample, second: Sample) -> float:
@@ -55,34 +77,38 @@ def p_images(first: Sample, second: Sample) -> float:
     return _normal_tail(first.mean - second.mean, math.sqrt(variance))
 
 
-def p_seeds(first: Sample, second: Sample) -> float:
-    """Of Welch's t-test on the seeds' accuracies, the degrees of freedom rounded down.
+def p_seeds(first: Sample, second: Sample, seeds: Pooled) -> float:
+    """Of Student's t-test on the seeds' accuracies, with the variance of all settings.
 
-    Welch (1947), "The generalization of Student's problem when several different population
-    variances are involved". Raises ValueError for a single seed.
+    Where the two spread more than that, their own variance takes its place, so that a setting whose
+    seeds disagree is not judged by the others' calm.
     """
+    variance = max(seeds.variance, _own(first, second))
+    counts = [len(one.accuracies) for one in (first, second)]
+    deviation = math.sqrt(variance * sum(1 / count for count in counts))
     gap = first.mean - second.mean
-    parts = [statistics.variance(one.accuracies) / len(one.accuracies) for one in (first, second)]
-    variance = sum(parts)
-    if variance == 0:
+    if deviation == 0:
         return 1.0 if gap == 0 else 0.0
-    weights = [
-        part**2 / (len(one.accuracies) - 1)
-        for part, one in zip(parts, (first, second), strict=True)
-    ]
-    return t_tail(gap / math.sqrt(variance), max(1, int(variance**2 / sum(weights))))
+    return t_tail(gap / deviation, seeds.freedom)
 
 
-def least(sample: Sample) -> float:
+def _own(*samples: Sample) -> float:
+    """The mean of the variances of those that have several seeds, else 0."""
+    own = [one.deviation**2 for one in samples if one.deviation is not None]
+    return statistics.fmean(own) if own else 0.0
+
+
+def least(sample: Sample, seeds: Pooled | None) -> float:
     """The least difference that could be told from `sample`, of a setting with the same noise.
 
     At p = 0.05 and without a correction for several comparisons.
     """
-    share, seeds = sample.mean, len(sample.accuracies)
+    share = sample.mean
     images = Z95 * math.sqrt(2 * share * (1 - share) / sample.images)
-    if sample.deviation is None:
+    if seeds is None:
         return images
-    return max(images, t_point(2 * (seeds - 1)) * sample.deviation * math.sqrt(2 / seeds))
+    deviation = math.sqrt(max(seeds.variance, _own(sample)) * 2 / len(sample.accuracies))
+    return max(images, t_point(seeds.freedom) * deviation)
 
 
 def t_tail(t: float, freedom: int) -> float:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from stl10bench import paired
@@ -47,7 +48,8 @@ class Place(NamedTuple):
 def rank(trained: Sequence[Trained]) -> list[Place]:
     """The settings by their seeds' mean hold-out accuracy; those that lack runs come last.
 
-    Each is compared with the best by `noise.p_value`, corrected for all comparisons (Holm 1979).
+    Each is compared with the best by `noise.p_value`, corrected for all pairs of settings, since
+    any of them could have come out best (Holm 1979).
     One that lacks runs has no such verdict, but says why: runs that diverged are a result, too.
     """
     settings: dict[tuple[str, ...], list[Trained]] = {}
@@ -58,10 +60,12 @@ def rank(trained: Sequence[Trained]) -> list[Place]:
     if not places or not places[0].is_whole:
         return places
     best, *others = [place for place in places if place.is_whole]
-    assert best.sample is not None
-    p_values = [noise.p_value(best.sample, one.sample) for one in others if one.sample]
+    samples = [place.sample for place in (best, *others) if place.sample is not None]
+    seeds = noise.pooled(samples)
+    # The first len(others) pairs are those with the best.
+    pairs = [noise.p_value(*pair, seeds) for pair in combinations(samples, 2)]
     judged = {best.labels: best._replace(verdict=BEST, behind=0.0)}
-    for place, p in zip(others, paired.holm(p_values), strict=True):
+    for place, p in zip(others, paired.holm(pairs), strict=False):
         verdict = TIED if p >= SIGNIFICANCE else WORSE
         behind = _mean(best) - _mean(place)
         judged[place.labels] = place._replace(verdict=verdict, behind=behind, p=p)

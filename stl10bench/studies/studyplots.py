@@ -69,5 +69,8 @@ def _band(places: Sequence[Place], base: Labels | None) -> Band | None:
         chosen, what = whole[0], "best"
     if chosen is None or chosen.sample is None:
         return None
-    mean, least = chosen.sample.mean, noise.least(chosen.sample)
+    mean, least = (
+        chosen.sample.mean,
+        noise.least(chosen.sample, noise.pooled([place.sample for place in whole if place.sample])),
+    )
     return Band(mean - least, mean + least, f"noise around the {what} ({short(chosen.labels)})")
