@@ -36,6 +36,8 @@ from stl10bench.predictions import Predictions
 from stl10bench.report import answers, charts, commandline, families, material, svg
 from stl10bench.report.answers import Answers
 from stl10bench.report.charts import Point
+from stl10bench.studies import record
+from stl10bench.studies.study import Study
 
 NAMES = ("ant", "bee", "cow")
 
@@ -639,6 +641,54 @@ def test_a_study_of_anything_has_a_figure(report: Any, runs_dir: Path, values: A
     for number, value in enumerate(values):
         add_run(runs_dir, f"mlp-{number}", 1.0 + number, config={"thing": value})
     assert "thing of mlp" in Seen(report()).tables
+
+
+def test_families_of_one_setting_say_what_else_they_differ_in(tmp_path: Path) -> None:
+    for number, (lr, size) in enumerate((lr, size) for lr in (0.1, 0.2, 0.3) for size in (8, 16)):
+        add_run(tmp_path, f"mlp-{number}", 1 + number, config={"lr": lr, "batch_size": size})
+    (part,) = material.gather(tmp_path, [])
+    found = families.families([setting.row for setting in part.settings])
+    assert {(one.setting, one.model) for one in found} == {
+        ("lr", "mlp, batch_size 8"),
+        ("lr", "mlp, batch_size 16"),
+    }
+
+
+def test_the_headline_compares_what_is_ranked_and_names_what_is_not(
+    report: Any, runs_dir: Path
+) -> None:
+    for seed in (0, 1):
+        add_run(runs_dir, f"logistic-{seed}", 0.5 + seed / 10, seed=seed)
+    summary = Seen(report()).words
+    assert "Most accurate: mlp, " in summary  # of two runs; the cnn has one of the two
+    assert re.search(r"Not ranked, for want of runs: cnn, 0\.\d+ \[", summary)
+    add_run(runs_dir, "cnn-dd", 2.4, seed=1)
+    summary = Seen(report()).words
+    assert "Most accurate: cnn, " in summary
+    assert "Not ranked" not in summary
+
+
+def test_a_study_that_ran_has_its_ranking_by_the_hold_out(report: Any, runs_dir: Path) -> None:
+    study = Study(
+        name="rates", model="mlp", vary={"seed_name": ["aa", "bb"]}, seeds=(0,), finding="bb best",
+        best={"seed_name": "bb"},
+    )  # fmt: skip
+    runs = [
+        record.Entry(labels=[end], seed=0, run=f"mlp-{end}", val_images=9) for end in ("aa", "bb")
+    ]
+    for end, accuracy in (("aa", 0.9), ("bb", 0.1)):  # not in the order of the test split
+        path = runs_dir / f"mlp-{end}" / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"val_accuracy": accuracy}))
+    made = {"format": record.FORMAT, "data": "0" * 64, "dataset": "demo", "base": None}
+    record.write(runs_dir, record.Record(study=study, runs=runs, **made))
+    tables = Seen(report()).tables
+    assert tables["Findings"][1][:2] == ["rates", "best: seed_name=aa with 0.900"]
+    assert "does not hold" in tables["Findings"][1][3]
+    assert [line[0] for line in tables["Ranking of rates"]] == ["seed_name", "aa", "bb"]
+    (runs_dir / "studies" / "rates" / "study.json").write_text("{}")
+    page = Seen(report())
+    assert "Findings" not in page.tables
+    assert "study rates: studies/rates/study.json is no record of a study" in page.words
 
 
 def test_the_readers_of_predictions_agree(runs_dir: Path) -> None:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stl10bench.tables import results, standing
+from stl10bench.report import naming
+from stl10bench.tables import standing
 from stl10bench.tables.rows import Row
 
 _LARGEST = 1e15  # that an axis shows; nan is none of these
@@ -30,7 +31,13 @@ def families(rows: Sequence[Row]) -> list[Family]:
     finished = [row for row in rows if "error" not in row and not row.get("baseline")]
     flat = [{**row["config"], **row["model_options"]} for row in finished]
     keys = sorted({key for one in flat for key in one} - {*_NO_FACTOR, "model_options"})
-    return [family for key in keys for family in _of(key, finished, flat)]
+    return [family for key in keys for family in _named(list(_of(key, finished, flat)), key)]
+
+
+def _named(found: Sequence[Family], key: str) -> list[Family]:
+    """Families of one setting, told apart by what else differs between them."""
+    models = naming.names([_without(family.rows[0], key) for family in found])
+    return [one._replace(model=model) for one, model in zip(found, models, strict=True)]
 
 
 def _of(key: str, rows: Sequence[Row], flat: Sequence[dict[str, Any]]) -> Iterator[Family]:
@@ -46,8 +53,9 @@ def _of(key: str, rows: Sequence[Row], flat: Sequence[dict[str, Any]]) -> Iterat
             continue
         group.sort(key=lambda pair: _order(pair[0]))
         annotated = standing.annotate([row for _, row in group])
-        model = results.label(_without(annotated[0], key))
-        yield Family(model, key, tuple(value for value, _ in group), tuple(annotated))
+        yield Family(
+            annotated[0]["model"], key, tuple(value for value, _ in group), tuple(annotated)
+        )
 
 
 def is_numeric(family: Family) -> bool:
@@ -66,6 +74,6 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 def _without(row: Row, key: str) -> Row:
     """The row as it is named without the setting that is varied."""
-    config = row["config"]
+    config = {k: v for k, v in row["config"].items() if k != key}
     options = {k: v for k, v in config.get("model_options", {}).items() if k != key}
     return {**row, "config": {**config, "model_options": options}}

@@ -5,19 +5,21 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stl10bench import history, runs, structure
 from stl10bench.errors import BenchError, CheckpointError, UsageError
 from stl10bench.escaping import clean
 from stl10bench.history import History
-from stl10bench.report import answers
+from stl10bench.report import answers, naming
 from stl10bench.report.answers import Answers
+from stl10bench.studies import record
+from stl10bench.studies.ranking import Trained
+from stl10bench.studies.record import Record
 from stl10bench.tables import comparison, repeats, results, rows, standing
 from stl10bench.tables.rows import Row
 
 _EPOCHS = 10**9
-_SHOWN = 3  # settings that tell rows of one name apart
 
 
 class Run(NamedTuple):
@@ -37,6 +39,13 @@ class Setting(NamedTuple):
     runs: tuple[Run, ...]
 
 
+class Study(NamedTuple):
+    """A study that ran, and what there is of its runs."""
+
+    record: Record
+    trained: tuple[Trained, ...]
+
+
 class Part(NamedTuple):
     """The runs on the same test images by the same protocol."""
 
@@ -46,6 +55,7 @@ class Part(NamedTuple):
     failures: tuple[tuple[str, str], ...]  # a name, and what went wrong
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    studies: tuple[Study, ...] = ()
 
 
 def gather(runs_dir: Path, names: Sequence[str]) -> list[Part]:
@@ -70,7 +80,32 @@ def gather(runs_dir: Path, names: Sequence[str]) -> list[Part]:
     parts = results.by_data([*(row for row, _ in ordered), *failed])
     folders = {name: folder for name, (_, folder) in found.items()}
     unfinished = [] if names else _unfinished(runs_dir)
-    return [_part(title, part, folders, unfinished) for title, part in parts]
+    ran, damaged = ([], []) if names else _studies(runs_dir)
+    return [
+        _with_studies(_part(title, part, folders, [*unfinished, *damaged]), ran)
+        for title, part in parts
+    ]
+
+
+def _studies(runs_dir: Path) -> tuple[list[Study], list[str]]:
+    """The studies that ran in a runs folder, and a note on each whose record cannot be read."""
+    found, notes = [], []
+    for name in record.names(runs_dir):
+        try:
+            stored = record.read(runs_dir, name)
+        except CheckpointError as error:
+            notes.append(f"study {clean(name)}: {_without(runs_dir, error)}")
+            continue
+        if stored is not None:
+            found.append(Study(stored, tuple(record.trained(stored, runs_dir))))
+    return found, notes
+
+
+def _with_studies(part: Part, ran: Sequence[Study]) -> Part:
+    """The part with the studies of which a run is in it."""
+    here = {run.row["run"] for setting in part.settings for run in setting.runs}
+    own = tuple(study for study in ran if here & {one.run for one in study.trained})
+    return part._replace(studies=own)
 
 
 def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[str]) -> Part:
@@ -80,7 +115,7 @@ def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[
     finished.sort(key=lambda row: -row["test_accuracy"])
     single = {row["run"]: row for row in part if "error" not in row}
     settings = []
-    for name, row in zip(_names(finished), finished, strict=True):
+    for name, row in zip(naming.names(finished), finished, strict=True):
         members = [_run(single[run], folders[run], notes) for run in row["repeats"]]
         settings.append(Setting(name, row, tuple(members)))
         notes += [f"{name}: {one}" for run in members for one in _said(run.row)]
@@ -146,30 +181,6 @@ def _unfinished(runs_dir: Path) -> list[str]:
         if state not in ("diverged", "failed"):
             notes.append(f"{folder.name} is not in the report: it is not finished ({state})")
     return notes
-
-
-def _names(found: Sequence[Row]) -> list[str]:
-    """The label of each row; rows of one label are told apart by settings, then by a number."""
-    labels = [clean(results.label(row)) for row in found]
-    names: list[str] = []
-    for row, label in zip(found, labels, strict=True):
-        same = [one for one, other in zip(found, labels, strict=True) if other == label]
-        own = [
-            f"{key} {_plain(row['config'].get(key))}"
-            for key in row["config"]
-            if key not in ("seed", "fold", "model_options")
-            and len({json.dumps(one["config"].get(key)) for one in same}) > 1
-        ]
-        name = clean(", ".join([label, *own[:_SHOWN]]))
-        twins = names.count(name)
-        names.append(f"{name} #{twins + 1}" if twins else name)
-    return names
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "-".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)[:40]
 
 
 def _class_names(settings: Sequence[Setting]) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from stl10bench.report.blocks import (
     Tiles,
 )
 from stl10bench.report.charts import Point
-from stl10bench.report.material import Part
+from stl10bench.report.material import Part, Setting
+from stl10bench.studies.findings import some
 from stl10bench.tables import columns, results
 from stl10bench.tables.rows import Row
 
@@ -140,14 +141,23 @@ def summary(part: Part) -> str:
     runs = sum(len(setting.runs) for setting in part.settings)
     if not runs:
         return "No run is finished."
-    best = part.settings[0]
-    low, high = best.row["test_accuracy_interval"]
+    first = part.settings[0]
+    best = next((one for one in part.settings if one.row["vs_best"] == "best"), first)
     text = (
         f"{_count(runs, 'run')} of {_count(len(part.settings), 'setting')}. Most accurate: "
-        f"{best.name}, {best.row['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+        f"{_reached(best)}"
     )
     tied = [setting.name for setting in part.settings if setting.row["vs_best"] == "tied"]
-    return f"{text}; tied with it: {', '.join(tied)}." if tied else f"{text}."
+    if tied:
+        text += f"; tied with it: {some(tied)}"
+    if best is not first:
+        text += f". Not ranked, for want of runs: {_reached(first)}"
+    return f"{text}."
+
+
+def _reached(setting: Setting) -> str:
+    low, high = setting.row["test_accuracy_interval"]
+    return f"{setting.name}, {setting.row['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def point(name: str, x: float, row: Row) -> Point:

@@ -1,33 +1,61 @@
 """A part of the runs -> the studies in it: figures of accuracy over one setting, and numbers."""
 
+from collections.abc import Sequence
+
 from stl10bench.escaping import clean
 from stl10bench.report import charts
 from stl10bench.report.blocks import Block, Cell, Details, Figure, Section, Table, Text, Tiles
 from stl10bench.report.families import Family, families, is_numeric
-from stl10bench.report.material import Part
+from stl10bench.report.material import Part, Study
 from stl10bench.report.scores import point
+from stl10bench.studies import findings
+from stl10bench.studies.ranking import rank
 from stl10bench.tables import columns
 
 MOST = 12
 _STUDY = (
-    "Settings that differ in one point alone. Bars: 95 % interval of the mean; small dots: the "
-    "runs. The band is what noise explains around the best: twice the SD over its runs, or for a "
-    "single run its interval. Hollow: worse than the best by the test of the table, corrected for "
-    "this study."
+    "Settings that differ in one point alone, on the test split. Bars: 95 % interval of the mean; "
+    "small dots: the runs. The band is what noise explains around the best: twice the SD over its "
+    "runs, or for a single run its interval. Hollow: worse than the best by the test of the table, "
+    "corrected for this study."
 )
 
 
 def studies(part: Part) -> Section | None:
-    """A figure for each setting of which there are three values or more, all else equal."""
+    """The studies that ran; a figure for each setting of three values or more, all else equal."""
+    blocks: list[Block] = [_findings(part.studies)] if part.studies else []
+    blocks += [_ranking(one) for one in part.studies]
     found = families([setting.row for setting in part.settings])
-    if not found:
-        return None
     shown = found[:MOST]
-    numbers = Details("Numbers", tuple(map(_numbers, shown)))
-    blocks: list[Block] = [Text(_STUDY, "legend"), Tiles(tuple(map(_study, shown))), numbers]
+    if shown:
+        blocks += [Text(_STUDY, "legend"), Tiles(tuple(map(_study, shown)))]
+        blocks.append(Details("Numbers", tuple(map(_numbers, shown))))
     if len(found) > MOST:
         blocks.append(Text(f"{len(found) - MOST} more are left out", "note"))
-    return Section("Studies", tuple(blocks))
+    return Section("Studies", tuple(blocks)) if blocks else None
+
+
+def _findings(ran: Sequence[Study]) -> Table:
+    """What each study found, beside the report's finding."""
+    header = ("study", "found here, on the hold-out", "the report found", "does it hold?")
+    lines = []
+    for record, trained in ran:
+        places, theirs = rank(trained), record.study.finding
+        held = findings.held(record, places) if theirs else ""
+        texts = (record.study.name, findings.best(record, places), theirs, held)
+        lines.append(tuple(Cell(clean(text)) for text in texts))
+    return Table("Findings", header, tuple(lines), left=header)
+
+
+def _ranking(ran: Study) -> Details:
+    """A study's settings in order."""
+    grid = findings.to_grid(*ran)
+    lines = tuple(tuple(Cell(clean(cell)) for cell in line) for line in grid.lines)
+    table = Table(f"Ranking of {ran.record.study.name}", grid.header, lines, left=grid.left)
+    notes = [
+        Text(clean(text), "note") for text in (*findings.said(*ran), *(n for _, n in grid.notes))
+    ]
+    return Details(f"{ran.record.study.name}: its settings, ranked", (table, *notes))
 
 
 def _study(family: Family) -> Figure:

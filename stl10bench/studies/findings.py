@@ -56,12 +56,12 @@ def found(record: Record, trained: Sequence[Trained]) -> str:
     ):
         group = [named[place.labels] for place in places if place.verdict == verdict]
         if group:
-            parts.append(f"{words}: {_some(group)}")
+            parts.append(f"{words}: {some(group)}")
     guessing = [named[place.labels] for place in places if is_chance(place, classes)]
     if guessing:
-        parts.append(f"no better than a guess: {_some(guessing)}")
+        parts.append(f"no better than a guess: {some(guessing)}")
     if diverged := [named[place.labels] for place in places if "diverged" in place.verdict]:
-        parts.append(f"diverged: {_some(diverged)}")
+        parts.append(f"diverged: {some(diverged)}")
     return "; ".join(parts)
 
 
@@ -95,7 +95,8 @@ def spread(place: Place) -> str:
     return f"{place.sample.mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of the names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
