@@ -159,7 +159,7 @@ def write_access(subject: str, folder: Path) -> Finding:
 
 def tracker() -> Finding:
     """How a run would log to W&B, and why; asks neither the network nor for a key."""
-    from stl10bench.tracking import _has_key
+    from stl10bench.tracking import has_key
 
     mode = os.environ.get("WANDB_MODE")
     if mode is not None:
@@ -170,7 +170,7 @@ def tracker() -> Finding:
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     with warnings.catch_warnings(record=True) as unreadable:
         warnings.simplefilter("always")
-        key = _has_key(server)
+        key = has_key(server)
     if unreadable:
         return Finding("wandb", "warning", "offline: .netrc cannot be read", "wandb login")
     if key:

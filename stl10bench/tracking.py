@@ -177,7 +177,7 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
     if mode is None:
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
         mode = "offline"
-        if _has_key(server):
+        if has_key(server):
             if reachable(server):
                 mode = "online"
             else:
@@ -206,7 +206,7 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _has_key(server: str) -> bool:
+def has_key(server: str) -> bool:
     """Whether wandb has a key for `server`: in the environment, or from `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -214,7 +214,11 @@ def _has_key(server: str) -> bool:
         return netrc().authenticators(urlsplit(server).hostname or "") is not None
     except FileNotFoundError:
         return False
-    except (NetrcParseError, OSError) as error:
+    except NetrcParseError as error:  # whose text may quote the key
+        where = f"{error.filename}, near line {error.lineno},"
+        warnings.warn(f"cannot read the W&B key from .netrc: {where} is damaged", stacklevel=5)
+        return False
+    except OSError as error:
         warnings.warn(f"cannot read the W&B key from .netrc: {error}", stacklevel=5)
         return False
 

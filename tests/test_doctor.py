@@ -147,8 +147,11 @@ def test_the_tracker_is_told_with_its_reason_without_network_and_without_the_key
     assert CANARY not in json.dumps(found)
 
 
-def test_a_netrc_that_cannot_be_read_is_a_warning_that_tells_nothing_of_it(here: Path) -> None:
-    (here / ".netrc").write_text(f"machine api.wandb.ai login user passwrd {CANARY}\n")
+@pytest.mark.parametrize("content", [f"machine api.wandb.ai login user passwrd {CANARY}", CANARY])
+def test_a_netrc_that_cannot_be_read_is_a_warning_that_tells_nothing_of_it(
+    here: Path, content: str
+) -> None:
+    (here / ".netrc").write_text(f"{content}\n")
     (here / ".netrc").chmod(0o600)
     _, found = examine()
     assert (found["wandb"]["state"], CANARY in json.dumps(found)) == ("warning", False)

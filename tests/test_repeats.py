@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stl10bench import paired
+from stl10bench.errors import CheckpointError
 from stl10bench.intervals import wilson
 from stl10bench.predictions import encode_hits
 from stl10bench.tables import repeats, results, rows, standing
@@ -62,6 +63,13 @@ def test_seeds_become_one_row_of_their_means() -> None:
     right = sum(row["confusion"][label][label] for label in (0, 1))
     assert right / (3 * IMAGES) == pytest.approx(row["test_accuracy"])
     assert "run" not in row
+
+
+def test_repeats_with_other_classes_than_their_likes_are_refused() -> None:
+    found = draws("mlp", 0.6, 2)
+    found[1]["confusion"] = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    with pytest.raises(CheckpointError, match="runs mlp-0, mlp-1 have the same settings"):
+        repeats.combine(found)
 
 
 def test_a_setting_with_fewer_runs_says_so_and_is_not_ranked() -> None:

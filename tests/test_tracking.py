@@ -281,3 +281,15 @@ def test_the_same_metrics_are_written_with_and_without_a_tracker(
             ]
         )
     assert logs[0] == logs[1]
+
+
+def test_a_damaged_netrc_is_named_by_its_line_and_never_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    (tmp_path / ".netrc").write_text("\nsecret-of-a-user\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    with pytest.warns(UserWarning, match=r"\.netrc, near line \d, is damaged") as said:
+        assert not tracking.has_key("https://api.wandb.ai")
+    assert not any("secret-of-a-user" in str(one.message) for one in said)

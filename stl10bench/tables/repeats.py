@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stl10bench import paired
+from stl10bench.errors import CheckpointError
 from stl10bench.intervals import wilson
 
 Row = dict[str, Any]
@@ -21,7 +22,7 @@ _OF_ONE_RUN = ("run", "checkpoint", "test_hits", "test_notes", "seed")
 
 
 def combine(rows: Sequence[Row]) -> list[Row]:
-    """Each setting as one row, in the order of their first rows.
+    """Each setting as one row, in the order of their first rows; raises CheckpointError for edits.
 
     The means of what was measured, `test_accuracy_sd`, the standard deviation over the repeats
     (n - 1), the Wilson interval of the mean on the test split, the sum of the confusion matrices,
@@ -99,6 +100,12 @@ def _one(group: Sequence[Row], asked: int) -> Row:
         values = [one.get(key) for one in finished]
         row[key] = None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
     if all(one.get("confusion") for one in finished):
+        shapes = {tuple(map(len, one["confusion"])) for one in finished}
+        if len(shapes) > 1:
+            raise CheckpointError(
+                f"runs {', '.join(row['repeats'])} have the same settings and confusion matrices "
+                "of different sizes: a result.json was edited; remove that run"
+            )
         row["confusion"] = [
             [sum(cells) for cells in zip(*lines, strict=True)]
             for lines in zip(*(one["confusion"] for one in finished), strict=True)

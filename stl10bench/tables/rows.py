@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stl10bench import escaping, files, runs
 from stl10bench.config import make_config
-from stl10bench.errors import CheckpointError
+from stl10bench.errors import CheckpointError, UsageError
 
 Row = dict[str, Any]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -113,7 +113,10 @@ def failures(runs_dir: Path) -> list[Row]:
         status = runs.status(folder)
         if status["state"] not in ("diverged", "failed"):
             continue
-        config = make_config(files.read_json(folder / "config.json", CheckpointError))
+        try:
+            config = make_config(files.read_json(folder / "config.json", CheckpointError))
+        except UsageError as error:
+            raise CheckpointError(f"{folder}/config.json: {error}; remove that folder") from None
         found.append(
             {
                 "run": folder.name,
