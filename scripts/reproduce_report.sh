@@ -4,7 +4,8 @@
 #   scripts/reproduce_report.sh [--reduced] [OPTION...]
 #
 # Options go to every command: --data-dir DIR, --weights FILE, --runs-dir DIR, --tracker none, ...
-# Run it again after any end: what is done is not repeated. Whole, it needs a GPU; --reduced takes
+# Run it again after any end: what is done is not repeated. Started twice, or on several machines
+# that share the runs folder, each takes the next open run. Whole, it needs a GPU; --reduced takes
 # fewer values and epochs, and a CNN with fewer channels: about an hour on two cores.
 # Rankings and figures are in RUNS_DIR/studies/NAME; the last table has the findings side by side.
 set -euo pipefail
@@ -25,7 +26,7 @@ study() { # NAME, and what is given besides for the reduced form
   shift
   $reduced || set --
   echo "== $name${*:+ ($*)}"
-  stl10bench study run "$name" "$@" "${options[@]}"
+  stl10bench study run "$name" "$@" ${options[@]+"${options[@]}"}
 }
 
 small_cnn=(--model-option channels=64,128,256,512)
@@ -43,9 +44,9 @@ study cnn-dropout --vary dropout=0,0.2,0.5 --epochs 8 "${small_cnn[@]}"
 
 echo "== the report's table"
 if $reduced; then
-  stl10bench benchmark logistic mlp mobilenetv2 --recipe report --epochs 5 "${options[@]}"
+  stl10bench benchmark logistic mlp mobilenetv2 --recipe report --epochs 5 ${options[@]+"${options[@]}"}
 else
-  stl10bench benchmark --all --recipe report "${options[@]}"
+  stl10bench benchmark --all --recipe report ${options[@]+"${options[@]}"}
 fi
 
 echo "== findings"

@@ -1,11 +1,15 @@
 """The programs in scripts/ run: what they measure is not tested, machines differ."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from stl10bench.studies import catalogue, definition, plan, study
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -40,3 +44,34 @@ def test_an_old_table_in_the_readme_is_made_anew(monkeypatch: pytest.MonkeyPatch
     assert readme_table.updated(new) == new
     assert new.startswith("x\n")
     assert new.endswith("\ny\n")
+
+
+@pytest.mark.parametrize("form", [[], ["--reduced"]])
+def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
+    tmp_path: Path, form: list[str]
+) -> None:
+    stub = tmp_path / "stl10bench"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$CALLS"\n')
+    stub.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    options = ["--runs-dir", "here", "--tracker", "none"]
+    script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *form, *options]
+    subprocess.run(script, env=environment, check=True, capture_output=True)
+    *studies, table, findings = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
+    assert {words[2] for words in studies} == set(catalogue.REPORT)
+    assert len(studies) == 9
+    for words in studies:
+        assert words[:2] == ["study", "run"]
+        assert words[-4:] == options
+        given = list(zip(words[3:-4:2], words[4:-4:2], strict=True))
+        vary = [value for key, value in given if key == "--vary"]
+        settings = {"epochs": 3} if "--epochs" in words else {}
+        made = definition.define(
+            words[2], model=None, recipe=None, seeds=None, vary=vary, settings=settings
+        )
+        plan.check(made, plan.Start())
+        assert tuple(made.best[factor] for factor in made.vary) in {
+            point.labels for point in study.points(made)
+        }
+    assert table[0] == "benchmark"
+    assert findings == ["study", "list", "--runs-dir", "here"]
