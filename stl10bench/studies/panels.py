@@ -154,7 +154,7 @@ def _reached(axes: Axes, places: Sequence[Place], colours: Mapping[Labels, Any])
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("best epoch, hold-out (* best, ≈ not distinguishable)", size=9)
+    axes.set_title("best epoch, hold-out (* best, ≈ not distinguishable)", size=9, loc="right")
     axes.grid(axis="x", color=LINES, linewidth=0.6)
     axes.set_axisbelow(True)
 
