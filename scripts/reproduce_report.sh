@@ -3,30 +3,35 @@
 #
 #   scripts/reproduce_report.sh [--reduced] [OPTION...]
 #
-# Options go to every command: --data-dir DIR, --weights FILE, --runs-dir DIR, --tracker none, ...
-# Run it again after any end: what is done is not repeated. Started twice, or on several machines
-# that share the runs folder, each takes the next open run. Whole, it needs a GPU; --reduced takes
-# fewer values and epochs, and a CNN with fewer channels: about an hour on two cores.
+# Options go to every command, so they must be known to both `study run` and `benchmark`: --data-dir
+# DIR, --weights FILE, --runs-dir DIR, --tracker none, ... Run it again after any end: what is done
+# is not repeated. While it runs, `stl10bench study run NAME` and the same values, on any machine
+# that sees the runs folder, takes open runs of that study from it.
+# Whole, it needs a GPU; --reduced takes fewer values and epochs, and a CNN with fewer channels:
+# about an hour on two cores.
 # Rankings and figures are in RUNS_DIR/studies/NAME; the last table has the findings side by side.
 set -euo pipefail
 
 reduced=false
-if [ "${1:-}" = --reduced ]; then
-  reduced=true
-  shift
-fi
-options=("$@")
 runs_dir=runs
-for ((at = 0; at < $#; at++)); do
-  [ "${options[at]}" != --runs-dir ] || runs_dir=${options[at + 1]}
+options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --reduced) reduced=true ;;
+    --runs-dir=*) runs_dir=${1#*=} ;;
+    --runs-dir) runs_dir=${2:?--runs-dir needs a folder}; shift ;;
+    *) options+=("$1") ;;
+  esac
+  shift
 done
+options+=(--runs-dir "$runs_dir")
 
 study() { # NAME, and what is given besides for the reduced form
   local name=$1
   shift
   $reduced || set --
   echo "== $name${*:+ ($*)}"
-  stl10bench study run "$name" "$@" ${options[@]+"${options[@]}"}
+  stl10bench study run "$name" "$@" "${options[@]}"
 }
 
 small_cnn=(--model-option channels=64,128,256,512)
@@ -44,9 +49,9 @@ study cnn-dropout --vary dropout=0,0.2,0.5 --epochs 8 "${small_cnn[@]}"
 
 echo "== the report's table"
 if $reduced; then
-  stl10bench benchmark logistic mlp mobilenetv2 --recipe report --epochs 5 ${options[@]+"${options[@]}"}
+  stl10bench benchmark logistic mlp mobilenetv2 --recipe report --epochs 5 "${options[@]}"
 else
-  stl10bench benchmark --all --recipe report ${options[@]+"${options[@]}"}
+  stl10bench benchmark --all --recipe report "${options[@]}"
 fi
 
 echo "== findings"

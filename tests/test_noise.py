@@ -1,13 +1,16 @@
 """Is a difference larger than the noise? Against scipy, statsmodels and draws of a known truth."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 
-from stl10bench.studies import noise, ranking
+from stl10bench.studies import findings, noise, ranking, record
 from stl10bench.studies.noise import Sample
 from stl10bench.studies.ranking import Trained
+from stl10bench.studies.study import Study
 
 IMAGES = 500
 
@@ -135,6 +138,39 @@ def test_settings_are_ranked_by_the_hold_out_and_never_by_the_test_split() -> No
     assert [place.verdict for place in places] == [ranking.BEST, ranking.TIED, ranking.WORSE]
     assert places[1].behind == pytest.approx(0.01)
     assert places[2].test_accuracy == pytest.approx(0.79)
+
+
+@pytest.mark.parametrize(
+    ("ends", "best", "held"),
+    [
+        ({"a": 0.3, "b": 0.6}, "best: lr=b with 0.600", "does not hold"),
+        ({"a": 0.6, "b": 0.3}, "best: lr=a with 0.600", "holds: "),
+        ({"a": 0.6, "b": 0.6}, "best: lr=a with 0.600", "agrees within the noise"),
+        ({"a": 0.60, "b": 0.61}, "best: lr=b with 0.610", "not contradicted"),
+        ({"a": 0.3, "b": None}, "best so far, 1 settings lack runs: lr=a", "not known yet"),
+        (
+            {"a": "diverged", "b": 0.2},
+            "best: lr=b with 0.200",
+            "does not hold: the report",
+        ),
+        ({"b": 0.2}, "best: lr=b with 0.200", "the report's best was not run"),
+        ({"a": 0.2}, "best: lr=a with 0.200", "not known: there is no other setting"),
+    ],
+)
+def test_what_is_said_of_the_reports_finding_waits_for_all_runs(
+    ends: dict[str, Any], best: str, held: str
+) -> None:
+    study = Study(name="x", model="mlp", vary={"lr": list(ends)}, seeds=(0,), best={"lr": "a"})
+    made = {"format": record.FORMAT, "data": "0" * 64, "dataset": "demo", "base": None, "runs": []}
+    stored = record.Record(study=study, **made)
+    failed = {"error": "at step 3", "state": "diverged"}
+    trained = [
+        run_of(name, 0, None, **failed) if end == "diverged" else run_of(name, 0, end)
+        for name, end in ends.items()
+    ]
+    places = ranking.rank(trained)
+    assert findings.best(stored, places).startswith(best)
+    assert findings.held(stored, places).startswith(held)
 
 
 def test_a_setting_with_runs_that_diverged_or_are_missing_is_not_ranked_and_says_so() -> None:

@@ -33,7 +33,7 @@ from stl10bench.config import RunConfig, make_config
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.errors import CheckpointError, UsageError
 from stl10bench.predictions import Predictions
-from stl10bench.report import answers, charts, commandline, families, material, svg
+from stl10bench.report import answers, charts, commandline, families, material, naming, svg
 from stl10bench.report.answers import Answers
 from stl10bench.report.charts import Point
 from stl10bench.studies import record
@@ -652,6 +652,30 @@ def test_families_of_one_setting_say_what_else_they_differ_in(tmp_path: Path) ->
         ("lr", "mlp, batch_size 8"),
         ("lr", "mlp, batch_size 16"),
     }
+
+
+def test_names_are_as_short_as_tells_them_apart_and_never_the_same() -> None:
+    def row(**config: Any) -> dict[str, Any]:
+        return {"model": "mlp", "model_options": {}, "config": {"model": "mlp", **config}}
+
+    grid = [row(a=1, b=2, c=3), row(a=1, b=5, c=3), row(a=1, b=5, c=4)]
+    assert naming.names(grid)[:2] == ["mlp, b 2", "mlp, b 5, c 3"]
+    assert naming.names([row(a=1)] * 3) == ["mlp", "mlp #2", "mlp #3"]
+
+
+def test_a_study_stands_in_the_chapter_that_has_most_of_its_runs(runs_dir: Path) -> None:
+    for seed in range(2):
+        add_run(runs_dir, f"mlp-{seed}", 1.0, config={"data": "1" * 64}, seed=seed)
+    study = Study(name="two", model="mlp", vary={"end": ["aa", "0", "1"]}, seeds=(0,))
+    runs = [
+        record.Entry(labels=[end], seed=0, run=f"mlp-{end}", val_images=9)
+        for end in ("aa", "0", "1")
+    ]
+    made = {"format": record.FORMAT, "data": "0" * 64, "dataset": "demo", "base": None}
+    record.write(runs_dir, record.Record(study=study, runs=runs, **made))
+    parts = material.gather(runs_dir, [])
+    found = [(part.settings[0].row["config"]["data"][0], len(part.studies)) for part in parts]
+    assert sorted(found) == [("0", 0), ("1", 1)]
 
 
 def test_the_headline_compares_what_is_ranked_and_names_what_is_not(

@@ -54,8 +54,9 @@ def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
     stub.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$CALLS"\n')
     stub.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
-    options = ["--runs-dir", "here", "--tracker", "none"]
-    script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *form, *options]
+    options = ["--tracker", "none", "--runs-dir", "here"]
+    given = ["--runs-dir=here", *form, "--tracker", "none"]  # in any order
+    script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *given]
     subprocess.run(script, env=environment, check=True, capture_output=True)
     *studies, table, findings = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
     assert {words[2] for words in studies} == set(catalogue.REPORT)

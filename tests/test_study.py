@@ -15,6 +15,7 @@ from stl10bench.studies import catalogue, definition, plan, study, studyfile
 from stl10bench.studies.plan import Start
 
 START = Start(None, True)
+THREE = ("epochs", "batch_size", "labels_per_class")
 
 
 def defined(name: str | None = None, **own: Any) -> study.Study:
@@ -108,6 +109,41 @@ def test_a_typo_in_a_file_is_named_with_its_line_and_key(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('model = "mlp"\n[settings]\nepohcs = 3\n[vary]\nlr = [1]', "line 3: unknown mlp setting"),
+        ('model = "mlp"\n[vary]\n\ndorpout = [1]', "line 4: unknown mlp setting 'dorpout'"),
+        ('recipe = "tunde"\nmodel = "mlp"\n[vary]\nlr = [1]', "line 1: unknown recipe 'tunde'"),
+        ('model = "mpl"\n[vary]\nlr = [1]', "line 1: unknown model 'mpl': did you mean 'mlp'"),
+        ('model = "mlp"\nname = "precision"\n[vary]\nlr = [1]', "the name of another study"),
+        ('model = "mlp"\nseeds = [0, 0]\n[vary]\nlr = [1]', "line 2: seeds: 0, 0: a seed is there"),
+    ],
+)
+@pytest.mark.parametrize("command", ["show", "run"])
+def test_what_is_wrong_in_a_file_is_said_with_its_line_by_every_command(
+    cli: Any, tmp_path: Path, text: str, error: str, command: str
+) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    code, _, err = cli("study", command, "mine.toml")
+    assert (code, error in err, err.count("\n")) == (2, True, 1), err
+
+
+def test_values_that_differ_have_labels_that_differ() -> None:
+    close = defined(model="mlp", vary=["lr=0.12345671,0.12345672"], seeds=1)
+    assert [point.labels for point in study.points(close)] == [("0.12345671",), ("0.12345672",)]
+    assert study.label(0.1 + 0.2) == "0.30000000000000004"
+    assert study.label(1e-5) == "1e-05"
+
+
+def test_only_the_reports_own_studies_have_its_findings() -> None:
+    assert defined("logistic-lr", vary=["lr=1e-4,1e-3"], settings={"epochs": 2}).finding
+    assert defined("logistic-lr", recipe="report").best
+    for other in ({"model": "mlp"}, {"recipe": "tuned"}, {"vary": ["flip=0,0.5"]}):
+        found = defined("logistic-lr", **other)
+        assert (found.finding, found.best) == ("", {})
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_file_is_a_study_or_an_error_of_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -122,7 +158,19 @@ def test_any_file_is_a_study_or_an_error_of_one_line(
     ("own", "error"),
     [
         ({"name": "logistic-rl"}, "unknown study 'logistic-rl': did you mean 'logistic-lr'"),
-        ({"model": "logistic", "vary": ["dropout=0,0.5"]}, "unknown logistic setting 'dropout'"),
+        (
+            {"model": "logistic", "vary": ["dropout=0,0.5"]},
+            "logistic has no dropout: it is",
+        ),
+        ({"model": "logistic", "vary": ["dorpout=0,1"]}, "unknown logistic setting 'dorpout'"),
+        ({"model": "mlp", "vary": ["fold=0,1"]}, "a fold is trained on whole"),
+        ({"model": "mlp", "vary": ["lr=0.1,1e-1"]}, "lr: 0.1 is there twice"),
+        ({"model": "mlp", "vary": ["lr=0.1", "lr=0.2"]}, "lr is varied twice"),
+        ({"name": "mobilenetv2-freeze", "vary": ["freeze=true"]}, "varied by backbone and by"),
+        (
+            {"model": "mlp", "vary": [f"{k}={','.join(map(str, range(1, 99)))}" for k in THREE]},
+            "2,823,576 runs, 2,000 are the limit",
+        ),
         ({"model": "cnn", "vary": ["dorpout=0,1"]}, "'dorpout': did you mean 'dropout'"),
         ({"model": "cmn", "vary": ["lr=1"]}, "unknown model 'cmn': did you mean 'cnn'"),
         ({"model": "mlp", "vary": ["schedule=cosine,setp"]}, "'setp': did you mean 'step'"),

@@ -30,6 +30,7 @@ from stl10bench.extras import require
 from stl10bench.terminal import is_main, stderr, stdout
 
 if TYPE_CHECKING:
+    from stl10bench.studies.plan import Start
     from stl10bench.studies.ranking import Trained
     from stl10bench.studies.record import Record
     from stl10bench.studies.sampling import Plan
@@ -87,21 +88,46 @@ def show(
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
 ) -> None:
     """Show a study: what it varies, and the ranking of what was run of it."""
-    from stl10bench.studies import definition, record
+    from stl10bench.studies import definition, plan, record
 
     _check_style(style)
-    asked = None
-    if name not in record.names(runs_dir):  # else it may be one that has no other name
-        asked = definition.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
-    stored = record.read(runs_dir, name if asked is None else asked.name)
+    stored = _stored(name, runs_dir)
     if stored is None:
-        assert asked is not None
+        asked = definition.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
+        _check(asked, name, plan.Start())
+        stored = record.read(runs_dir, asked.name)
+    if stored is None:
         _declare(asked)
         stderr().print(f"no run of it in {runs_dir}", markup=False, highlight=False)
         return
     if style == "table":
         _declare(stored.study)
     _rank(stored, record.trained(stored, runs_dir), style)
+
+
+def _stored(name: str, runs_dir: Path) -> "Record | None":
+    """The record of the study of that name that has run; raises UsageError for no study's name."""
+    from stl10bench.studies import catalogue, record
+
+    ran = record.names(runs_dir)
+    if name in ran:
+        return record.read(runs_dir, name)
+    if not name.endswith(".toml") and name not in catalogue.NAMES:
+        known = dict.fromkeys([*catalogue.NAMES, *ran])
+        raise unknown("study", name, known, remedy="('stl10bench study list' lists them)")
+    return None
+
+
+def _check(study: "Study", name: str | None, start: "Start") -> None:
+    """Raise UsageError for a study that cannot be; of a file with the line."""
+    from stl10bench.studies import plan, studyfile
+
+    try:
+        plan.check(study, start)
+    except UsageError as error:
+        if name is None or not name.endswith(".toml"):
+            raise
+        raise studyfile.located(Path(name), error) from None
 
 
 def _check_style(style: str) -> None:
@@ -186,7 +212,7 @@ def run(
 
     The same command goes on after any end; under a launcher each process takes the next open run.
     """
-    from stl10bench.studies import definition, plan, study
+    from stl10bench.studies import catalogue, definition, plan, record, study
 
     _check_style(style)
     load_plugin(options["plugin"])
@@ -194,22 +220,32 @@ def run(
     own = {key: options[key] for key in given if options.get(key) is not None}
     own |= {k: options[k] for k in ("freeze", "hidden", "dropout") if options[k] is not None}
     own |= key_values(options["model_option"])
+    again = None
+    if name is not None and name not in catalogue.NAMES:
+        again = _stored(name, Path(options["runs_dir"]))
     asked = definition.define(
-        name, model=model, recipe=recipe, vary=vary or (), seeds=seeds, settings=own
+        name,
+        model=model,
+        recipe=recipe,
+        vary=vary or (),
+        seeds=seeds,
+        settings=own,
+        stored=None if again is None else again.study,
     )
     start = plan.Start(options["weights"], options["pretrained"])
-    plan.check(asked, start)
+    _check(asked, name, start)
     how = _search(asked, sampler, trials, pruner, storage, seeds)
     if dry_run and how is not None:
         raise UsageError(
             "--dry-run: a search decides as it goes; without --sampler runs are listed"
         )
     if how is not None:
-        asked = asked.model_copy(update={"seeds": asked.seeds[:1]})
+        own_name = f"{asked.name[:50]}-{how.sampler}"  # beside the grid of that name
+        asked = asked.model_copy(update={"seeds": asked.seeds[:1], "name": own_name})
     points = study.points(asked) if how is None else []
 
     from stl10bench import trials as known_trials
-    from stl10bench.studies import record, sweep
+    from stl10bench.studies import sweep
 
     console = stderr()
     made = sweep.prepare(asked, points, start, options, console)
@@ -232,7 +268,8 @@ def run(
     folder = output or record.folder(made.runs_dir, asked.name)
     for path in _draw(found, trained, folder, made.runs_dir):
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-    if all(one.row is None or "error" in one.row for one in trained):
+    states = [(one.row or {}).get("state", "missing" if one.row is None else "") for one in trained]
+    if states and all(state in ("missing", "failed") for state in states):
         raise UsageError("no run succeeded; the table says why")
 
 

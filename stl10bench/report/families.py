@@ -76,4 +76,4 @@ def _without(row: Row, key: str) -> Row:
     """The row as it is named without the setting that is varied."""
     config = {k: v for k, v in row["config"].items() if k != key}
     options = {k: v for k, v in config.get("model_options", {}).items() if k != key}
-    return {**row, "config": {**config, "model_options": options}}
+    return {**row, "stacked": 1, "config": {**config, "model_options": options}}

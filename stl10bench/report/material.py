@@ -81,10 +81,9 @@ def gather(runs_dir: Path, names: Sequence[str]) -> list[Part]:
     folders = {name: folder for name, (_, folder) in found.items()}
     unfinished = [] if names else _unfinished(runs_dir)
     ran, damaged = ([], []) if names else _studies(runs_dir)
-    return [
-        _with_studies(_part(title, part, folders, [*unfinished, *damaged]), ran)
-        for title, part in parts
-    ]
+    return _with_studies(
+        [_part(title, part, folders, [*unfinished, *damaged]) for title, part in parts], ran
+    )
 
 
 def _studies(runs_dir: Path) -> tuple[list[Study], list[str]]:
@@ -101,11 +100,15 @@ def _studies(runs_dir: Path) -> tuple[list[Study], list[str]]:
     return found, notes
 
 
-def _with_studies(part: Part, ran: Sequence[Study]) -> Part:
-    """The part with the studies of which a run is in it."""
-    here = {run.row["run"] for setting in part.settings for run in setting.runs}
-    own = tuple(study for study in ran if here & {one.run for one in study.trained})
-    return part._replace(studies=own)
+def _with_studies(parts: list[Part], ran: Sequence[Study]) -> list[Part]:
+    """The parts, each study in the one that has most of its runs."""
+    members = [{run.row["run"] for one in part.settings for run in one.runs} for part in parts]
+    for study in ran:
+        counts = [len(own & {one.run for one in study.trained}) for own in members]
+        if max(counts) > 0:
+            at = counts.index(max(counts))
+            parts[at] = parts[at]._replace(studies=(*parts[at].studies, study))
+    return parts
 
 
 def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[str]) -> Part:

@@ -20,13 +20,21 @@ def define(
     vary: Sequence[str],
     seeds: int | None,
     settings: Mapping[str, Any],
+    stored: Study | None = None,
 ) -> Study:
     """A study by its name, from a TOML file (`name` ends in .toml), or of `model` and `vary`.
+
+    `stored` is the one of that name that has run, for a name that is not one of ours.
 
     Each of the others beats what the study says of it. A factor that it has gets other values, of
     a factor with named bundles those named; another one is varied as well. Raises UsageError.
     """
-    given = dict(studyfile.vary(text) for text in vary)
+    given: dict[str, Factor] = {}
+    for text in vary:
+        factor, values = studyfile.vary(text)
+        if factor in given:
+            raise UsageError(f"--vary {text}: {factor} is varied twice; give all values in one")
+        given[factor] = values
     if name is None:
         if not model or not given:
             raise UsageError(
@@ -35,14 +43,19 @@ def define(
             )
         study: dict[str, Any] = {"name": _slug(model, "by", *given), "model": model, "vary": given}
     else:
-        found = studyfile.read(Path(name)) if name.endswith(".toml") else catalogue.get(name)
+        found = stored or _found(name)
         study = {key: getattr(found, key) for key in found.model_fields_set}
         vary_all: dict[str, Factor] = dict(found.vary)
         for factor, values in given.items():
             vary_all[factor] = _narrowed(factor, found.vary.get(factor), values)
         study["vary"] = vary_all
-        if model is not None and model != found.model:
-            study |= {"model": model, "name": _slug(found.name, model)}
+        other_model = model is not None and model != found.model
+        if other_model or len(vary_all) > len(found.vary):
+            study["about"] = ""
+        if other_model or len(vary_all) > len(found.vary) or recipe not in (None, found.recipe):
+            study |= {"finding": "", "best": {}}  # of another study than the report's
+        if other_model:
+            study |= {"model": model, "name": _slug(found.name, str(model))}
     study["settings"] = {**study.get("settings", {}), **plain(settings)}
     if recipe is not None:
         study["recipe"] = recipe
@@ -53,6 +66,19 @@ def define(
     except ValidationError as error:
         where, why = studyfile.explain(error)
         raise UsageError(f"study {study['name']}: {'.'.join(where)}: {why}") from None
+
+
+def _found(name: str) -> Study:
+    """The study in a file or of a name; raises UsageError."""
+    if not name.endswith(".toml"):
+        return catalogue.get(name)
+    found = studyfile.read(Path(name))
+    if found.name in catalogue.NAMES:
+        raise UsageError(
+            f"{name}: {found.name!r} is the name of another study; rename the file, or say "
+            "name = '...' in it"
+        )
+    return found
 
 
 def plain(settings: Mapping[str, Any]) -> Settings:

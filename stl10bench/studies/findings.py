@@ -69,17 +69,26 @@ def best(record: Record, places: Sequence[Place]) -> str:
     """The setting that came first, and what it reached."""
     if not places or not places[0].is_whole:
         return "nothing yet: no setting has all of its runs"
-    return f"best: {study.named(record.study.vary, places[0].labels)} with {spread(places[0])}"
+    first = f"{study.named(record.study.vary, places[0].labels)} with {spread(places[0])}"
+    lacking = sum(place.missing > 0 for place in places)
+    return f"best so far, {lacking} settings lack runs: {first}" if lacking else f"best: {first}"
 
 
 def held(record: Record, places: Sequence[Place]) -> str:
     """Whether the values that the report calls the best are the best here, too."""
     wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
     place = next((place for place in places if place.labels == wanted), None)
-    if place is None or not place.is_whole:
+    if place is None:
         return "the report's best was not run"
-    if place.verdict == BEST and any(other.verdict == TIED for other in places):
+    if any(place.missing for place in places):
+        return "not known yet: settings lack runs"
+    if not place.is_whole:
+        return f"does not hold: the report's best: {place.verdict}"
+    verdicts = [other.verdict for other in places if other is not place]
+    if place.verdict == BEST and TIED in verdicts:
         return "agrees within the noise: the report's best is the best here, not by more than noise"
+    if place.verdict == BEST and WORSE not in verdicts:
+        return "not known: there is no other setting to compare it with"
     return {
         BEST: "holds: the report's best is the best here, by more than noise",
         TIED: "not contradicted: the report's best is not distinguishable from the best here",

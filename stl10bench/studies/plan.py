@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +11,8 @@ from stl10bench.config import MADE, RunConfig
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
 from stl10bench.studies.study import (
+    MOST_RUNS,
+    Factor,
     Point,
     Range,
     Settings,
@@ -25,6 +28,7 @@ from stl10bench.trials import Trial
 if TYPE_CHECKING:
     from stl10bench.data.stl10 import Dataset
 
+_ALL = 64  # runs, up to which all of them are checked beforehand
 _TORCH_OPTIMIZERS = ("sgd", "adam", "adamw")  # others are asked of timm, which takes seconds
 
 
@@ -63,7 +67,8 @@ def check(study: Study, start: Start) -> None:
     """Raise UsageError for what can be known to be wrong before the first run.
 
     Unknown models, factors and values (with the nearest name), settings that are both fixed and
-    varied, values out of their range, and a study without a hold-out.
+    varied or varied twice, values out of their range, too many runs, and a study without a
+    hold-out. Of a large study each value is tried once, not with all others.
     """
     varied = set(study.vary)
     for factor in study.vary.values():
@@ -76,8 +81,36 @@ def check(study: Study, start: Start) -> None:
         )
     if "seed" in varied | study.settings.keys():
         raise UsageError("seed cannot be set or varied: a study has --seeds")
-    for one in _corners(study):
+    if "fold" in varied | study.settings.keys():
+        raise UsageError(
+            "fold cannot be set or varied: a fold is trained on whole, and a study compares on the "
+            "hold-out ('benchmark --protocol folds' trains all ten)"
+        )
+    for key in sorted(varied):
+        by = [name for name, factor in study.vary.items() if key in _keys(name, factor)]
+        if len(by) > 1:
+            raise UsageError(f"{key} is varied by {by[0]} and by {by[1]}: leave it out of one")
+    ends = [_ends(name, factor) for name, factor in study.vary.items()]
+    if (count := len(study.seeds) * prod(map(len, ends))) > MOST_RUNS:
+        raise UsageError(f"study {study.name}: {count:,} runs, {MOST_RUNS:,} are the limit")
+    for one in _corners(study) if count <= _ALL else _cross(study):
         _check_point(study, one, start)
+
+
+def _keys(name: str, factor: Factor) -> set[str]:
+    """The settings that a factor decides."""
+    return {key for own in factor.values() for key in own} if isinstance(factor, dict) else {name}
+
+
+def _cross(study: Study) -> list[Point]:
+    """Each value of each factor once, beside the first ones of the others."""
+    grid = [_ends(name, factor) for name, factor in study.vary.items()]
+    first = [levels[0] for levels in grid]
+    return [
+        point(study, [*first[:at], level, *first[at + 1 :]], study.seeds[0])
+        for at, levels in enumerate(grid)
+        for level in levels
+    ]
 
 
 def longest(study: Study, start: Start) -> int:
@@ -104,6 +137,10 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
     for key in one.settings:
         known = [*RunConfig.model_fields.keys() - set(MADE), *options]
         if key not in known:
+            if having := [name for name in registry.names() if key in registry.options(name)]:
+                raise UsageError(
+                    f"{one.model} has no {key}: it is an option of {', '.join(having)}"
+                )
             raise unknown(f"{one.model} setting", key, known)
     config = _checked(study, one, start)
     registry.check_options(one.model, config.model_options)

@@ -35,6 +35,7 @@ class Place(NamedTuple):
     sample: Sample | None  # of its finished runs
     asked: int  # runs
     test_accuracy: float | None  # the mean; no verdict depends on it
+    missing: int  # runs still to do; a run that failed or diverged is done
     behind: float | None  # of the best one's hold-out accuracy
     p: float | None  # against the best, Holm-corrected
     verdict: str
@@ -84,7 +85,8 @@ def _place(labels: tuple[str, ...], group: Sequence[Trained]) -> Place:
         accuracies = tuple(row["val_accuracy"] for row in rows)
         sample = Sample(accuracies, sum(one.val_images for one in finished))
         test = statistics.fmean(row["test_accuracy"] for row in rows)
-    return Place(labels, sample, len(group), test, None, None, _why(group))
+    missing = sum(one.row is None for one in group)
+    return Place(labels, sample, len(group), test, missing, None, None, _why(group))
 
 
 def _why(group: Sequence[Trained]) -> str:

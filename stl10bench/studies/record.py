@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stl10bench import files, runs
 from stl10bench.errors import BenchError, CheckpointError
@@ -45,6 +45,13 @@ class Record(BaseModel):
     dataset: str
     base: Name | None
     runs: list[Entry]
+
+    @model_validator(mode="after")
+    def _labelled(self) -> "Record":
+        for entry in self.runs:
+            if len(entry.labels) != len(self.study.vary):
+                raise ValueError(f"{entry.labels}: must be a value of each factor")
+        return self
 
 
 def folder(runs_dir: Path, name: str) -> Path:

@@ -89,6 +89,22 @@ class Study(BaseModel):
             return tuple(range(given))
         return given
 
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, given: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(given)) < len(given):
+            raise ValueError(f"{', '.join(map(str, given))}: a seed is there twice")
+        return given
+
+    @field_validator("vary")
+    @classmethod
+    def _different_values(cls, given: dict[str, Factor]) -> dict[str, Factor]:
+        for name, factor in given.items():
+            labels = [text for text, _ in levels(name, factor)]
+            if twice := next((text for text in labels if labels.count(text) > 1), None):
+                raise ValueError(f"{name}: {twice} is there twice")
+        return given
+
     @property
     def factors(self) -> str:
         """What is varied, on one line."""
@@ -165,7 +181,10 @@ def label(value: Value) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return "-".join(map(label, value))
-    return f"{value:g}" if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return value
 
 
 def named(factors: Iterable[str], labels: Iterable[str]) -> str:

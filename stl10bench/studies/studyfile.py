@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from stl10bench import files
 from stl10bench.config import Scalar
 from stl10bench.errors import UsageError
-from stl10bench.studies.study import Factor, Range, Study, Value, label
+from stl10bench.studies.study import Factor, Range, Study, Value
 
 _LIMIT = 1 << 16  # bytes
 _SCALARS = ("bool", "int", "float", "str")
@@ -36,6 +36,14 @@ def read(path: Path) -> Study:
         line = _line(text, where)
         at = f"{path}, line {line}" if line else f"{path}"
         raise UsageError(f"{at}: {'.'.join(where) or 'study'}: {why}") from None
+
+
+def located(path: Path, error: UsageError) -> UsageError:
+    """What is wrong with a study that was read, with the line of the first key that it names."""
+    text = files.read(path, _LIMIT, UsageError).decode()
+    lines = (_line(text, [word]) for word in re.findall(r"\w+", str(error)))
+    line = next((line for line in lines if line is not None), None)
+    return UsageError(f"{path}, line {line}: {error}" if line else f"{path}: {error}")
 
 
 def vary(text: str) -> tuple[str, Factor]:
@@ -62,7 +70,7 @@ def vary(text: str) -> tuple[str, Factor]:
         values = [[_scalar(item) for item in part.split(",")] for part in given.split("/")]
     if any("" in (value if isinstance(value, list) else [value]) for value in values):
         raise UsageError(f"--vary {text}: an empty value; separate values by one comma")
-    return name, list({label(value): value for value in values}.values())
+    return name, values
 
 
 def _scalar(text: str) -> Scalar:
