@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
+from torch import nn
 
 from stl10bench.cli import main
 from stl10bench.errors import UsageError
-from stl10bench.studies import definition, ledger, record, sampling, search, sweep
+from stl10bench.models import registry
+from stl10bench.studies import definition, ledger, plan, record, sampling, search, sweep
 from stl10bench.studies.hands import Hands
 from stl10bench.studies.plan import Start
 from stl10bench.trials import BUSY
@@ -239,6 +241,52 @@ def ask(made: sweep.Sweep, how: sampling.Plan) -> str:
         return search.note(trial, search.propose(trial, made), search.home_of(made.runs_dir))
 
 
+def test_a_range_has_whole_numbers_where_its_setting_has_and_only_there(
+    prepare: Callable[..., sweep.Sweep], forgetful: None
+) -> None:
+    @registry.register
+    def mine(
+        num_classes: int,
+        image_size: int,
+        *,
+        width: int = 4,
+        depth: int | None = None,
+        scale: float | None = None,
+    ) -> nn.Module:
+        return nn.Linear(image_size, num_classes)
+
+    made = prepare(
+        *("batch_size=4..1.6e1", "weight_decay=0..1", "width=1..1e6:log", "depth=1..9e0"),
+        "scale=0..1000000",
+        model="mine",
+    )
+    plan.check(made.study, Start())
+    with sampling.opened(made, sampling.Plan("random", 1, "none", None), rank=0, epochs=3) as found:
+        settings = search.propose(found.ask(), made).point.settings
+    kinds = {key: type(settings[key]) for key in made.study.vary}
+    assert kinds == {
+        **{"batch_size": int, "weight_decay": float, "width": int, "depth": int, "scale": float}
+    }
+    assert settings["weight_decay"] not in (0, 1)
+
+
+def test_a_search_goes_on_with_the_same_weights_alone(
+    prepare: Callable[..., sweep.Sweep], tmp_path: Path
+) -> None:
+    names = []
+    for file, content in (("a", b"1"), ("b", b"1"), ("c", b"2"), (None, b"")):
+        start = Start(None, pretrained=False)
+        if file is not None:
+            start = Start(tmp_path / file)
+            (tmp_path / file).write_bytes(content)
+        made = prepare("lr=0.1..1", "freeze=false", model="mobilenetv2", start=start)
+        how = sampling.Plan("random", 1, "none", None)
+        with sampling.opened(made, how, rank=0, epochs=3) as found:
+            names.append(found.study_name)
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -246,6 +294,10 @@ def ask(made: sweep.Sweep, how: sampling.Plan) -> str:
         ("--vary lr=1,2 --sampler tpe --pruner medain", "unknown pruner 'medain': did you mean"),
         ("--vary lr=1..2 --sampler grid", "a range has no values to list"),
         ("--vary lr=1..2 --sampler tpe --seeds 2", "--seeds 2: a search has one seed"),
+        ("--vary schedule=1..2 --sampler tpe", "schedule cannot have a range: it is no number"),
+        ("--vary rotation=1..2 --sampler tpe", "rotation cannot have a range: it is no number"),
+        ("--vary model=1..2 --sampler tpe", "model cannot have a range: it is no number"),
+        ("--vary batch_size=1.5..8 --sampler tpe", "batch_size = 1.5: must be a valid integer"),
         ("--vary lr=1,2 --trials 5", "--trials is of a search: it needs --sampler"),
         ("--vary lr=1..2 --sampler tpe --dry-run", "--dry-run: a search decides as it goes"),
     ],

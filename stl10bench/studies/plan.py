@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from stl10bench import api, trials
 from stl10bench.config import MADE, RunConfig
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
+from stl10bench.models.weights import Weights
 from stl10bench.studies.study import (
     Point,
     Range,
@@ -76,8 +78,45 @@ def check(study: Study, start: Start) -> None:
         )
     if "seed" in varied | study.settings.keys():
         raise UsageError("seed cannot be set or varied: a study has --seeds")
+    for name, factor in study.vary.items():
+        if isinstance(factor, Range):
+            is_whole(study, name)
     for one in _corners(study):
         _check_point(study, one, start)
+
+
+def is_whole(study: Study, name: str) -> bool:
+    """Whether a setting that has a range takes whole numbers only, by its type.
+
+    Raises UsageError for one that takes no numbers.
+    """
+    if name in RunConfig.model_fields:
+        kinds: list[Any] = [RunConfig.model_fields[name].annotation]
+    else:
+        models = {one.model for one in _corners(study)}
+        known = [registry.options(model) for model in sorted(models)]
+        kinds = [own[name].annotation for own in known if name in own]
+    numbers = [_number(kind) for kind in kinds]
+    if None in numbers:
+        raise UsageError(
+            f"{name} cannot have a range: it is no number; list its values (--vary {name}=A,B)"
+        )
+    return bool(numbers) and float not in numbers
+
+
+def _number(kind: Any) -> type | None:
+    """int or float, whichever a type's values are; None for a type of others."""
+    if get_origin(kind) is Annotated:
+        return _number(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        kinds = {_number(one) for one in get_args(kind) if one is not NoneType}
+        return None if None in kinds else float if float in kinds else int
+    return next((one for one in (int, float) if kind in (one, one.__name__)), None)
+
+
+def weights(study: Study, start: Start) -> list[str]:
+    """What the backbones of a study's runs start from, as their configs have it."""
+    return sorted({_choose(study, one, start)[1].source for one in _corners(study)})
 
 
 def longest(study: Study, start: Start) -> int:
@@ -118,8 +157,12 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
 
 
 def _checked(study: Study, one: Point, start: Start) -> RunConfig:
+    return _choose(study, one, start)[0]
+
+
+def _choose(study: Study, one: Point, start: Start) -> tuple[RunConfig, Weights]:
     keywords = start.keywords(one.model)
-    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)[0]
+    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)
 
 
 def plan(

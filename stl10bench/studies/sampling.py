@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from stl10bench.errors import StorageError, UsageError, unknown
-from stl10bench.studies import record
+from stl10bench.studies import plan, record
 from stl10bench.studies.study import Study, levels
 from stl10bench.studies.sweep import Sweep
 
@@ -46,13 +46,15 @@ def check(study: Study, how: Plan) -> None:
 
 @contextmanager
 def opened(sweep: Sweep, how: Plan, *, rank: int, epochs: int) -> Iterator[optuna.Study]:
-    """The search in its storage, made if need be; another definition or other data are another."""
+    """The search in its storage, made if need be; another definition, data or weights: another."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = sweep.study
     content = [
-        study.model_dump(mode="json", include={"model", "recipe", "settings", "vary", "seeds"})
+        study.model_dump(mode="json", include={"model", "recipe", "settings", "vary", "seeds"}),
+        sweep.record.data,
+        plan.weights(study, sweep.start),
     ]
-    digest = hashlib.sha256(json.dumps([content, sweep.record.data]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     storage = _storage(how.storage, record.folder(sweep.runs_dir, study.name))
     found = optuna.create_study(
         study_name=f"{study.name}-{digest[:8]}",

@@ -28,7 +28,7 @@ from stl10bench.studies.plan import Planned
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Entry, Record
 from stl10bench.studies.sampling import Plan, most, opened
-from stl10bench.studies.study import Point, Range, Settings, label, levels, point
+from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point
 from stl10bench.studies.sweep import Sweep, made_hands
 from stl10bench.trials import BUSY
 
@@ -226,7 +226,7 @@ def propose(trial: Trial, sweep: Sweep) -> Planned:
     chosen: list[tuple[str, Settings]] = []
     for name, factor in study.vary.items():
         if isinstance(factor, Range):
-            value = _suggest(trial, name, factor)
+            value = _suggest(trial, study, name, factor)
             chosen.append((label(value), {name: value}))
         else:
             known = dict(levels(name, factor))
@@ -236,9 +236,9 @@ def propose(trial: Trial, sweep: Sweep) -> Planned:
     return plan.plan(study, [one], sweep.start, sweep.data, sweep.device)[0]
 
 
-def _suggest(trial: Trial, name: str, factor: Range) -> int | float:
-    if isinstance(factor.low, int) and isinstance(factor.high, int):
-        return trial.suggest_int(name, factor.low, factor.high, log=factor.log)
+def _suggest(trial: Trial, study: Study, name: str, factor: Range) -> int | float:
+    if plan.is_whole(study, name):
+        return trial.suggest_int(name, int(factor.low), int(factor.high), log=factor.log)
     return trial.suggest_float(name, factor.low, factor.high, log=factor.log)
 
 
