@@ -35,9 +35,7 @@ def ended(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     Raises the DivergedError of a run that diverged, as it would again, and CheckpointError for a
     folder that is not this config's. What a killed process left in a finished folder is removed.
     """
-    if (folder / "result.json").exists():
-        row = files.read_json(folder / "result.json", CheckpointError)
-        check_same(row.get("config"), config, folder / "result.json")
+    if (row := stored(folder, config)) is not None:
         if is_main() and status(folder)["state"] != "finished":
             with lock(folder):
                 _tidy(folder)
@@ -50,6 +48,16 @@ def ended(folder: Path, config: RunConfig) -> dict[str, Any] | None:
             **{key: facts[key] for key in ("step", "lr", "last_finite_loss") if key in facts},
         )
     return None
+
+
+def stored(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """The row in a run folder, None without one; raises CheckpointError for another config's."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    row = files.read_json(path, CheckpointError)
+    check_same(row.get("config"), config, path)
+    return row
 
 
 def status(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stl10bench import checkpoint, metrics, runs
 from stl10bench.batches import augmented
-from stl10bench.config import RunConfig
+from stl10bench.config import Limits, RunConfig
 from stl10bench.data.stl10 import Dataset
 from stl10bench.divergence import broken_gradients, broken_weights, can_skip, diverged, poisoned
 from stl10bench.errors import DivergedError, UsageError
@@ -35,6 +35,7 @@ from stl10bench.prepare import build, create, fold_overlap, load_test, load_trai
 from stl10bench.randomness import DROPOUT, seed_of
 from stl10bench.schedule import make_optimizer, make_schedule
 from stl10bench.state import Best
+from stl10bench.stopping import Watch
 from stl10bench.tracking import Log
 from stl10bench.training import better
 
@@ -95,8 +96,9 @@ def run(
 
     A row says how many were `stacked`; its seconds are those of the whole stack. A member that
     diverges has an `error` in place of its row, and the others go on. Nothing reaches the disk
-    before the last epoch: a stack takes seconds. Raises UsageError for configs that cannot share
-    their batches, and what `training.run` raises.
+    before the last epoch: a stack takes seconds, and one whose launcher died ends with its epoch.
+    A member that another process finished meanwhile keeps the row that it has. Raises UsageError
+    for configs that cannot share their batches, and what `training.run` raises.
     """
     check(configs)
     shared, main = configs[0], accelerator.is_main_process
@@ -117,6 +119,7 @@ def run(
     broken_at = torch.zeros(len(configs), dtype=torch.int64, device=accelerator.device)
     histories: list[list[dict[str, Any]]] = [[] for _ in configs]
     seconds = 0.0
+    watch = Watch(accelerator, lambda: 0, Limits())  # signals end it at once: nothing is saved
     started = time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{len(configs)} x {shared.model}", total=shared.epochs * steps)
@@ -147,6 +150,7 @@ def run(
                 best[index] = better(best[index], reached, model)
             speed = values[0]["images_per_second"]
             console.print(f"epoch {epoch}/{shared.epochs}  {speed:,.0f} images/s", highlight=False)
+            watch.check()
     train_seconds = time.monotonic() - started
 
     test = load_test(shared, dataset, accelerator)
@@ -159,6 +163,9 @@ def run(
         try:
             with runs.owned(folder, config) if main else nullcontext():
                 accelerator.wait_for_everyone()  # until the folder is there, and ours
+                if (row := runs.stored(folder, config)) is not None:
+                    rows.append(row)
+                    continue
                 with Log(folder, config, accelerator, tracker) as log:
                     for epoch, stored in enumerate(history, 1):
                         if 0 < broken_step <= epoch * steps:

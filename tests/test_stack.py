@@ -1,15 +1,19 @@
 """Settings that are trained side by side: each as if it were alone."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import stl10bench
 from stl10bench import checkpoint
-from stl10bench.errors import UsageError
+from stl10bench.errors import InterruptedRunError, UsageError
+from stl10bench.terminal import LAUNCHED
 
 TINY: dict[str, Any] = {
     "image_size": 8,
@@ -98,6 +102,44 @@ def test_finished_members_are_not_trained_again(data_dir: Path, tmp_path: Path) 
     assert rows[0]["stacked"] == 1
     assert stl10bench.train_stack("logistic", members, **options) == rows
     assert len(list(tmp_path.glob("*/result.json"))) == 2
+
+
+def test_a_member_that_another_finished_meanwhile_keeps_its_row(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    options = {**TINY, "data_dir": data_dir}
+    members = [{"lr": 0.02}, {"lr": 0.01}]
+    other = stl10bench.train("logistic", **options, **members[1], runs_dir=tmp_path / "other")
+
+    class Said(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch 2/" in text:  # the other finishes now
+                shutil.copytree(tmp_path / "other", tmp_path / "runs", dirs_exist_ok=True)
+            return len(text)
+
+    rows = stl10bench.train_stack(
+        "logistic", members, **options, runs_dir=tmp_path / "runs", console=Console(file=Said())
+    )
+    assert ("stacked" in rows[0], rows[1]) == (True, other)
+    name = f"{other['run']}/result.json"
+    assert (tmp_path / "runs" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    status = json.loads((tmp_path / "runs" / other["run"] / "status.json").read_text())
+    assert status["state"] == "finished"
+
+
+def test_a_stack_whose_launcher_died_ends_with_its_epoch(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAUNCHED, "-1")  # nobody's child
+    said = io.StringIO()
+    with pytest.raises(InterruptedRunError, match="its launcher died"):
+        stl10bench.train_stack(
+            *("logistic", [{"lr": 0.02}, {"lr": 0.01}]),
+            **{**TINY, "data_dir": data_dir, "runs_dir": tmp_path / "runs"},
+            console=Console(file=said),
+        )
+    assert said.getvalue().count("epoch") == 1
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import timm
 from safetensors.torch import save_file
@@ -115,33 +115,35 @@ def test_two_workers_of_a_launcher_train_each_run_once_and_record_what_fails(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("all_at_once", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
 def test_workers_that_are_killed_lose_no_run_and_leave_none_twice(
-    data_dir: Path, tmp_path: Path, cli: Any, all_at_once: bool
+    data_dir: Path, tmp_path: Path, cli: Any, stacked: bool, all_at_once: bool
 ) -> None:
     """Two launchers with working folders of their own and one runs folder."""
     runs_dir = tmp_path / "runs"
     own = ["--model", "mlp", "--hidden", "8", "--vary", "lr=0.01,0.003,0.001", "--threads", "1"]
-    options = [*own, *TINY, "--epochs", "150", "--no-stack", "--checkpoint-epochs", "20"]
+    options = [*own, *TINY, "--epochs", "150"]
+    options += [] if stacked else ["--no-stack", "--checkpoint-epochs", "20"]
     workers = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         given = ("stl10bench", "study", "run", *options, "--runs-dir", "../runs")
         workers.append(start(*given, data_dir=data_dir, cwd=tmp_path / name))
 
-    def in_hand() -> list[int]:
-        found = [json.loads(path.read_text()) for path in runs_dir.glob("*/status.json")]
-        return [facts["pid"] for facts in found if facts["state"] == "running"]
+    def said() -> list[str]:
+        return [log.read_text() for log in (runs_dir / "studies" / "mlp-by-lr" / "log").glob("*")]
 
-    def middle() -> bool:
-        logs = [log.read_bytes().count(b"\n") for log in runs_dir.glob("*/metrics.jsonl")]
-        return any(2 < lines < 100 for lines in logs)
+    def children(worker: "subprocess.Popen[str]") -> list[psutil.Process]:
+        return psutil.Process(worker.pid).children()
 
-    wait_until(middle)
-    workers[0].kill()  # its child notices, saves and ends by itself
+    wait_until(lambda: any(2 < text.count("\nepoch ") < 100 for text in said()))
+    workers.sort(key=lambda worker: not children(worker))  # one has the whole stack
+    in_hand = [child for worker in workers for child in children(worker)]
+    workers[0].kill()  # its child notices, saves what a stack has not, and ends by itself
     if all_at_once:
-        for pid in in_hand():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for child in in_hand:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         workers[1].kill()
         code, _, err = cli("run", *options, "--runs-dir", str(runs_dir))
     else:  # the other takes over what the first had in hand
@@ -151,7 +153,11 @@ def test_workers_that_are_killed_lose_no_run_and_leave_none_twice(
     for worker in workers:
         worker.communicate()
     lines = table(runs_dir, "mlp-by-lr")
-    assert [line["state"] for line in lines] == ["finished"] * 3
+    assert [(line["state"], line["stacked"]) for line in lines] == [
+        ("finished", "3" if stacked else "")
+    ] * 3
+    assert not psutil.wait_procs(in_hand, timeout=60)[1]
+    assert sum(text.count("epoch 150/150") for text in said()) == (1 if stacked else 3)
     for line in lines:
         logged = (runs_dir / line["run"] / "metrics.jsonl").read_text().splitlines()
         epochs = [json.loads(one).get("epoch") for one in logged]
@@ -230,6 +236,15 @@ def test_stacked_runs_are_those_that_would_be_trained_alone(
     assert (code, "is no record of a study" in " ".join(out.split())) == (0, True)
     code, out, _ = cli("show", "logistic-lr", "--runs-dir", str(tmp_path / "stack"))
     assert "the report found" in out
+
+
+def test_what_a_stack_cannot_honour_has_each_run_trained_on_its_own(
+    tmp_path: Path, cli: Any
+) -> None:
+    own = ["--model", "logistic", "--vary", "lr=0.1,0.01", "--max-minutes", "9"]
+    code, _, err = cli("run", *own, *TINY, "--runs-dir", str(tmp_path))
+    assert code == 0, err
+    assert [line["stacked"] for line in table(tmp_path, "logistic-by-lr")] == ["", ""]
 
 
 def test_a_dry_run_lists_the_runs_with_minutes_and_trains_none(cli: Any, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from stl10bench import api, trials
 from stl10bench.config import MADE, RunConfig
 from stl10bench.errors import BenchError, UsageError, unknown
 from stl10bench.models import registry
+from stl10bench.models.weights import Weights
 from stl10bench.studies.study import (
     MOST_RUNS,
     Factor,
@@ -93,24 +95,50 @@ def check(study: Study, start: Start) -> None:
     ends = [_ends(name, factor) for name, factor in study.vary.items()]
     if (count := len(study.seeds) * prod(map(len, ends))) > MOST_RUNS:
         raise UsageError(f"study {study.name}: {count:,} runs, {MOST_RUNS:,} are the limit")
-    for one in _corners(study) if count <= _ALL else _cross(study):
+    for name, factor in study.vary.items():
+        if isinstance(factor, Range):
+            is_whole(study, name)
+    for one in _corners(study):
         _check_point(study, one, start)
+
+
+def is_whole(study: Study, name: str) -> bool:
+    """Whether a setting that has a range takes whole numbers only, by its type.
+
+    Raises UsageError for one that takes no numbers.
+    """
+    if name in RunConfig.model_fields:
+        kinds: list[Any] = [RunConfig.model_fields[name].annotation]
+    else:
+        models = {one.model for one in _corners(study)}
+        known = [registry.options(model) for model in sorted(models)]
+        kinds = [own[name].annotation for own in known if name in own]
+    numbers = [_number(kind) for kind in kinds]
+    if None in numbers:
+        raise UsageError(
+            f"{name} cannot have a range: it is no number; list its values (--vary {name}=A,B)"
+        )
+    return bool(numbers) and float not in numbers
+
+
+def _number(kind: Any) -> type | None:
+    """int or float, whichever a type's values are; None for a type of others."""
+    if get_origin(kind) is Annotated:
+        return _number(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        kinds = {_number(one) for one in get_args(kind) if one is not NoneType}
+        return None if None in kinds else float if float in kinds else int
+    return next((one for one in (int, float) if kind in (one, one.__name__)), None)
+
+
+def weights(study: Study, start: Start) -> list[str]:
+    """What the backbones of a study's runs start from, as their configs have it."""
+    return sorted({_choose(study, one, start)[1].source for one in _corners(study)})
 
 
 def _keys(name: str, factor: Factor) -> set[str]:
     """The settings that a factor decides."""
     return {key for own in factor.values() for key in own} if isinstance(factor, dict) else {name}
-
-
-def _cross(study: Study) -> list[Point]:
-    """Each value of each factor once, beside the first ones of the others."""
-    grid = [_ends(name, factor) for name, factor in study.vary.items()]
-    first = [levels[0] for levels in grid]
-    return [
-        point(study, [*first[:at], level, *first[at + 1 :]], study.seeds[0])
-        for at, levels in enumerate(grid)
-        for level in levels
-    ]
 
 
 def longest(study: Study, start: Start) -> int:
@@ -119,9 +147,19 @@ def longest(study: Study, start: Start) -> int:
 
 
 def _corners(study: Study) -> list[Point]:
-    """The points of a study with its first seed, of a range both ends."""
+    """The points of a study with its first seed, of a range both ends.
+
+    Of a large one each value of each factor once, beside the first ones of the others.
+    """
     grid = [_ends(name, factor) for name, factor in study.vary.items()]
-    return [point(study, chosen, study.seeds[0]) for chosen in product(*grid)]
+    if prod(map(len, grid)) <= _ALL:
+        return [point(study, chosen, study.seeds[0]) for chosen in product(*grid)]
+    first = [values[0] for values in grid]
+    return [
+        point(study, [*first[:at], value, *first[at + 1 :]], study.seeds[0])
+        for at, values in enumerate(grid)
+        for value in values
+    ]
 
 
 def _ends(name: str, factor: Any) -> list[tuple[str, Settings]]:
@@ -155,8 +193,12 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
 
 
 def _checked(study: Study, one: Point, start: Start) -> RunConfig:
+    return _choose(study, one, start)[0]
+
+
+def _choose(study: Study, one: Point, start: Start) -> tuple[RunConfig, Weights]:
     keywords = start.keywords(one.model)
-    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)[0]
+    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)
 
 
 def plan(

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,16 @@ from filelock import FileLock
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
 
 from stl10bench.errors import StorageError, UsageError, unknown
-from stl10bench.studies import record
+from stl10bench.studies import plan, record
 from stl10bench.studies.study import Study, levels
 from stl10bench.studies.sweep import Sweep
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
+_FAIL = TrialState.FAIL
 _WARM_UP = 1  # epochs after which no trial is pruned yet
 
 
@@ -43,13 +46,15 @@ def check(study: Study, how: Plan) -> None:
 
 @contextmanager
 def opened(sweep: Sweep, how: Plan, *, rank: int, epochs: int) -> Iterator[optuna.Study]:
-    """The search in its storage, made if need be; another definition or other data are another."""
+    """The search in its storage, made if need be; another definition, data or weights: another."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = sweep.study
     content = [
-        study.model_dump(mode="json", include={"model", "recipe", "settings", "vary", "seeds"})
+        study.model_dump(mode="json", include={"model", "recipe", "settings", "vary", "seeds"}),
+        sweep.record.data,
+        plan.weights(study, sweep.start),
     ]
-    digest = hashlib.sha256(json.dumps([content, sweep.record.data]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     storage = _storage(how.storage, record.folder(sweep.runs_dir, study.name))
     found = optuna.create_study(
         study_name=f"{study.name}-{digest[:8]}",
@@ -71,11 +76,38 @@ def opened(sweep: Sweep, how: Plan, *, rank: int, epochs: int) -> Iterator[optun
         storage.remove_session()
 
 
+def most(study: Study, how: Plan) -> int:
+    """The trials of a search: those asked for, and no more than a grid has."""
+    if how.sampler != "grid":
+        return how.trials
+    return min(how.trials, prod(len(levels(name, own)) for name, own in study.vary.items()))
+
+
 def _sampler(name: str, study: Study, seed: int) -> BaseSampler:
     if name == "grid":
         space = {key: [text for text, _ in levels(key, f)] for key, f in study.vary.items()}
-        return GridSampler(space, seed=seed)
+        return _Grid(space, seed=study.seeds[0])  # one order for all workers and calls
     return TPESampler(seed=seed) if name == "tpe" else RandomSampler(seed=seed)
+
+
+class _Grid(GridSampler):
+    """Optuna's, for a search that is asked and told, and that tries again what failed."""
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Optuna's would stop the study, which is allowed in `Study.optimize` alone."""
+
+    def _get_unvisited_grid_ids(self, study: optuna.Study) -> list[int]:
+        """The points that no trial has, or only ones that failed."""
+        # Not `study.get_trials`: those that Hyperband shows a sampler are not all.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        taken = {one.system_attrs.get("grid_id") for one in trials if one.state is not _FAIL}
+        return [number for number in range(len(self._all_grids)) if number not in taken]
 
 
 class _Lock(JournalFileOpenLock):

@@ -27,9 +27,10 @@ from stl10bench.studies.hands import Hands
 from stl10bench.studies.plan import Planned
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Entry, Record
-from stl10bench.studies.sampling import Plan, opened
-from stl10bench.studies.study import Point, Range, Settings, label, levels, point
+from stl10bench.studies.sampling import Plan, most, opened
+from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point
 from stl10bench.studies.sweep import Sweep, made_hands
+from stl10bench.trials import BUSY
 
 _PAUSE = 1.0  # seconds between two looks at what others have in hand
 _LOST = timedelta(minutes=5)  # after which a trial that never got a run is given up
@@ -54,10 +55,7 @@ def train(sweep: Sweep, how: Plan, console: Console, *, ddp: bool) -> tuple[Reco
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
 
             work(search, sweep, how, hands, say, wait=here.is_main)
-            entries = entries_of(search, home_of(sweep.runs_dir))
-    found = sweep.record.model_copy(update={"runs": entries})
-    if here.is_main:
-        record.write(sweep.runs_dir, found)
+            found = _record(search, sweep, home_of(sweep.runs_dir))
     return found, record.trained(found, sweep.runs_dir)
 
 
@@ -77,15 +75,33 @@ def work(
     InterruptedRunError.
     """
     home = home_of(sweep.runs_dir)
-    first = len(search.get_trials(deepcopy=False))
+    _begin(search, sweep, home)
+    waiting = _Waiting(say)
     while True:
         with ExitStack() as claims:
-            trial = _next(search, sweep, how, home, first, claims)
+            trial = _next(search, sweep, how, home, claims, waiting)
             if trial is not None:
-                say(_train(trial, search, sweep, hands))
+                if line := _train(trial, search, sweep, hands):
+                    _record(search, sweep, home)
+                    say(line)
                 continue
-        if not wait or not in_hand(search, home):
+        others = in_hand(search, home)
+        if not wait or not others:
             return
+        waiting.wait(_claim_of(others[0]))
+
+
+class _Waiting:
+    """Waits a while for a run that another has in hand, and says so once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said: set[str] = set()
+
+    def wait(self, run: str) -> None:
+        if run not in self._said:
+            self._said.add(run)
+            self._say(f"waiting for {run}")
         time.sleep(_PAUSE)
 
 
@@ -105,23 +121,53 @@ def in_hand(search: optuna.Study, home: str) -> list[FrozenTrial]:
     return [one for one in running if one.user_attrs.get("home") == home]
 
 
+def _lock(sweep: Sweep) -> FileLock:
+    """Held by the one worker that asks for a trial or writes the record."""
+    return FileLock(record.folder(sweep.runs_dir, sweep.study.name) / ".ask.lock")
+
+
+def _begin(search: optuna.Study, sweep: Sweep, home: str) -> None:
+    """Note which trials were there before, unless we join others at work: what failed is replaced.
+
+    It is known to all workers: by its own count, one that came late would replace, too, what has
+    failed just now, and so exceed the number of trials.
+    """
+    with _lock(sweep), ExitStack() as claims:
+        trials = search.get_trials(deepcopy=False)
+        running = [one for one in trials if one.state is TrialState.RUNNING and not _is_lost(one)]
+        names = {_claim_of(one) for one in running if one.user_attrs.get("home") == home}
+        dead = claims.enter_context(ledger.claimed(sweep.runs_dir, sorted(names)))
+        others = [one for one in running if one.user_attrs.get("home") != home]
+        if not others and len(dead) == len(names):
+            search.set_user_attr("first", len(trials))
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial's worker died before it had said which run it is."""
+    age = datetime.now() - (trial.datetime_start or datetime.min)  # Optuna's have no zone
+    return "home" not in trial.user_attrs and age > _LOST
+
+
 def _next(
-    search: optuna.Study, sweep: Sweep, how: Plan, home: str, first: int, claims: ExitStack
+    search: optuna.Study,
+    sweep: Sweep,
+    how: Plan,
+    home: str,
+    claims: ExitStack,
+    waiting: _Waiting,
 ) -> Trial | None:
     """A trial whose run is ours until `claims` ends: one of a dead worker, or a new one."""
-    folder = record.folder(sweep.runs_dir, sweep.study.name)
-    with FileLock(folder / ".ask.lock"):
+    with _lock(sweep):
         for one in in_hand(search, home):
-            if claims.enter_context(ledger.claimed(sweep.runs_dir, [one.user_attrs["run"]])):
+            if _claim(search, one, sweep, claims):
                 return Trial(search, one._trial_id)
         trials = search.get_trials(deepcopy=False)
         for one in trials:
-            nobodys = one.state is TrialState.RUNNING and "run" not in one.user_attrs
-            age = datetime.now() - (one.datetime_start or datetime.min)  # Optuna's have no zone
-            if nobodys and age > _LOST:
+            if one.state is TrialState.RUNNING and _is_lost(one):
                 search.tell(one.number, state=TrialState.FAIL)
+        first = search.user_attrs.get("first", 0)
         counted = [one for one in trials if one.state is not TrialState.FAIL or one.number >= first]
-        if len(counted) >= how.trials:
+        if len(counted) >= most(sweep.study, how):
             return None
         trial = search.ask()
         try:
@@ -129,11 +175,36 @@ def _next(
         except BaseException:
             search.tell(trial, state=TrialState.FAIL)
             raise
-        name = note(trial, planned, home)
+        note(trial, planned, home)
+        _write(search, sweep, home)
+        one = search.get_trials(deepcopy=False)[trial.number]
+        claimed = _claim(search, one, sweep, claims)
     # The same settings can be another worker's just now: then their row is waited for.
-    while name and not claims.enter_context(ledger.claimed(sweep.runs_dir, [name])):
-        time.sleep(_PAUSE)
+    while not claimed:
+        waiting.wait(_claim_of(one))
+        if not _is_open(search, one):
+            return _next(search, sweep, how, home, claims, waiting)
+        claimed = _claim(search, one, sweep, claims)
     return trial
+
+
+def _claim(search: optuna.Study, one: FrozenTrial, sweep: Sweep, claims: ExitStack) -> bool:
+    """Whether a trial's run is ours now, until `claims` ends, and the trial still to do."""
+    with ExitStack() as attempt:
+        ours = attempt.enter_context(ledger.claimed(sweep.runs_dir, [_claim_of(one)]))
+        if not ours or not _is_open(search, one):  # it may have ended before the claim
+            return False
+        claims.push(attempt.pop_all())
+    return True
+
+
+def _claim_of(one: FrozenTrial) -> str:
+    """What is claimed for a trial: its run, or, of one that cannot be, the trial."""
+    return str(one.user_attrs["run"] or f"trial-{one.number}")
+
+
+def _is_open(search: optuna.Study, one: FrozenTrial) -> bool:
+    return search.get_trials(deepcopy=False)[one.number].state is TrialState.RUNNING
 
 
 def note(trial: Trial, planned: Planned, home: str) -> str:
@@ -142,8 +213,8 @@ def note(trial: Trial, planned: Planned, home: str) -> str:
     for key, value in (
         ("labels", list(planned.point.labels)),
         ("val_images", planned.val_images),
-        ("home", home),
         ("run", name),
+        ("home", home),  # last: who sees it finds the others
     ):
         trial.set_user_attr(key, value)
     return name
@@ -155,7 +226,7 @@ def propose(trial: Trial, sweep: Sweep) -> Planned:
     chosen: list[tuple[str, Settings]] = []
     for name, factor in study.vary.items():
         if isinstance(factor, Range):
-            value = _suggest(trial, name, factor)
+            value = _suggest(trial, study, name, factor)
             chosen.append((label(value), {name: value}))
         else:
             known = dict(levels(name, factor))
@@ -165,14 +236,17 @@ def propose(trial: Trial, sweep: Sweep) -> Planned:
     return plan.plan(study, [one], sweep.start, sweep.data, sweep.device)[0]
 
 
-def _suggest(trial: Trial, name: str, factor: Range) -> int | float:
-    if isinstance(factor.low, int) and isinstance(factor.high, int):
-        return trial.suggest_int(name, factor.low, factor.high, log=factor.log)
+def _suggest(trial: Trial, study: Study, name: str, factor: Range) -> int | float:
+    if plan.is_whole(study, name):
+        return trial.suggest_int(name, int(factor.low), int(factor.high), log=factor.log)
     return trial.suggest_float(name, factor.low, factor.high, log=factor.log)
 
 
 def _train(trial: Trial, search: optuna.Study, sweep: Sweep, hands: Hands) -> str:
-    """Train a trial's run, tell the search what it reached, and say so in a line."""
+    """Train a trial's run and tell the search what it reached; returns a line that says so.
+
+    An empty one for a run in whose folder somebody else is at work: it is still to do.
+    """
     planned = propose(trial, sweep)
     head = f"[trial {trial.number + 1}] {planned.title}"
     if planned.config is None:
@@ -185,6 +259,8 @@ def _train(trial: Trial, search: optuna.Study, sweep: Sweep, hands: Hands) -> st
         code, answer = hands.train(name, one.model, one.arguments, planned.point.labels, watch)
     watch()  # what the run logged after the last look
     if not book.look(name):
+        if code == BUSY:
+            return ""
         if watch.pruned_after is not None and code in _STOPPED:
             trial.set_user_attr("pruned_after", watch.pruned_after)
             search.tell(trial, state=TrialState.PRUNED)
@@ -225,6 +301,18 @@ class _Watch:
                 if self._trial.should_prune():
                     self.pruned_after = epoch
         return self.pruned_after is not None
+
+
+def _record(search: optuna.Study, sweep: Sweep, home: str) -> Record:
+    """Write down what the search has come to, so that it can be shown after any end."""
+    with _lock(sweep):
+        return _write(search, sweep, home)
+
+
+def _write(search: optuna.Study, sweep: Sweep, home: str) -> Record:
+    found = sweep.record.model_copy(update={"runs": entries_of(search, home)})
+    record.write(sweep.runs_dir, found)
+    return found
 
 
 def entries_of(search: optuna.Study, home: str) -> list[Entry]:

@@ -25,7 +25,7 @@ Settings = dict[str, Value]
 
 
 class Range(BaseModel):
-    """Numbers that a search may try: from `low` to `high`, whole ones when both are."""
+    """Numbers that a search may try: from `low` to `high`, whole ones where the setting's are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

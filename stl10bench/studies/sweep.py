@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stl10bench.data.stl10 import Dataset
 
 _OF_STACK = ("dataset", "data_dir", "verify", "runs_dir", "tracker", "plugin")
+_NOT_OF_STACK = ("compile", "deterministic", *(Limits.model_fields.keys() - {"timeout_minutes"}))
 _OF_TRAIN = (*_OF_STACK, "compile", "deterministic", *Limits.model_fields)
 
 
@@ -74,6 +75,8 @@ def prepare(
 def train(sweep: Sweep, console: Console, *, stack: bool, ddp: bool) -> list[Trained]:
     """Train what is missing of a grid; returns what there is of each run then.
 
+    Options that a stack cannot honour have each run trained on its own.
+
     The first worker of a launcher waits for what others have in hand, the others do not. Raises
     InterruptedRunError, StorageError, and UsageError for `ddp` without a launcher.
     """
@@ -86,8 +89,10 @@ def train(sweep: Sweep, console: Console, *, stack: bool, ddp: bool) -> list[Tra
             record.write(sweep.runs_dir, sweep.record)
         configs = {one.config.name: one.config for one in sweep.planned if one.config is not None}
         book = Ledger(sweep.runs_dir, configs)
-        # A stack trains in the plain loop alone, and nobody shares it.
-        plain = not (sweep.options["compile"] or sweep.options["deterministic"] or ddp)
+        # A stack trains in the plain loop alone, without checkpoints, and nobody shares it.
+        given = [sweep.options[key] for key in _NOT_OF_STACK]
+        asked = [one is not None and one is not False for one in given]
+        plain = not (any(asked) or ddp)
         with Board(sweep.study.name, sweep.planned, book, console) as board:
             workers.work(
                 *(sweep.planned, book, hands, board.tick), wait=main, stack=stack and plain
