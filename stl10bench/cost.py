@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stl10bench import augment
 from stl10bench.batches import Images, Normalise
 
+MEASURED = ("latency_ms", "latency_p95_ms", "inference_images_per_second", "peak_memory_mb")
 BATCH = 250  # images of the throughput, or all where there are fewer
 _WARM_UP = 3  # forward passes that do not count
 _SECONDS = 1.0  # after which no further pass is begun

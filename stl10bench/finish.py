@@ -28,12 +28,14 @@ def finish(
     log: Log,
     step: int,
     check: Callable[[], None] = lambda: None,
+    costs: dict[str, float] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Test the epoch that counts; writes its checkpoint, predictions and row, returns the row.
 
     `step` is the run's last; `check` is called now and then and may raise; `facts` are what else
-    the row says. The model keeps the weights that it came with.
+    the row says. `costs` are `cost.measure`'s of a model of the same layers, where they are known.
+    The model keeps the weights that it came with.
     """
     config, main = best.header.config, accelerator.is_main_process
     with loaded(model, best.weights):
@@ -59,7 +61,7 @@ def finish(
             "checkpoint": f"{folder.name}/{file.name}",
         }
         if main:
-            row |= cost.measure(model, test, normalise, config.image_size, accelerator)
+            row |= costs or cost.measure(model, test, normalise, config.image_size, accelerator)
             row["checkpoint_mb"] = file.stat().st_size / 1e6
             log.summary(row)
             checkpoint.save_predictions(

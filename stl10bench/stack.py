@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
-from stl10bench import checkpoint, metrics, runs
+from stl10bench import checkpoint, cost, metrics, runs
 from stl10bench.batches import augmented
 from stl10bench.config import Limits, RunConfig
 from stl10bench.data.stl10 import Dataset
@@ -155,6 +155,7 @@ def run(
 
     test = load_test(shared, dataset, accelerator)
     rows: list[dict[str, Any]] = []
+    costs: dict[str, dict[str, float]] = {}  # of each kind of layers: measured once
     for config, model, header, chosen, history, broken_step in zip(
         configs, models, headers, best, histories, broken_at.tolist(), strict=True
     ):
@@ -180,6 +181,7 @@ def run(
                     if main:
                         last = header.at(shared.epochs, shared.epochs * steps, history[-1])
                         checkpoint.save(folder / "last.safetensors", model, last)
+                    layers = str(config.model_options)
                     row = finish(
                         chosen,
                         model,
@@ -196,8 +198,11 @@ def run(
                         compiled=False,
                         weights={"source": config.weights, "sha256": None},
                         stacked=len(configs),
+                        costs=costs.get(layers),
                         fold_overlap=None if config.fold is None else fold_overlap(dataset),
                     )
+            if main:
+                costs[layers] = {key: row[key] for key in cost.MEASURED}
             rows.append(row)
         except DivergedError as error:
             rows.append({"model": config.model, "run": folder.name, "error": str(error)})
