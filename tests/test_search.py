@@ -159,7 +159,7 @@ def test_a_grid_search_tries_each_value_once_and_what_failed_again_when_it_is_be
 
 
 def test_a_search_is_on_record_after_each_trial(prepare: Callable[..., sweep.Sweep]) -> None:
-    made = prepare("batch_size=64,65,66")
+    made = prepare("lr=0.1..1", "batch_size=64")
     recorded: list[list[str]] = []
 
     def look(line: str) -> None:
