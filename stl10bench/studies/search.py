@@ -239,7 +239,9 @@ def propose(trial: Trial, sweep: Sweep) -> Planned:
 def _suggest(trial: Trial, study: Study, name: str, factor: Range) -> int | float:
     if plan.is_whole(study, name):
         return trial.suggest_int(name, int(factor.low), int(factor.high), log=factor.log)
-    return trial.suggest_float(name, factor.low, factor.high, log=factor.log)
+    found = trial.suggest_float(name, factor.low, factor.high, log=factor.log)
+    short = float(f"{found:.4g}")  # as a table shows it: what is tried is what is said
+    return min(max(short, factor.low), factor.high)
 
 
 def _train(trial: Trial, search: optuna.Study, sweep: Sweep, hands: Hands) -> str:
