@@ -226,9 +226,7 @@ def test_stacked_runs_are_those_that_would_be_trained_alone(
     )
     assert re.search(r"logistic-by-lr .*best: lr=", cli("list", *of_stack)[1])
     # The same study with other settings: what fits is used, and that is said.
-    code, _, err = cli(
-        *("run", *options, "--vary", "lr=0.1,0.2", "--runs-dir", str(tmp_path / "stack"))
-    )
+    code, _, err = cli(*("run", *options[:2], "--vary", "lr=0.1,0.2", *TINY, *of_stack))
     assert "has changed since its last runs (vary): 1 of its 2 finished runs still fit" in err
     assert err.count("hold-out ") == 1
     (folder / "study.json").write_text("{}")
