@@ -202,7 +202,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on and with."""
     import torch
 
-    from stl10bench.provenance import provenance
+    from stl10bench.training.row import provenance
 
     return {**provenance(torch.device("cpu")), "cores": os.cpu_count()}
 

@@ -42,16 +42,16 @@ def noise(model: str) -> Noise:
     """Settings and images for one of MODELS."""
     import torch
 
-    from stl10bench import api, recipes
-    from stl10bench.config import make_config
-    from stl10bench.models.weights import Weights
+    from stl10bench.config import make_config, recipe_settings
+    from stl10bench.models.pretrained import Weights
+    from stl10bench.training.resolve import resolve_config
 
     frozen = {"frozen": True, "learned": False}.get(model)
     name = model if frozen is None else "mobilenetv2"
-    settings = dict(recipes.settings("tuned", name, frozen=frozen))
+    settings = dict(recipe_settings("tuned", name, frozen=frozen))
     options = settings.pop("model_options", {}) | ({} if frozen is None else {"freeze": frozen})
     config = make_config({**settings, "model": name, "model_options": options})
-    config = api.resolve(config, "", Weights(), "cpu")
+    config = resolve_config(config, "", Weights(), "cpu")
     count = BATCHES[model] * config.batch_size
     generator = torch.Generator().manual_seed(0)
     size = (count, 3, PIXELS, PIXELS)
@@ -61,21 +61,27 @@ def noise(model: str) -> Noise:
 
 def ready(model: str) -> Ready:
     """One of MODELS, set up by the package's own functions as `training.run` does."""
-    from stl10bench import batches, device
-    from stl10bench.evaluation import fold_frozen
-    from stl10bench.models import registry
-    from stl10bench.schedule import make_optimizer, make_schedule
+    from stl10bench.core.device import (
+        keep_freed_memory,
+        make_accelerator,
+        memory_format,
+        set_threads,
+    )
+    from stl10bench.data.loader import Images, make_normalise
+    from stl10bench.models.factory import build_model
+    from stl10bench.training.evaluate import fuse_frozen
+    from stl10bench.training.optim import make_optimizer, make_schedule
 
     config, images, labels = noise(model)
-    device.set_threads(None)
-    device.keep_freed_memory()
-    accelerator = device.make_accelerator("cpu", config.precision, "none", None)
-    module = registry.build(config.model, 10, PIXELS, config.model_options)
-    layout = device.memory_format(module)
+    set_threads(None)
+    keep_freed_memory()
+    accelerator = make_accelerator("cpu", config.precision, "none", None)
+    module = build_model(config.model, 10, PIXELS, config.model_options)
+    layout = memory_format(module)
     module = module.to(memory_format=layout)
-    train = batches.Images(images, labels)
-    normalise = batches.make_normalise((0.5,) * 3, (0.25,) * 3, layout, accelerator.device)
-    fold_frozen(module, train, normalise, config)
+    train = Images(images, labels)
+    normalise = make_normalise((0.5,) * 3, (0.25,) * 3, layout, accelerator.device)
+    fuse_frozen(module, train, normalise, config)
     optimizer = make_optimizer(config, module)
     learner, optimizer = accelerator.prepare(module, optimizer)
     schedule = make_schedule(config, optimizer.optimizer, BATCHES[model])
@@ -97,9 +103,9 @@ def rate(work: Callable[[], int]) -> float:
 
 def loop(model: str) -> float:
     """Our training loop: order, draws, augmentation, step, schedule, sums."""
-    from stl10bench.batches import augmented
-    from stl10bench.epoch import train_epoch
-    from stl10bench.state import Position
+    from stl10bench.data.loader import augmented_batches
+    from stl10bench.training.epoch import train_epoch
+    from stl10bench.training.resume import Position
 
     r = ready(model)
 
@@ -108,7 +114,7 @@ def loop(model: str) -> float:
             r.learner,
             r.optimizer,
             r.schedule,
-            augmented(r.train, r.normalise, r.config, r.accelerator, epoch=1),
+            augmented_batches(r.train, r.normalise, r.config, r.accelerator, epoch=1),
             r.config,
             r.accelerator,
             Position(),
@@ -145,12 +151,12 @@ def step(model: str) -> float:
 
 def evaluation(model: str) -> float:
     """Our evaluation of images that are in memory."""
-    from stl10bench.evaluation import evaluate
+    from stl10bench.training.evaluate import compute_logits
 
     r = ready(model)
 
     def whole() -> int:
-        evaluate(r.model, r.train.images, r.normalise, PIXELS, r.accelerator)
+        compute_logits(r.model, r.train.images, r.normalise, PIXELS, r.accelerator)
         return len(r.train.labels)
 
     return rate(whole)
@@ -160,7 +166,7 @@ def forward(model: str) -> float:
     """The forward pass alone, on one resident batch of evaluation's size."""
     import torch
 
-    from stl10bench.evaluation import EVALUATION_BATCH
+    from stl10bench.training.evaluate import EVALUATION_BATCH
 
     r = ready(model)
     images = r.normalise(r.train.images[:EVALUATION_BATCH].float().div_(255))
@@ -179,12 +185,12 @@ def forward(model: str) -> float:
 
 def pipeline(model: str) -> float:
     """Our augmented, normalised batches, nothing trained."""
-    from stl10bench.batches import augmented
+    from stl10bench.data.loader import augmented_batches
 
     r = ready(model)
 
     def epoch() -> int:
-        batches = augmented(r.train, r.normalise, r.config, r.accelerator, epoch=1)
+        batches = augmented_batches(r.train, r.normalise, r.config, r.accelerator, epoch=1)
         return sum(len(labels) for _, labels in batches)
 
     return rate(epoch)
@@ -246,13 +252,13 @@ def peer(model: str, *, ours: bool) -> float:
     from accelerate import Accelerator
     from torch.nn import functional as F
 
-    from stl10bench.device import memory_format
-    from stl10bench.models import registry
+    from stl10bench.core.device import memory_format
+    from stl10bench.models.factory import build_model
 
     data = noise(model)
     config = data.config
     accelerator = Accelerator(cpu=True, mixed_precision=config.precision if ours else "no")
-    network = registry.build(config.model, 10, PIXELS, config.model_options)
+    network = build_model(config.model, 10, PIXELS, config.model_options)
     layout = memory_format(network) if ours else torch.contiguous_format
     network = network.to(memory_format=layout)
     optimizer: Any = torch.optim.AdamW(
@@ -319,14 +325,14 @@ def growth(data_dir: str) -> dict[str, float]:
 
 def stacked(data_dir: str, members: str) -> float:
     """Seconds of training so many settings of logistic regression at once for five epochs."""
-    from stl10bench import api
+    from stl10bench.training.run import train_stack
 
     rates = [{"lr": 1e-4 * 2**power} for power in range(int(members))]
     options: dict[str, Any] = {"data_dir": data_dir, "tracker": "none", "epochs": 5}
     with tempfile.TemporaryDirectory() as runs_dir:
-        api.train_stack("logistic", [{}], runs_dir=f"{runs_dir}/warm", **options | {"epochs": 1})
+        train_stack("logistic", [{}], runs_dir=f"{runs_dir}/warm", **options | {"epochs": 1})
         started = time.perf_counter()
-        api.train_stack("logistic", rates, runs_dir=runs_dir, **options)
+        train_stack("logistic", rates, runs_dir=runs_dir, **options)
         return time.perf_counter() - started
 
 

@@ -6,7 +6,7 @@ torchrun --nproc_per_node 2 scripts/sweep.py NAME [options]
 
 import sys
 
-from stl10bench.cli import main
+from stl10bench.cli.main import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["study", "run"]

@@ -2,22 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["evaluate", "export", "load", "register", "train", "train_stack"]
+from stl10bench.core import __version__
+
+__all__ = ["__version__", "evaluate", "export", "load", "register", "train", "train_stack"]
 
 if TYPE_CHECKING:
-    from stl10bench.api import evaluate, train, train_stack
-    from stl10bench.exports.exporting import export
+    from stl10bench.inference.evaluate import evaluate
+    from stl10bench.inference.export import export
+    from stl10bench.inference.predictor import load
     from stl10bench.models.registry import register
-    from stl10bench.predict import load
+    from stl10bench.training.run import train, train_stack
 
 _HOMES = {
-    "evaluate": "stl10bench.api",
-    "export": "stl10bench.exports.exporting",
-    "load": "stl10bench.predict",
+    "evaluate": "stl10bench.inference.evaluate",
+    "export": "stl10bench.inference.export",
+    "load": "stl10bench.inference.predictor",
     "register": "stl10bench.models.registry",
-    "train": "stl10bench.api",
-    "train_stack": "stl10bench.api",
+    "train": "stl10bench.training.run",
+    "train_stack": "stl10bench.training.run",
 }
 
 

@@ -4,14 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from conftest import heavy_after
+from helpers.layout import heavy_after
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stl10bench import api, recipes
-from stl10bench.config import RunConfig, make_config
-from stl10bench.errors import UsageError
+from stl10bench.config import RECIPES, RunConfig, make_config
+from stl10bench.core.errors import UsageError
 from stl10bench.models import registry
+from stl10bench.models.factory import check_options
+from stl10bench.training.resolve import check_settings
 
 NUMBERS: dict[str, Any] = {  # a valid value other than the default for each field
     "model": "cnn",
@@ -143,21 +144,23 @@ def test_numbers_that_are_none_are_refused(field: str, value: float) -> None:
 
 @pytest.mark.parametrize("freeze", [None, True, False])
 @pytest.mark.parametrize("name", [*registry.names(), "timm:resnet18"])
-@pytest.mark.parametrize("recipe", recipes.RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_valid_settings_for_every_model(
     recipe: str, name: str, freeze: bool | None
 ) -> None:
-    options = {} if freeze is None or not registry.backbone(name) else {"freeze": freeze}
-    pretrained = bool(registry.backbone(name)) and freeze is not False
-    config, _ = api.check(name, recipe=recipe, pretrained=pretrained, settings=options)
-    registry.check_options(name, config.model_options)
+    options = {} if freeze is None or not registry.backbone_name(name) else {"freeze": freeze}
+    pretrained = bool(registry.backbone_name(name)) and freeze is not False
+    config, _ = check_settings(name, recipe=recipe, pretrained=pretrained, settings=options)
+    check_options(name, config.model_options)
     assert config.val_fraction > 0, "a recipe never trades the hold-out away"
 
 
 def test_a_given_setting_beats_the_recipe_and_the_recipe_the_default() -> None:
-    of_recipe, _ = api.check("cnn", recipe="report", settings={})
+    of_recipe, _ = check_settings("cnn", recipe="report", settings={})
     assert of_recipe.rotation == (0.0, 20.0) != RunConfig.model_fields["rotation"].default
-    given_, _ = api.check("cnn", recipe="report", settings={"rotation": (0, 5), "dropout": 0.1})
+    given_, _ = check_settings(
+        "cnn", recipe="report", settings={"rotation": (0, 5), "dropout": 0.1}
+    )
     assert given_.rotation == (0.0, 5.0)
     assert given_.model_options == {"dropout": 0.1}
     assert given_.lr == of_recipe.lr
@@ -166,17 +169,20 @@ def test_a_given_setting_beats_the_recipe_and_the_recipe_the_default() -> None:
 def test_the_reports_settings_are_those_of_the_report() -> None:
     rates = {"logistic": 1e-4, "mlp": 1e-3, "cnn": 1e-3}
     for model, lr in rates.items():
-        config, _ = api.check(model, recipe="report", settings={})
+        config, _ = check_settings(model, recipe="report", settings={})
         assert (config.lr, config.batch_size, config.rotation) == (lr, 128, (0.0, 20.0))
         assert config.schedule == "constant"
-    assert api.check("logistic", recipe="report", settings={})[0].optimizer == "sgd"
+    assert check_settings("logistic", recipe="report", settings={})[0].optimizer == "sgd"
 
 
 def test_an_unknown_recipe_says_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown recipe 'repotr': did you mean 'report'"):
-        api.check("cnn", recipe="repotr", settings={})
+        check_settings("cnn", recipe="repotr", settings={})
 
 
 def test_a_run_is_checked_before_torch_is_imported() -> None:
-    code = "from stl10bench import api; api.check('cnn', settings={'epochs': 2})"
+    code = (
+        "from stl10bench.training.resolve import check_settings; "
+        "check_settings('cnn', settings={'epochs': 2})"
+    )
     assert heavy_after(code) == "[]"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile import READERS, trial
+from helpers.hostile import READERS, trial
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

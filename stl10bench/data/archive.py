@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from stl10bench import files
+from stl10bench.core import files
+from stl10bench.core.errors import DataError, StorageError
 from stl10bench.data.stl10 import FOLDER
-from stl10bench.errors import DataError, StorageError
 
 _Plain: TypeAlias = "io.BufferedReader[_Chunks]"
 

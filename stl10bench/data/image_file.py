@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from stl10bench.core.errors import DataError
 from stl10bench.data.stl10 import SIDE
-from stl10bench.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PIXEL_LIMIT = 89_478_485  # Pillow's: what takes 256 MB at 24 bits a pixel

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stl10bench import files
-from stl10bench.errors import DataError, StorageError
+from stl10bench.core import files
+from stl10bench.core.errors import DataError, StorageError
 
 FOLDER = "stl10_binary"
 STAMP = ".stl10bench.json"  # remembers sums, so that they are computed once
@@ -111,7 +111,7 @@ def _open(data_dir: Path, *, verify: bool) -> Dataset:
     return Dataset(name, fingerprint, class_names, folder, train, test)
 
 
-def unlabelled(data_dir: Path) -> Images:
+def open_unlabelled(data_dir: Path) -> Images:
     """uint8 (N, 3, 96, 96): the unlabelled images, mapped. Raises DataError."""
     path = data_dir / FOLDER / "unlabeled_X.bin"
     if not path.is_file():
@@ -122,7 +122,7 @@ def unlabelled(data_dir: Path) -> Images:
     return _images(path)
 
 
-def folds(dataset: Dataset) -> tuple[Labels, ...]:
+def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
     """The rows of the train split in each pre-defined fold, int64, as they stand in the file.
 
     STL-10's own are held to their sum. Raises DataError.

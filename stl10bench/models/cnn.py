@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from stl10bench.errors import UsageError
-from stl10bench.models.head import Head
+from stl10bench.core.errors import UsageError
+from stl10bench.models.mlp import Head
 from stl10bench.models.registry import register
 
 

@@ -1,12 +1,41 @@
-"""Fully connected networks on the pixels."""
+"""Pixels or features -> logits: logistic regression and fully connected networks."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from stl10bench.models.head import Head
 from stl10bench.models.registry import register
+
+
+class Head(nn.Module):
+    """Features (N, F) -> logits (N, C): linear layers, ReLU and dropout after each hidden one."""
+
+    def __init__(
+        self, features: int, num_classes: int, *, hidden: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        sizes = pairwise([features, *hidden, num_classes])
+        self.linears = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
+        self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in hidden)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, C) of features (N, ...), which are flattened."""
+        features = features.flatten(1)
+        *hidden, last = self.linears
+        for linear, dropout in zip(hidden, self.dropouts, strict=True):
+            features = dropout(F.relu(linear(features)))
+        logits: Tensor = last(features)
+        return logits
+
+
+@register
+def logistic(num_classes: int, image_size: int) -> nn.Module:
+    """One linear layer: 3 * size * size * C + C parameters (122,890 at 64 px, 10 classes)."""
+    return Head(3 * image_size * image_size, num_classes, hidden=(), dropout=0)
 
 
 @register

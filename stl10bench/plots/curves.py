@@ -14,9 +14,9 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from stl10bench.errors import UsageError
-from stl10bench.history import History, labels
-from stl10bench.plots.figures import COLOURS, GREY, fitted, look
+from stl10bench.core.errors import UsageError
+from stl10bench.plots.style import COLOURS, GREY, figure_style, fitted
+from stl10bench.results.history import History, labels
 
 MOST = len(COLOURS)  # runs
 _POINTS = 40  # epochs, up to which each is marked
@@ -29,7 +29,7 @@ _PANELS = (
 )
 
 
-@look()
+@figure_style()
 def curves(histories: Sequence[History]) -> Figure:
     """A panel for each quantity; a run is a colour, its hold-out solid and its training dashed.
 
@@ -39,7 +39,7 @@ def curves(histories: Sequence[History]) -> Figure:
         raise UsageError(f"{len(histories)} runs: at most {MOST} can be told apart in one picture")
     if not any(history.epochs for history in histories):
         names = ", ".join(history.name for history in histories)
-        raise UsageError(f"no epoch is finished yet in {names}: --watch waits for the first")
+        raise UsageError(f"no epoch is finished yet in {names}")
     figure = Figure(figsize=(_WIDTH, _HEIGHT + _LINE * len(histories)), layout="constrained")
     for axes, (title, paths) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         for history, colour in zip(histories, COLOURS, strict=False):

@@ -1,4 +1,4 @@
-"""Features of many images -> two coordinates each, by PCA and t-SNE -> a picture of classes."""
+"""Features of images -> two dimensions, by PCA and t-SNE, as a figure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from stl10bench.errors import UsageError
-from stl10bench.plots.figures import COLOURS, GREY, fitted, legend, look
+from stl10bench.core.errors import UsageError
+from stl10bench.plots.style import COLOURS, GREY, figure_style, fitted, legend
 
 LEAST = 8  # images
 _KEPT = 50  # principal components that t-SNE starts from
@@ -48,7 +48,7 @@ def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-@look()
+@figure_style()
 def scatter(
     title: str,
     projections: Mapping[str, NDArray[np.float64]],

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stl10bench.errors import UsageError, unknown
-from stl10bench.models.head import Classifier
-from stl10bench.predict import Predictor
+from stl10bench.core.errors import UsageError, unknown
+from stl10bench.inference.predictor import Predictor
+from stl10bench.models.classifier import Classifier
 
 
 class Explained(NamedTuple):

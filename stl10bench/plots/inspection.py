@@ -1,4 +1,4 @@
-"""A checkpoint and images -> what its model makes of them, as arrays."""
+"""A trained model and images -> its judgement of them, its first kernels, its last features."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stl10bench.core.errors import DataError, UsageError
 from stl10bench.data import image_file
 from stl10bench.data.stl10 import Dataset, Split
-from stl10bench.errors import DataError, UsageError
-from stl10bench.predict import Predictor
+from stl10bench.inference.predictor import Predictor
 
 BATCH = 250  # images at once through a model
 

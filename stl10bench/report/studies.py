@@ -1,16 +1,89 @@
-"""A part of the runs -> the studies in it: figures of accuracy over one setting, and numbers."""
+"""The runs of a report -> their studies: rankings, findings, figures of one setting."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from stl10bench.escaping import clean
+from stl10bench.core.console import clean
 from stl10bench.report import charts
-from stl10bench.report.blocks import Block, Cell, Details, Figure, Section, Table, Text, Tiles
-from stl10bench.report.families import Family, families, is_numeric
-from stl10bench.report.material import Part, Study
-from stl10bench.report.scores import point
-from stl10bench.studies import findings
+from stl10bench.report.document import Block, Cell, Details, Figure, Section, Table, Text, Tiles
+from stl10bench.report.load import Part, Study, distinct_names
+from stl10bench.report.results import point
+from stl10bench.results import columns, ranking
+from stl10bench.results.rows import Row
+from stl10bench.studies import summary
 from stl10bench.studies.ranking import rank
-from stl10bench.tables import columns
+
+_LARGEST = 1e15  # that an axis shows; nan is none of these
+FEWEST = 3  # values that make a study
+_NO_FACTOR = ("model", "data", "weights", "seed", "fold")
+_FOLLOWS = ("precision",)  # may change because another setting does
+
+
+class Family(NamedTuple):
+    """Rows of one model that differ in one setting, by rising value; each says where it stands."""
+
+    model: str
+    setting: str
+    values: tuple[Any, ...]
+    rows: tuple[Row, ...]  # annotated among themselves: `vs_best`, `p_vs_best`
+
+
+def families(rows: Sequence[Row]) -> list[Family]:
+    """Each setting of each model that has `FEWEST` values or more while all others are equal.
+
+    A precision that follows from the setting does not count as another.
+    """
+    finished = [row for row in rows if "error" not in row and not row.get("baseline")]
+    flat = [{**row["config"], **row["model_options"]} for row in finished]
+    keys = sorted({key for one in flat for key in one} - {*_NO_FACTOR, "model_options"})
+    return [family for key in keys for family in _named(list(_of(key, finished, flat)), key)]
+
+
+def _named(found: Sequence[Family], key: str) -> list[Family]:
+    """Families of one setting, told apart by what else differs between them."""
+    models = distinct_names([_without(family.rows[0], key) for family in found])
+    return [one._replace(model=model) for one, model in zip(found, models, strict=True)]
+
+
+def _of(key: str, rows: Sequence[Row], flat: Sequence[dict[str, Any]]) -> Iterator[Family]:
+    groups: dict[str, list[tuple[Any, Row]]] = {}
+    for row, settings in zip(rows, flat, strict=True):
+        if key in settings:
+            ignored = {key, "seed", "fold", "model_options", *_FOLLOWS}
+            rest = {k: v for k, v in settings.items() if k not in ignored}
+            groups.setdefault(json.dumps(rest, sort_keys=True), []).append((settings[key], row))
+    for group in groups.values():
+        values = {json.dumps(value): value for value, _ in group}
+        if len(values) < FEWEST or len(values) < len(group):
+            continue
+        group.sort(key=lambda pair: _order(pair[0]))
+        annotated = ranking.annotate([row for _, row in group])
+        yield Family(
+            annotated[0]["model"], key, tuple(value for value, _ in group), tuple(annotated)
+        )
+
+
+def is_numeric(family: Family) -> bool:
+    """Whether the setting's values are numbers, which an axis can be made of."""
+    return all(
+        isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < _LARGEST
+        for v in family.values
+    )
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float):
+        return 0, value, ""
+    return 1, 0.0, str(value)
+
+
+def _without(row: Row, key: str) -> Row:
+    """The row as it is named without the setting that is varied."""
+    config = {k: v for k, v in row["config"].items() if k != key}
+    options = {k: v for k, v in config.get("model_options", {}).items() if k != key}
+    return {**row, "stacked": 1, "config": {**config, "model_options": options}}
+
 
 MOST = 12
 _STUDY = (
@@ -41,19 +114,19 @@ def _findings(ran: Sequence[Study]) -> Table:
     lines = []
     for record, trained in ran:
         places, theirs = rank(trained), record.study.finding
-        held = findings.held(record, places) if theirs else ""
-        texts = (record.study.name, findings.best(record, places), theirs, held)
+        held = summary.held(record, places) if theirs else ""
+        texts = (record.study.name, summary.best(record, places), theirs, held)
         lines.append(tuple(Cell(clean(text)) for text in texts))
     return Table("Findings", header, tuple(lines), left=header)
 
 
 def _ranking(ran: Study) -> Details:
     """A study's settings in order."""
-    grid = findings.to_grid(*ran)
+    grid = summary.study_to_grid(*ran)
     lines = tuple(tuple(Cell(clean(cell)) for cell in line) for line in grid.lines)
     table = Table(f"Ranking of {ran.record.study.name}", grid.header, lines, left=grid.left)
     notes = [
-        Text(clean(text), "note") for text in (*findings.said(*ran), *(n for _, n in grid.notes))
+        Text(clean(text), "note") for text in (*summary.said(*ran), *(n for _, n in grid.notes))
     ]
     return Details(f"{ran.record.study.name}: its settings, ranked", (table, *notes))
 

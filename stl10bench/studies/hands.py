@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stl10bench import trials
-from stl10bench.errors import StorageError
+from stl10bench.core.errors import StorageError
 from stl10bench.studies import place
-
-if TYPE_CHECKING:
-    from stl10bench.studies.channel import Channel
+from stl10bench.studies.channel import Channel
+from stl10bench.studies.jobs import run_child
 
 _TAG = 64  # characters, W&B's limit
 
@@ -29,7 +27,7 @@ class Hands:
     place: place.Place
     threads: int
     gpus: int = 0
-    channel: "Channel | None" = None
+    channel: Channel | None = None
 
     @property
     def follows(self) -> bool:
@@ -74,7 +72,7 @@ class Hands:
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             with (self.logs / f"{name}.txt").open("a", encoding="utf-8") as said:
-                return trials.child(given, environment=environment, said=said, watch=watch)
+                return run_child(given, environment=environment, said=said, watch=watch)
         except OSError as error:
             raise StorageError(f"cannot write {self.logs}: {error}") from error
 

@@ -5,10 +5,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stl10bench import runs, trials
 from stl10bench.config import RunConfig
-from stl10bench.errors import BenchError, BusyError, CheckpointError, DivergedError, StorageError
-from stl10bench.tables import rows
+from stl10bench.core.errors import (
+    BenchError,
+    BusyError,
+    CheckpointError,
+    DivergedError,
+    StorageError,
+)
+from stl10bench.results import run_folder
+from stl10bench.results.rows import Row, read_row
+from stl10bench.studies.jobs import failed_row
 
 
 class Ledger:
@@ -42,8 +49,8 @@ class Ledger:
             return True
         config = self.configs[name]
         try:
-            if runs.ended(self.runs_dir / name, config):
-                self.settled[name] = read_row(self.runs_dir / name)
+            if run_folder.ended(self.runs_dir / name, config):
+                self.settled[name] = read_study_row(self.runs_dir / name)
             elif (failure := self._failure(name)) and failure != self._failed_before[name]:
                 self.fail(name, failure["reason"])
         except BusyError:
@@ -56,20 +63,20 @@ class Ledger:
 
     def fail(self, name: str, reason: str, *, state: str = "failed") -> None:
         """Settle a run that has no row."""
-        self.settled[name] = {**trials.failed(self.configs[name], reason), "state": state}
+        self.settled[name] = {**failed_row(self.configs[name], reason), "state": state}
 
     def _failure(self, name: str) -> dict[str, Any] | None:
         """The status of a run that failed, which tells one failure from the next."""
         try:
-            facts = runs.status(self.runs_dir / name)
+            facts = run_folder.status(self.runs_dir / name)
         except CheckpointError:
             return None
         return facts if facts["state"] == "failed" else None
 
 
-def read_row(folder: Path) -> rows.Row:
+def read_study_row(folder: Path) -> Row:
     """The row of a finished run; raises CheckpointError, also for one without a hold-out."""
-    row = rows.read(folder / "result.json")
+    row = read_row(folder / "result.json")
     accuracy = row.get("val_accuracy")
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
         raise CheckpointError(f"{folder}: the row has no val_accuracy, a study compares by it")
@@ -92,7 +99,7 @@ def claimed(runs_dir: Path, names: Sequence[str]) -> Iterator[list[str]]:
                 runs_dir.mkdir(parents=True, exist_ok=True)
                 claims.enter_context(FileLock(runs_dir / f".{name}.claim").acquire(blocking=False))
                 if (runs_dir / name).exists():
-                    with runs.lock(runs_dir / name):
+                    with run_folder.lock(runs_dir / name):
                         pass
                 ours.append(name)
             except (Timeout, BusyError):

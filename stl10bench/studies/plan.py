@@ -1,17 +1,20 @@
-"""A study, options and data -> the runs to be: each with its config, or why it cannot be; light."""
+"""A study, options and data -> the runs to be: each with its config, or why it cannot be."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-from stl10bench import api, trials
 from stl10bench.config import MADE, RunConfig
-from stl10bench.errors import BenchError, UsageError, unknown
+from stl10bench.core.errors import BenchError, UsageError, unknown
+from stl10bench.data.splits import training_rows
+from stl10bench.data.stl10 import Dataset
 from stl10bench.models import registry
-from stl10bench.models.weights import Weights
+from stl10bench.models.factory import check_options, model_options
+from stl10bench.models.pretrained import Weights
+from stl10bench.studies.jobs import Trial, resolve_trial
 from stl10bench.studies.study import (
     MOST_RUNS,
     Factor,
@@ -25,10 +28,7 @@ from stl10bench.studies.study import (
     named,
     point,
 )
-from stl10bench.trials import Trial
-
-if TYPE_CHECKING:
-    from stl10bench.data.stl10 import Dataset
+from stl10bench.training.resolve import check_settings
 
 _ALL = 64  # runs, up to which all of them are checked beforehand
 _TORCH_OPTIMIZERS = ("sgd", "adam", "adamw")  # others are asked of timm, which takes seconds
@@ -53,13 +53,13 @@ class Start(NamedTuple):
 
     def keywords(self, model: str) -> dict[str, Any]:
         """Those that `train` takes for a model."""
-        if registry.backbone(model) is None:
+        if registry.backbone_name(model) is None:
             return {}
         return {"weights": self.weights, "pretrained": self.pretrained}
 
     def arguments(self, model: str) -> list[str]:
         """The same, for a command line."""
-        if registry.backbone(model) is None:
+        if registry.backbone_name(model) is None:
             return []
         given = [] if self.weights is None else ["--weights", str(self.weights)]
         return given if self.pretrained else [*given, "--no-pretrained"]
@@ -111,7 +111,7 @@ def is_whole(study: Study, name: str) -> bool:
         kinds: list[Any] = [RunConfig.model_fields[name].annotation]
     else:
         models = {one.model for one in _corners(study)}
-        known = [registry.options(model) for model in sorted(models)]
+        known = [model_options(model) for model in sorted(models)]
         kinds = [own[name].annotation for own in known if name in own]
     numbers = [_number(kind) for kind in kinds]
     if None in numbers:
@@ -171,23 +171,23 @@ def _ends(name: str, factor: Any) -> list[tuple[str, Settings]]:
 
 def _check_point(study: Study, one: Point, start: Start) -> None:
     registry.check_name(one.model)
-    options = registry.options(one.model)
+    options = model_options(one.model)
     for key in one.settings:
         known = [*RunConfig.model_fields.keys() - set(MADE), *options]
         if key not in known:
-            if having := [name for name in registry.names() if key in registry.options(name)]:
+            if having := [name for name in registry.names() if key in model_options(name)]:
                 raise UsageError(
                     f"{one.model} has no {key}: it is an option of {', '.join(having)}"
                 )
             raise unknown(f"{one.model} setting", key, known)
     config = _checked(study, one, start)
-    registry.check_options(one.model, config.model_options)
+    check_options(one.model, config.model_options)
     if config.val_fraction == 0:
         raise UsageError("val_fraction = 0: a study compares on the hold-out, so there must be one")
     if config.optimizer not in _TORCH_OPTIMIZERS:
         from torch import nn
 
-        from stl10bench.schedule import make_optimizer
+        from stl10bench.training.optim import make_optimizer
 
         make_optimizer(config, nn.Linear(1, 1))
 
@@ -198,21 +198,20 @@ def _checked(study: Study, one: Point, start: Start) -> RunConfig:
 
 def _choose(study: Study, one: Point, start: Start) -> tuple[RunConfig, Weights]:
     keywords = start.keywords(one.model)
-    return api.check(one.model, recipe=study.recipe, settings=one.settings, **keywords)
+    return check_settings(one.model, recipe=study.recipe, settings=one.settings, **keywords)
 
 
 def plan(
-    study: Study, chosen: Sequence[Point], start: Start, data: "Dataset", device: str
+    study: Study, chosen: Sequence[Point], start: Start, data: Dataset, device: str
 ) -> list[Planned]:
     """The run of each point on these data; one that cannot be says why."""
-    from stl10bench.prepare import training_rows
 
     planned = []
     for one in chosen:
         trial = make_trial(study, one, start)
         title = f"{named(study.vary, one.labels)} seed {one.seed}"
         try:
-            config = trials.resolve(trial, data, device)
+            config = resolve_trial(trial, data, device)
             _, held_out = training_rows(config, data)
             planned.append(Planned(title, one, trial, config, "", len(held_out)))
         except BenchError as error:
@@ -220,11 +219,11 @@ def plan(
     return planned
 
 
-def base(study: Study, start: Start, data: "Dataset", device: str) -> str | None:
+def base(study: Study, start: Start, data: Dataset, device: str) -> str | None:
     """The name of the run of the first seed with nothing varied; None where there is none."""
     trial = make_trial(study, Point((), study.model, study.settings, study.seeds[0]), start)
     try:
-        return trials.resolve(trial, data, device).name
+        return resolve_trial(trial, data, device).name
     except BenchError:
         return None
 

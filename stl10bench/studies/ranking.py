@@ -1,15 +1,18 @@
-"""The rows of a study -> its settings in order, each with a verdict; light."""
+"""The rows of a study -> its settings in order, each with a verdict."""
 
 import statistics
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from stl10bench import paired
-from stl10bench.intervals import wilson
-from stl10bench.studies import noise
-from stl10bench.studies.noise import Sample
-from stl10bench.tables.standing import SIGNIFICANCE
+from stl10bench.metrics.significance import (
+    SIGNIFICANCE,
+    Sample,
+    holm,
+    pooled_variance,
+    samples_p_value,
+    wilson_interval,
+)
 
 BEST, TIED, WORSE = "best", "not distinguishable", "larger than noise"
 Row = dict[str, Any]
@@ -62,11 +65,11 @@ def rank(trained: Sequence[Trained]) -> list[Place]:
         return places
     best, *others = [place for place in places if place.is_whole]
     samples = [place.sample for place in (best, *others) if place.sample is not None]
-    seeds = noise.pooled(samples)
+    seeds = pooled_variance(samples)
     # The first len(others) pairs are those with the best.
-    pairs = [noise.p_value(*pair, seeds) for pair in combinations(samples, 2)]
+    pairs = [samples_p_value(*pair, seeds) for pair in combinations(samples, 2)]
     judged = {best.labels: best._replace(verdict=BEST, behind=0.0)}
-    for place, p in zip(others, paired.holm(pairs), strict=False):
+    for place, p in zip(others, holm(pairs), strict=False):
         verdict = TIED if p >= SIGNIFICANCE else WORSE
         behind = _mean(best) - _mean(place)
         judged[place.labels] = place._replace(verdict=verdict, behind=behind, p=p)
@@ -111,7 +114,7 @@ def is_chance(place: Place, classes: int | None) -> bool:
     """Whether the 95 % interval of a setting's hold-out accuracy reaches that of a guess."""
     if place.sample is None or not classes:
         return False
-    return wilson(place.sample.mean, place.sample.images)[0] <= 1 / classes
+    return wilson_interval(place.sample.mean, place.sample.images)[0] <= 1 / classes
 
 
 def classes_of(trained: Sequence[Trained]) -> int | None:

@@ -1,4 +1,4 @@
-"""What a study consisted of when it ran <-> its file in the runs folder; light."""
+"""What a study consisted of when it ran <-> its file in the runs folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stl10bench import files, runs
-from stl10bench.errors import BenchError, CheckpointError
-from stl10bench.studies.ledger import read_row
+from stl10bench.core import files
+from stl10bench.core.errors import BenchError, CheckpointError
+from stl10bench.results import run_folder
+from stl10bench.results.rows import Row
+from stl10bench.studies.ledger import read_study_row
 from stl10bench.studies.plan import Planned
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.study import Study
-from stl10bench.tables import rows
 
 FORMAT = 1
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
@@ -123,7 +124,7 @@ def changes(old: Record, new: Record, runs_dir: Path) -> str | None:
 
 
 def trained(
-    record: Record, runs_dir: Path, known: Mapping[str, rows.Row] | None = None
+    record: Record, runs_dir: Path, known: Mapping[str, Row] | None = None
 ) -> list[Trained]:
     """What there is of each run of a study; `known` rows are not looked up."""
     found = []
@@ -141,12 +142,12 @@ def trained(
     return found
 
 
-def _row(folder: Path) -> rows.Row | None:
+def _row(folder: Path) -> Row | None:
     """A run's row, with an `error` when it failed or diverged; None while it is neither."""
     try:
         if (folder / "result.json").exists():
-            return read_row(folder)
-        facts = runs.status(folder)
+            return read_study_row(folder)
+        facts = run_folder.status(folder)
     except BenchError as error:
         return {"error": str(error), "state": "failed"}
     if facts["state"] in ("diverged", "failed"):

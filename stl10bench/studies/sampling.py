@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from stl10bench.errors import StorageError, UsageError, unknown
+from stl10bench.core.errors import StorageError, UsageError, unknown
 from stl10bench.studies import plan, record
 from stl10bench.studies.study import Study, levels
 from stl10bench.studies.sweep import Sweep

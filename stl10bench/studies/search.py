@@ -20,17 +20,18 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
-from stl10bench import files, history
-from stl10bench.errors import StorageError
+from stl10bench.core import files
+from stl10bench.core.errors import StorageError
+from stl10bench.results import history
 from stl10bench.studies import ledger, plan, record
 from stl10bench.studies.hands import Hands
+from stl10bench.studies.jobs import BUSY
 from stl10bench.studies.plan import Planned
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Entry, Record
 from stl10bench.studies.sampling import Plan, most, opened
 from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point
 from stl10bench.studies.sweep import Sweep, made_hands
-from stl10bench.trials import BUSY
 
 _PAUSE = 1.0  # seconds between two looks at what others have in hand
 _LOST = timedelta(minutes=5)  # after which a trial that never got a run is given up

@@ -1,4 +1,4 @@
-"""A study: one model, settings that are varied, seeds -> the runs that it consists of; light."""
+"""A study: one model, settings that are varied, seeds -> the runs that it consists of."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from stl10bench.config import Scalar
-from stl10bench.errors import UsageError
+from stl10bench.core.errors import UsageError
 
 MOST_RUNS = 2000
 

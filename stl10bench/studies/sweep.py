@@ -3,27 +3,25 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from stl10bench import device
 from stl10bench.config import Limits
-from stl10bench.data.datasets import open_data
-from stl10bench.errors import UsageError
+from stl10bench.core.device import choose_device, set_threads
+from stl10bench.core.errors import UsageError
+from stl10bench.data.load import open_data
+from stl10bench.data.stl10 import Dataset
 from stl10bench.studies import place, plan, record, workers
-from stl10bench.studies.board import Board
 from stl10bench.studies.channel import Channel
 from stl10bench.studies.hands import Hands
+from stl10bench.studies.jobs import command_line
 from stl10bench.studies.ledger import Ledger
 from stl10bench.studies.plan import Planned, Start
+from stl10bench.studies.progress import Board
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Record
 from stl10bench.studies.study import Point, Study
-from stl10bench.trials import command_line
-
-if TYPE_CHECKING:
-    from stl10bench.data.stl10 import Dataset
 
 _OF_STACK = ("dataset", "data_dir", "verify", "runs_dir", "tracker", "plugin")
 _NOT_OF_STACK = ("compile", "deterministic", *(Limits.model_fields.keys() - {"timeout_minutes"}))
@@ -36,7 +34,7 @@ class Sweep(NamedTuple):
     study: Study
     start: Start
     options: Mapping[str, Any]  # of `train`: where and how, nothing that decides a run's numbers
-    data: "Dataset"
+    data: Dataset
     device: str
     planned: list[Planned]
     record: Record
@@ -61,7 +59,7 @@ def prepare(
         verify=options["verify"],
         console=console,
     )
-    kind = device.choose_device(options["device"])
+    kind = choose_device(options["device"])
     planned = plan.plan(study, points, start, data, kind)
     base = plan.base(study, start, data, kind)
     made = record.make(study, planned, data=data.fingerprint, dataset=data.name, base=base)
@@ -109,7 +107,7 @@ def made_hands(sweep: Sweep, *, ddp: bool) -> Iterator[Hands]:
             "--ddp: all processes of a launcher train each run together, and there is none; use "
             "torchrun --nproc_per_node N scripts/sweep.py ... --ddp"
         )
-    threads = device.set_threads(sweep.options["threads"])
+    threads = set_threads(sweep.options["threads"])
     gpus = 0
     if sweep.device == "cuda":
         from torch import cuda

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from stl10bench.studies import ledger
 from stl10bench.studies.hands import Hands
+from stl10bench.studies.jobs import BUSY
 from stl10bench.studies.ledger import Ledger
 from stl10bench.studies.plan import Planned
-from stl10bench.trials import BUSY
+from stl10bench.training import stack
 
 _PAUSE = 1.0  # seconds between two looks at what others have in hand
 _STACKED = ("logistic", "mlp")  # models for which augmentation is most of the work
@@ -52,7 +53,6 @@ def work(
 
 def stacks(book: Ledger) -> list[list[str]]:
     """The open runs that nobody has begun and that can share their batches, in groups."""
-    from stl10bench import stack
 
     alike: dict[str, list[str]] = {}
     for name in book.open:

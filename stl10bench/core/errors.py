@@ -1,0 +1,89 @@
+"""What can go wrong for a user -> one line and an exit code."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.util import find_spec
+
+_LONGEST = 4000  # characters of an error
+
+
+class BenchError(ValueError):
+    """A mistake or a fault that the user can act on; its text is one line: value, rule, remedy.
+
+    What it quotes from files and names can be anything: it is cut, and control characters become
+    spaces.
+    """
+
+    exit_code = 1
+
+    def __init__(self, text: str) -> None:
+        shown = "".join(c if c.isprintable() else " " for c in text[:_LONGEST])
+        super().__init__(shown if len(text) <= _LONGEST else f"{shown} ...")
+
+
+class UsageError(BenchError):
+    """An option, a name or a setting that cannot be used (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(BenchError):
+    """Data files that are missing, damaged or not what they claim to be (exit code 3)."""
+
+    exit_code = 3
+
+
+class CheckpointError(BenchError):
+    """A checkpoint or weights file that cannot be trusted or does not fit (exit code 4)."""
+
+    exit_code = 4
+
+
+class DivergedError(BenchError):
+    """A loss or gradients that are no longer finite (exit code 5); `facts` say when, as numbers."""
+
+    exit_code = 5
+
+    def __init__(self, text: str, **facts: float | None) -> None:
+        super().__init__(text)
+        self.facts = facts
+
+
+class BusyError(BenchError):
+    """A run folder that another process owns (exit code 6)."""
+
+    exit_code = 6
+
+
+class StorageError(BenchError):
+    """A disk, a folder, a network or memory that is not what is asked of it (exit code 7)."""
+
+    exit_code = 7
+
+
+class DifferentError(BenchError):
+    """A run that was made again and is not what it was (exit code 8)."""
+
+    exit_code = 8
+
+
+class InterruptedRunError(BenchError):
+    """A run that was asked to stop, and can go on later (exit code 130 or 143)."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, remedy: str = "") -> UsageError:
+    """The error for a `name` that is none of `known`: says the nearest, else all of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:20])}"
+    return UsageError(f"unknown {kind} {name!r}: {hint}{' ' + remedy if remedy else ''}")
+
+
+def require(package: str, *, extra: str, purpose: str) -> None:
+    """Raise UsageError, with the command that installs it, when `package` is not installed."""
+    if find_spec(package) is None:
+        raise UsageError(f"{purpose} needs {package}: pip install 'stl10bench[{extra}]'")

@@ -1,0 +1,138 @@
+"""The header of a safetensors file -> its metadata, once all that it says has been checked.
+
+The format: https://huggingface.co/docs/safetensors (version 0.8). This reader is stricter, so that
+no file makes it slow or large: the library takes any number of tensors and dimensions.
+"""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stl10bench.core.errors import CheckpointError
+
+_HEADER_LIMIT = 4 << 20  # bytes: ten thousand tensors with long names
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+_TENSORS = 10_000
+_DIMENSIONS = 8
+_ELEMENTS = 2**40  # counted as if no dimension were 0
+_NAME = 200  # characters
+
+
+def read_safetensors(path: Path) -> tuple[bytes, dict[str, str]]:
+    """All bytes of a safetensors file and the metadata in its header, which has been checked.
+
+    Read, not mapped: a mapped file can be cut while in use. Raises CheckpointError with the path
+    and what the file is instead, before it takes memory for anything that is not there.
+    """
+    with _opened(path) as (file, metadata):
+        file.seek(0)
+        return file.read(), metadata
+
+
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone, which no sum has proven; raises as `read` does."""
+    with _opened(path) as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, str]]]:
+    """A file after its header, and the metadata in that; faults within are ours to name."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would be waited for
+            kind = "Is a directory" if stat.S_ISDIR(mode) else "no regular file"
+            raise CheckpointError(f"cannot read {path}: {kind}")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+                if start.startswith(_PICKLES):  # as are headers of 640, 896, 1152 or 1408 bytes
+                    raise CheckpointError(
+                        f"{path} is a pickle (.pt, .pth): pickles can run code and are never "
+                        "read; convert it to safetensors where you trust it"
+                    )
+                raise CheckpointError(f"{path} is not a safetensors file")
+            try:
+                metadata = check_header(file.read(length), size - 8 - length)
+            except ValueError as error:
+                text = f"{path} is not a whole safetensors file: {error}"
+                raise CheckpointError(text) from None
+            yield file, metadata
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except MemoryError:
+        raise CheckpointError(f"cannot read {path}: {size:,} bytes do not fit in memory") from None
+
+
+def check_header(header: bytes, size: int) -> dict[str, str]:
+    """The metadata of a file with the JSON `header` and `size` bytes of tensors after it.
+
+    Raises ValueError, in one short line, unless the tensors have printable names, known dtypes,
+    sane shapes and lie one after the other over all of these bytes.
+    """
+    try:
+        content = json.loads(header.decode(), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("the header is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("the header is no JSON object")
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        raise ValueError("its metadata are not texts")
+    if len(content) > _TENSORS:
+        raise ValueError(f"{len(content):,} tensors: at most {_TENSORS:,} are read")
+    end = 0
+    for begin, stop in sorted(_place(name, facts) for name, facts in content.items()):
+        if begin != end:
+            raise ValueError(f"the tensors overlap or leave a hole at byte {min(begin, end):,}")
+        end = stop
+    if end != size:
+        raise ValueError(f"its header describes {end:,} bytes of tensors, the file has {size:,}")
+    return metadata
+
+
+def _place(name: str, facts: Any) -> tuple[int, int]:
+    """Where a tensor begins and ends, after checking all that is said of it."""
+    if not name.isprintable() or len(name) > _NAME:
+        raise ValueError(f"a tensor is called {name[:20]!r}...: up to {_NAME} printable characters")
+    if not isinstance(facts, dict) or facts.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {name}: dtype, shape and data_offsets are needed, nothing else")
+    dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BYTES:
+        raise ValueError(f"tensor {name}: dtype {str(dtype)[:20]!r}: one of {', '.join(_BYTES)}")
+    if not _counts(shape) or len(shape) > _DIMENSIONS:
+        raise ValueError(f"tensor {name}: a shape is a list of up to {_DIMENSIONS} sizes from 0 on")
+    if math.prod(max(size, 1) for size in shape) >= _ELEMENTS:
+        raise ValueError(f"tensor {name}: its shape has {_ELEMENTS:,} elements or more")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {name}: data_offsets are two numbers from 0 on")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _BYTES[dtype]:
+        raise ValueError(f"tensor {name}: its shape does not fill its bytes")
+    return begin, end
+
+
+def _counts(value: Any) -> bool:
+    """Whether `value` is a list of whole numbers from 0 on."""
+    return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key of the header stands there twice")
+    return found

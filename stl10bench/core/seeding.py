@@ -1,0 +1,21 @@
+"""(seed, purpose, counters) -> a generator: a draw depends on these and on nothing else."""
+
+import numpy as np
+import torch
+
+# One number per purpose, so that no two of them ever share a stream.
+HOLDOUT, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET = range(6)
+
+
+def seed_of(seed: int, purpose: int, *counters: int) -> int:
+    """A 63-bit seed for `purpose` at `counters` (epoch, batch, step, rank ...).
+
+    Mixed by NumPy's SeedSequence, whose output is fixed across platforms and versions.
+    """
+    words = np.random.SeedSequence((seed, purpose, *counters)).generate_state(1, np.uint64)
+    return int(words[0] >> 1)
+
+
+def generator(seed: int, purpose: int, *counters: int) -> torch.Generator:
+    """A CPU generator seeded by `seed_of`: the draws are the same whatever device trains."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, *counters))

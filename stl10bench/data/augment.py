@@ -1,0 +1,148 @@
+"""uint8 batch -> augmented float batch, on its device, with one draw per image.
+
+The operations are torchvision's ColorJitter (in the fixed order brightness, contrast, saturation,
+hue), RandomCrop, RandomHorizontalFlip and RandomRotation (bilinear, black outside), in that order.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stl10bench.config import RunConfig
+from stl10bench.core.seeding import AUGMENT, generator
+
+GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, with torchvision's rounding
+
+
+class Draws(NamedTuple):
+    """What is drawn for a batch: float32 tensors of shape (B,), in this order."""
+
+    brightness: Tensor  # factors, 1 = unchanged
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor  # turns of the colour circle, 0 = unchanged
+    flip: Tensor  # 1 = mirrored, 0 = not
+    angle: Tensor  # degrees, counter-clockwise
+    left: Tensor  # the crop's first column and row in the source, pixels
+    top: Tensor
+
+    def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
+        """The draws of images `start` to `stop`, on `device`."""
+        return Draws(*(draw[start:stop].to(device, non_blocking=True) for draw in self))
+
+
+def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, batch: int) -> Draws:
+    """The draws for a global batch: a function of (config.seed, epoch, batch) alone."""
+    uniform = torch.rand(8, batch_size, generator=generator(config.seed, AUGMENT, epoch, batch))
+
+    def between(row: int, low: float, high: float) -> Tensor:
+        return low + (high - low) * uniform[row]
+
+    margin = source_size - config.image_size if config.input == "crop" else 0
+    return Draws(
+        brightness=between(0, max(0.0, 1 - config.brightness), 1 + config.brightness),
+        contrast=between(1, max(0.0, 1 - config.contrast), 1 + config.contrast),
+        saturation=between(2, max(0.0, 1 - config.saturation), 1 + config.saturation),
+        hue=between(3, -config.hue, config.hue),
+        flip=(uniform[4] < config.flip).float(),
+        angle=between(5, *config.rotation),
+        left=(uniform[6] * (margin + 1)).floor(),
+        top=(uniform[7] * (margin + 1)).floor(),
+    )
+
+
+def apply(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
+    """uint8 (B, 3, S, S) -> float32 (B, 3, image_size, image_size) in 0..1, augmented by `draws`.
+
+    The colours change first, on the whole source image, then one bilinear resampling crops,
+    mirrors and rotates. Colours clip to 0..1 after each operation, as torchvision's do; with the
+    same draws every operation, hue included, equals torchvision's on float images up to rounding.
+    """
+    return resample(jitter(images.to(torch.float32).div_(255), draws, config), draws, config)
+
+
+def jitter(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
+    """float (B, 3, H, W) in 0..1, changed in place: brightness, contrast, saturation, hue."""
+
+    def per_image(factor: Tensor) -> Tensor:
+        return factor.view(-1, 1, 1, 1)
+
+    if config.brightness:
+        images.mul_(per_image(draws.brightness)).clamp_(0, 1)
+    if config.contrast:
+        mean = images.mean((2, 3)) @ images.new_tensor(GREY)
+        images.mul_(per_image(draws.contrast)).add_(per_image(mean * (1 - draws.contrast)))
+        images.clamp_(0, 1)
+    if config.saturation:
+        red, green, blue = images.unbind(1)
+        grey = red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+        grey.mul_((1 - draws.saturation).view(-1, 1, 1))
+        images.mul_(per_image(draws.saturation)).add_(grey.unsqueeze(1)).clamp_(0, 1)
+    if config.hue:
+        images = shift_hue(images, draws.hue)
+    return images
+
+
+def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """float RGB (B, 3, H, W) in 0..1 with the hue turned by `turns` (B,) of the colour circle.
+
+    Exact in HSV (Smith 1978, "Color gamut transform pairs"): value and saturation stay. Instead of
+    HSV's six cases, a channel is max - chroma * clip(x - 1, 0, 1), where x is the distance, in
+    sixths of a turn, of the hue from the channel's own: red 0, green 2, blue -2.
+    """
+    red, green, blue = images.unbind(1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    chroma = torch.minimum(torch.minimum(red, green), blue).neg_().add_(high)
+    # The hue times chroma, by the highest channel; to select, lerp by 0 or 1 is faster than where.
+    sixths = (red - green).sub_(chroma, alpha=2)
+    sixths.lerp_((blue - red).add_(chroma, alpha=2), (high == green).to(images.dtype))
+    sixths.lerp_(green - blue, (high == red).to(images.dtype))
+    hue = torch.addcdiv(6 * turns.view(-1, 1, 1), sixths, chroma + 1e-12)
+    hue.sub_(hue.div(6).round_().mul_(6))  # into -3..3
+    top = high.add_(chroma)
+    shifted = torch.empty_like(images)
+    for channel, distance in enumerate(
+        (
+            hue.abs(),
+            (hue + 1).abs_().sub_(3).abs_(),  # |hue - 2| around the circle
+            (hue - 1).abs_().sub_(3).abs_(),
+        )
+    ):
+        torch.addcmul(top, chroma, distance.clamp_(1, 2), value=-1, out=shifted[:, channel])
+    return shifted
+
+
+def resample(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
+    """float (B, 3, S, S) -> (B, 3, image_size, image_size): crop, mirror, rotate in one pass.
+
+    Bilinear; the rotation is about the crop's centre and what lies outside the source is 0.
+    """
+    source_size, image_size = images.shape[-1], config.image_size
+    if source_size == image_size and config.rotation == (0.0, 0.0):
+        return torch.where(draws.flip.bool().view(-1, 1, 1, 1), images.flip(3), images)
+    radians = draws.angle.deg2rad()
+    ratio = image_size / source_size
+    sine, cosine = radians.sin() * ratio, radians.cos() * ratio
+    mirror = 1 - 2 * draws.flip
+    half = source_size / 2
+    # Output coordinates in -1..1 -> source coordinates in -1..1. The inverse of "mirror, then
+    # rotate" is "rotate back, then mirror".
+    steps = (torch.arange(image_size, device=images.device) * 2 + 1) / image_size - 1
+    grid = images.new_empty(2, len(images), image_size, image_size)
+    for plane, across, down, start in (
+        (grid[0], cosine * mirror, -sine * mirror, draws.left),
+        (grid[1], sine, cosine, draws.top),
+    ):
+        offset = (start + image_size / 2 - half) / half
+        rows = torch.outer(down, steps) + offset.unsqueeze(1)
+        torch.add(torch.outer(across, steps).unsqueeze(1), rows.unsqueeze(2), out=plane)
+    return F.grid_sample(images, grid.permute(1, 2, 3, 0), align_corners=False)
+
+
+def centre(images: Tensor, image_size: int) -> Tensor:
+    """uint8 (B, 3, S, S) -> float32 (B, 3, image_size, image_size) in 0..1: evaluation's input."""
+    start = (images.shape[-1] - image_size) // 2
+    window = slice(start, start + image_size)
+    return images[:, :, window, window].to(torch.float32).div_(255)

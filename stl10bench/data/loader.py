@@ -1,0 +1,148 @@
+"""A split -> its images at the input size -> batches of a model's input."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from stl10bench.config import RunConfig
+from stl10bench.core.errors import DataError
+from stl10bench.core.seeding import ORDER, generator
+from stl10bench.data import augment
+from stl10bench.data.stl10 import Split
+
+
+class Images(NamedTuple):
+    """Images of one split at the size they are fed from, and their labels."""
+
+    images: Tensor  # uint8 (N, 3, S, S), on the device if they fit there
+    labels: Tensor  # int64 (N,), on the device
+
+
+class Normalise(NamedTuple):
+    """float images (B, 3, H, W) in 0..1 -> the model's input, in its memory layout."""
+
+    mean: Tensor  # float32 (1, 3, 1, 1)
+    std: Tensor
+    layout: torch.memory_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=self.layout)
+
+
+def load_images(
+    split: Split, rows: NDArray[np.int64], config: RunConfig, device: torch.device
+) -> Images:
+    """The images `rows` of a split at the size they are fed from, resized once and kept uint8.
+
+    Resizing is bilinear with antialiasing; for a crop they stay as they are. They lie on the
+    device if they take at most half of its free memory, else in the host's.
+    """
+    size = split.images.shape[-1] if config.input == "crop" else config.image_size
+    images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(rows), 500):
+        part = torch.from_numpy(np.ascontiguousarray(split.images[rows[start : start + 500]]))
+        if part.shape[-1] != size:
+            part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
+        images[start : start + 500] = part
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        images = images.to(device) if images.numel() <= free // 2 else images.pin_memory()
+    else:
+        images = images.to(device)
+    return Images(images, torch.from_numpy(split.labels[rows]).to(device))
+
+
+def make_normalise(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    layout: torch.memory_format,
+    device: torch.device,
+) -> Normalise:
+    """Normalisation by a mean and a standard deviation per channel, in 0..1, on `device`."""
+    channels = torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)
+    return Normalise(channels[0], channels[1], layout)
+
+
+def augmented_batches(
+    train: Images,
+    normalise: Normalise,
+    config: RunConfig,
+    accelerator: Accelerator,
+    *,
+    epoch: int,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of an epoch's batches: augmented input and labels (B / processes).
+
+    From batch `start` on. The draws depend on (seed, epoch, batch) alone; each process takes its
+    share of them.
+    """
+    device, size = accelerator.device, train.images.shape[-1]
+    for batch, first, rows in _shares(len(train.labels), config, accelerator, epoch, start):
+        draws = augment.draw(config, config.batch_size, size, epoch=epoch, batch=batch)
+        images = train.images.index_select(0, rows.to(train.images.device))
+        images = images.to(device, non_blocking=True)
+        draws = draws.rows(first, first + len(rows), device)
+        yield normalise(augment.apply(images, draws, config)), train.labels[rows.to(device)]
+
+
+def cached_batches(
+    views: Tensor,
+    labels: Tensor,
+    config: RunConfig,
+    accelerator: Accelerator,
+    *,
+    epoch: int,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `augmented`, of features (K, N, F) that were computed before: view (epoch - 1) mod K."""
+    view = views[(epoch - 1) % len(views)]
+    for _, _, rows in _shares(len(labels), config, accelerator, epoch, start):
+        rows = rows.to(labels.device)
+        yield view[rows], labels[rows]
+
+
+def _shares(
+    count: int, config: RunConfig, accelerator: Accelerator, epoch: int, start: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The number of each global batch, where this process's rows begin in it, and the rows.
+
+    Batch k is rows k*B to (k+1)*B of a permutation of `count` that depends on (seed, epoch) alone.
+    A partial last batch is left out.
+    """
+    share = config.batch_size // accelerator.num_processes
+    first = share * accelerator.process_index
+    order = torch.randperm(count, generator=generator(config.seed, ORDER, epoch))
+    for batch in range(start, count // config.batch_size):
+        yield batch, first, order[batch * config.batch_size + first :][:share]
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in 0..1, of uint8 images (N, 3, H, W).
+
+    Exact: from a histogram of the 256 values. Raises DataError for a channel that is the same
+    everywhere, by whose deviation nothing can be divided.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(3):
+        share = torch.zeros(256, dtype=torch.float64)
+        for chunk in torch.split(images[:, channel], 1000):
+            share += torch.bincount(chunk.flatten().cpu(), minlength=256)
+        share /= share.sum()
+        mean = (share @ values).item()
+        means.append(mean)
+        stds.append(math.sqrt((share @ (values - mean) ** 2).item()))
+        if share.max() == 1:
+            raise DataError(
+                f"channel {channel} is {mean:.3f} in every pixel of the training images: "
+                "images with some contrast are needed"
+            )
+    return tuple(means), tuple(stds)

@@ -1,1 +1,0 @@
-"""A trained model -> files for other programs, compared before they are kept."""

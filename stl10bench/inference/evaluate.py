@@ -1,0 +1,95 @@
+"""A checkpoint and a split -> a row."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from rich.console import Console
+
+from stl10bench.core.device import (
+    choose_device,
+    keep_freed_memory,
+    make_accelerator,
+    memory_format,
+    set_threads,
+)
+from stl10bench.core.errors import CheckpointError, DataError, unknown
+from stl10bench.data.load import open_data
+from stl10bench.data.loader import load_images, make_normalise
+from stl10bench.data.splits import training_rows
+from stl10bench.data.stl10 import Dataset
+from stl10bench.inference.predictor import Predictor, load
+from stl10bench.metrics.classification import none_if_not_finite, score
+from stl10bench.training.evaluate import compute_logits, fuse_frozen
+from stl10bench.training.row import tested_row
+
+SPLITS = ("test", "train", "val")
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    split: str = "test",
+    dataset: str = "stl10",
+    data_dir: str | Path | None = None,
+    verify: bool = True,
+    device: str = "auto",
+    threads: int | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure a checkpoint on a split (test, train, or val: its own hold-out); returns the row.
+
+    Needs only the file and the data. Raises CheckpointError, DataError, UsageError.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
+    data = open_data(
+        dataset, data_dir, download=False, verify=verify, console=console or Console(quiet=True)
+    )
+
+    kind = choose_device(device)
+    set_threads(threads)
+    keep_freed_memory()
+    predictor = load(path)
+    accelerator = make_accelerator(kind, predictor.header.config.precision, "none", None)
+    return {
+        **evaluate_split(predictor, accelerator, data, split=split),
+        "checkpoint": str(path),
+    }
+
+
+def evaluate_split(
+    predictor: Predictor, accelerator: Accelerator, dataset: Dataset, *, split: str
+) -> dict[str, Any]:
+    """The row of a loaded checkpoint on a split: test, train, or val, its own hold-out.
+
+    Raises DataError when the data have other classes, or for val when they are other data.
+    """
+    header, device = predictor.header, accelerator.device
+    config = header.config
+    if dataset.class_names != header.class_names:
+        raise DataError(
+            f"the checkpoint knows the classes {', '.join(header.class_names)}; the data in "
+            f"{dataset.folder} have {', '.join(dataset.class_names)}"
+        )
+    part = dataset.test if split == "test" else dataset.train
+    rows = np.arange(len(part.labels))
+    if split == "val":
+        if dataset.fingerprint != config.data or config.val_fraction == 0:
+            raise DataError(
+                f"no hold-out: val_fraction = {config.val_fraction}, and the data must be those "
+                f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
+            )
+        _, rows = training_rows(config, dataset)
+    images = load_images(part, rows, config, device)
+    model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
+    normalise = make_normalise(header.mean, header.std, memory_format(model), device)
+    fuse_frozen(model, images, normalise, config)
+    logits = compute_logits(model, images.images, normalise, config.image_size, accelerator)
+    scores = none_if_not_finite(score(logits, images.labels, split))
+    header = header.at(header.epoch, header.step, {**header.metrics, **scores})
+    return tested_row(header, model, dataset.name, len(rows), accelerator, split=split)

@@ -1,0 +1,261 @@
+"""A checkpoint <-> a Hugging Face folder: safetensors in timm's keys, config and model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from stl10bench.core import files
+from stl10bench.core.console import escape_markdown
+from stl10bench.core.errors import CheckpointError
+from stl10bench.models import checkpoint, registry
+from stl10bench.models.checkpoint import Header
+from stl10bench.models.classifier import Classifier
+from stl10bench.results.rows import Row, read_row
+from stl10bench.results.tables import row_label
+
+_TERMS = """\
+The code is MIT-licensed. The weights are made from data that are not ours: STL-10 is provided by
+its authors for research, its images were taken from ImageNet, whose terms allow non-commercial
+research and education only; pretrained backbones have their own licences. Other data have terms of
+their own. Choose the licence of what you publish accordingly."""
+_CITATIONS = """\
+- A. Coates, H. Lee, A. Y. Ng. *An Analysis of Single-Layer Networks in Unsupervised Feature
+  Learning.* AISTATS 2011. (STL-10)
+- R. Wightman. *PyTorch Image Models*, 2019. doi:10.5281/zenodo.4414861"""
+
+
+def row_of(checkpoint: Path, header: Header) -> Row | None:
+    """The row of the run that `checkpoint` still lies beside, if it is of this very checkpoint."""
+    path = checkpoint.parent / "result.json"
+    if checkpoint.is_dir() or not path.is_file():
+        return None
+    row = read_row(path)
+    same = (
+        row["config"] == header.config.model_dump(mode="json")
+        and row["test_accuracy"] == header.metrics.get("test/accuracy")
+        and str(row.get("checkpoint")).endswith(f"/{checkpoint.name}")
+    )
+    return row if same else None
+
+
+def model_card(header: Header, row: Row | None) -> str:
+    """The card; without a row it says what the header knows: no interval, no name of the data."""
+    backbone = registry.backbone_name(header.config.model)
+    title = row_label(row) if row else header.config.model
+    lines = [
+        "---",
+        f"library_name: {'timm' if backbone else 'stl10bench'}",
+        "pipeline_tag: image-classification",
+        f"tags: {json.dumps(['image-classification', 'stl10bench'])}",
+        "license: other",
+        "license_name: see-terms-below",
+        "---",
+        "",
+        f"# {escape_markdown(title)}, {header.config.image_size} px",
+        "",
+        _notice(row),
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {escape_markdown(text)} |" for name, text in _facts(header, row)),
+        "",
+        "## Use",
+        "",
+        *_use(backbone),
+        "",
+        "## Terms",
+        "",
+        *_TERMS.splitlines(),
+        "",
+        *_CITATIONS.splitlines(),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _notice(row: Row | None) -> str:
+    if row is None:
+        return (
+            "**The data are not known**: the card was made from the checkpoint alone, without its "
+            "run's row. Do not take its figures for STL-10 results."
+        )
+    if row["dataset"] == "STL-10":
+        return "Trained and tested on STL-10."
+    if row["dataset"] == "demo":
+        return "**A demo**: trained and tested on images drawn by code. **Not an STL-10 result.**"
+    return (
+        f"Trained and tested on other data in STL-10's layout ({escape_markdown(row['dataset'])}). "
+        "**Not an STL-10 result.**"
+    )
+
+
+def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
+    config, metrics = header.config, header.metrics
+    rule = f"resized to {config.image_size} px, bilinear with antialiasing"
+    if config.input == "crop":
+        rule = f"resized to 96 px, then the central {config.image_size} px"
+    facts = [
+        ("classes", ", ".join(header.class_names)),
+        ("input", f"uint8 RGB, {rule}; mean {_list(header.mean)}, std {_list(header.std)} of 0..1"),
+        ("data", f"{row['dataset'] if row else 'not known'}, fingerprint {config.data or 'none'}"),
+    ]
+    if row:
+        low, high = row["test_accuracy_interval"]
+        accuracy = f"{row['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]"
+        facts += [
+            (
+                "test accuracy [95 %, Wilson]",
+                f"{accuracy}, {row['test_images']} images, precision {row['precision']}",
+            ),
+            ("test loss", str(row["test_loss"])),
+            ("chosen by", str(row.get("selection"))),
+            ("parameters, trainable", f"{row['parameters']}, {row['trainable_parameters']}"),
+            ("MACs an image", str(row["macs"])),
+            ("trained in", f"{row['train_seconds']:.0f} s, {row.get('device')}, {row.get('cpu')}"),
+            ("versions", json.dumps(row.get("libraries"))),
+        ]
+    else:
+        facts += [(name, str(metrics[name])) for name in sorted(metrics) if "test/" in name]
+    return [
+        *facts,
+        ("seed, epoch", f"{config.seed}, {header.epoch} of {config.epochs}"),
+        ("starts from", config.weights),
+        ("settings", json.dumps(config.changed())),
+        ("made by", f"stl10bench {header.version}"),
+    ]
+
+
+def _use(backbone: str | None) -> list[str]:
+    lines = [
+        "The whole classifier, for uint8 RGB images (N, 3, H, W) of any size or for image files:",
+        "",
+        "```python",
+        "import stl10bench",
+        "",
+        'model = stl10bench.load("FOLDER")',
+        'print(model.predict("photo.jpg", top=3))',
+        "```",
+        "",
+    ]
+    if backbone is None:
+        return [*lines, "It has no timm backbone: timm cannot load it."]
+    return [
+        *lines,
+        f"The backbone alone, `{backbone}` in timm: features without the classifier, whose layers "
+        "are in `head.safetensors`, for float images that are normalised as above:",
+        "",
+        "```python",
+        "import timm",
+        "",
+        'backbone = timm.create_model("local-dir:FOLDER", pretrained=True)',
+        "```",
+    ]
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+MODEL, HEAD, CONFIG, CARD = "model.safetensors", "head.safetensors", "config.json", "README.md"
+FILES = {MODEL, HEAD, CONFIG, CARD}
+_BACKBONE = "backbone."  # the prefix of its tensors in a checkpoint
+
+
+def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a checkpoint file or of a hub folder, unchecked."""
+    if not path.is_dir():
+        return checkpoint.read_tensors(path)
+    if not (path / MODEL).is_file():
+        raise CheckpointError(
+            f"{path} is a folder without {MODEL}: give a run's best.safetensors, or a folder from "
+            "'stl10bench export --to hub'"
+        )
+    tensors, found = checkpoint.read_tensors(path / MODEL)
+    if (path / HEAD).is_file():
+        tensors = {f"{_BACKBONE}{key}": value for key, value in tensors.items()}
+        tensors |= checkpoint.read_tensors(path / HEAD)[0]
+    return tensors, found
+
+
+def load_folder(path: Path) -> tuple[dict[str, Tensor], Header]:
+    """Tensors and header of a hub folder; raises CheckpointError as `checkpoint.load` does."""
+    tensors, found = read_folder(path)
+    return tensors, checkpoint.verified(tensors, found, path)
+
+
+def write_folder(source: Path, header: Header, card: str, folder: Path) -> None:
+    """Write the checkpoint `source`, with `header`, as a hub folder with the model card `card`."""
+    tensors, found = read_folder(source)
+    name = registry.backbone_name(header.config.model)
+    if name is None:
+        config: dict[str, Any] = {"architecture": header.config.model}
+    else:
+        config = _timm_config(name, header, tensors)
+        head = {key: value for key, value in tensors.items() if not key.startswith(_BACKBONE)}
+        files.write(folder / HEAD, safetensors.torch.save(head))
+        tensors = {
+            key.removeprefix(_BACKBONE): value
+            for key, value in tensors.items()
+            if key.startswith(_BACKBONE)
+        }
+    files.write(folder / MODEL, safetensors.torch.save(tensors, found))
+    files.write_json(folder / CONFIG, config | export_metadata(header))
+    files.write(folder / CARD, card.encode())
+
+
+@torch.no_grad()
+def check_backbone(folder: Path, model: nn.Module) -> None:
+    """Raise CheckpointError unless timm loads from `folder` the very backbone of `model`."""
+    if not isinstance(model, Classifier):
+        return
+    backbone = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    size = json.loads((folder / CONFIG).read_text())["image_size"]
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if not torch.equal(backbone(images), model.features(images)):
+        raise CheckpointError("timm loads another backbone from the exported folder; not written")
+
+
+def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What timm needs to build the backbone and load its weights: features, no classifier."""
+    known = timm.get_pretrained_cfg(name)
+    assert known is not None
+    size = header.config.image_size
+    arguments = {"num_classes": 0, **({"img_size": size} if known.fixed_input_size else {})}
+    return {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": tensors["head.linears.0.weight"].shape[1],
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "fixed_input_size": known.fixed_input_size,
+            "mean": list(header.mean),
+            "std": list(header.std),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "num_classes": 0,
+            "first_conv": known.first_conv,
+            "classifier": known.classifier,
+        },
+    }
+
+
+def export_metadata(header: Header) -> dict[str, Any]:
+    """JSON values; `class_names` are in the order of the logits, `mean` and `std` of 0..1.
+
+    The model itself resizes, crops and normalises: they tell what it does.
+    """
+    return {
+        "class_names": list(header.class_names),
+        "mean": list(header.mean),
+        "std": list(header.std),
+        "image_size": header.config.image_size,
+        "input": header.config.input,
+        "stl10bench": header.model_dump(mode="json"),
+    }

@@ -1,0 +1,236 @@
+"""A checkpoint and image files -> their likeliest classes."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stl10bench.core.device import memory_format
+from stl10bench.core.errors import CheckpointError
+from stl10bench.data import augment, image_file
+from stl10bench.inference.hub import load_folder
+from stl10bench.models import checkpoint
+from stl10bench.models.factory import build_model
+
+BATCH = 64  # images that go through the model at once
+_THREADS = min(8, os.cpu_count() or 1)  # that decode; with two cores, two are 1.9 times one's speed
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one image, the likeliest first."""
+
+    file: Path
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]  # 0..1, the softmax over all classes
+
+
+class _Image(NamedTuple):
+    file: Path
+    pixels: NDArray[np.uint8]  # (96, 96, 3)
+
+
+class Broken(NamedTuple):
+    """What holds no image that can be read, and why on one line."""
+
+    file: Path
+    reason: str
+
+
+def find_images(paths: Iterable[Path]) -> list[Path | Broken]:
+    """The files among and below `paths`: as given, and in folders by name.
+
+    Hidden files and folders are passed over. Links to files count; a link to a folder within a
+    folder is not followed (it may lead round in a circle) but reported.
+    """
+    found: list[Path | Broken] = []
+    for path in paths:
+        if path.is_dir():
+            found += list(_walk(path)) or [Broken(path, "there is no file in it")]
+        else:
+            found.append(path)
+    return found
+
+
+def classify(
+    predictor: "Predictor",
+    found: Sequence[Path | Broken],
+    *,
+    top: int = 1,
+    report: Callable[[int], None] = lambda _: None,
+) -> list[Prediction | Broken]:
+    """The `top` likeliest classes of each image in `found`, in its order.
+
+    Images are read as `image_file.read` says: as `stl10bench data import` does. `report` is called
+    with the number of images done since its last call. Raises CheckpointError for a model that
+    gives no finite logits.
+    """
+    predictor.model.to(memory_format=memory_format(predictor.model))
+    results: list[Prediction | Broken] = []
+    with image_file.silenced():
+        batch: list[_Image | Broken] = []
+        for image in _decoded(found):
+            batch.append(image)
+            if len(batch) == BATCH:
+                results += _classified(predictor, batch, top)
+                report(len(batch))
+                batch = []
+        results += _classified(predictor, batch, top)
+        report(len(batch))
+    return results
+
+
+def _walk(folder: Path) -> Iterator[Path | Broken]:
+    unreadable: list[OSError] = []
+    for root, folders, names in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if Path(root, name).is_symlink():
+                yield Broken(Path(root, name), "a link to a folder is not followed: name it itself")
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+    yield from (Broken(Path(error.filename), image_file.reason(error)) for error in unreadable)
+
+
+def _decoded(found: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
+    """The images in the order of `found`; threads decode up to two batches ahead.
+
+    Large ones are decoded here, one by one: that bounds the memory, for the C library keeps for
+    each thread what the thread has freed.
+    """
+    pool = ThreadPoolExecutor(_THREADS)
+    ahead: deque[tuple[Path | Broken, Future[_Image | Broken | None]]] = deque()
+
+    def first() -> _Image | Broken:
+        file, future = ahead.popleft()
+        image = future.result() or _decode(file, image_file.PIXEL_LIMIT)
+        assert image is not None
+        return image
+
+    try:
+        for file in found:
+            ahead.append((file, pool.submit(_decode, file, image_file.LARGE)))
+            if len(ahead) > 2 * BATCH:
+                yield first()
+        while ahead:
+            yield first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode(file: Path | Broken, limit: int) -> _Image | Broken | None:
+    """An image, or why it is none; None for one with more than `limit` pixels to decode."""
+    if isinstance(file, Broken):
+        return file
+    try:
+        return _Image(file, image_file.read(file, limit=limit))
+    except image_file.TooLargeError:
+        return None
+    except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
+        return Broken(file, image_file.reason(error))
+
+
+@torch.inference_mode()
+def _classified(
+    predictor: "Predictor", batch: Sequence[_Image | Broken], top: int
+) -> list[Prediction | Broken]:
+    pixels = [image.pixels for image in batch if not isinstance(image, Broken)]
+    if not pixels:
+        return [image for image in batch if isinstance(image, Broken)]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    logits = predictor(images.to(predictor.mean.device)).float().cpu()
+    if not torch.isfinite(logits).all():
+        raise CheckpointError("the model's logits are not finite: its weights are of no use")
+    names = predictor.class_names
+    highest = torch.topk(logits.softmax(1), min(top, len(names)))
+    rows = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
+    results: list[Prediction | Broken] = []
+    for image in batch:
+        if isinstance(image, Broken):
+            results.append(image)
+        else:
+            indices, probabilities = next(rows)
+            classes = tuple(names[index] for index in indices)
+            results.append(Prediction(image.file, classes, tuple(probabilities)))
+    return results
+
+
+class Predictor(nn.Module):
+    """A trained model with its preprocessing; `header` tells its classes, config and metrics."""
+
+    def __init__(self, model: nn.Module, header: checkpoint.Header) -> None:
+        super().__init__()
+        self.model = model
+        self.header = header
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(header.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(header.std).view(1, 3, 1, 1))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class of each logit."""
+        return self.header.class_names
+
+    @property
+    def side(self) -> int:
+        """The height and width, pixels, to which images are resized first."""
+        config = self.header.config
+        return 96 if config.input == "crop" else config.image_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, C) of uint8 RGB images (N, 3, H, W), 0..255.
+
+        They are brought to the size of the run by its own rule: resized, or resized to 96 px and
+        then cropped in the centre.
+        """
+        size = (self.side, self.side)  # an image of that size is left as it is
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        images = augment.centre(images, self.header.config.image_size)
+        logits: Tensor = self.model((images - self.mean) / self.std)
+        return logits
+
+    def predict(self, *paths: str | Path, top: int = 1) -> list[Prediction | Broken]:
+        """The `top` likeliest classes of each image file in `paths`, folders walked.
+
+        Files are prepared as `stl10bench data import` does (upright, on white, the central square);
+        one that is no image is in its place as `Broken`, with the reason.
+        """
+        return classify(self, find_images(map(Path, paths)), top=top)
+
+
+def load(path: str | Path) -> Predictor:
+    """The model in a checkpoint, in evaluation mode on the CPU, ready for uint8 images.
+
+    `path` is a file, or a folder that was exported for the hub. Raises CheckpointError for anything
+    but a whole, unchanged checkpoint of this program.
+    """
+    path = Path(path)
+    tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)
+    with torch.device("meta"), suppress(RuntimeError):  # which a plug-in's model may raise there
+        checkpoint.check_fit(_build(header, path), tensors, path)  # no memory taken yet
+    try:
+        model = _build(header, path)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its model cannot be built: {_first_line(error)}") from None
+    checkpoint.fill(model, tensors, path)
+    return Predictor(model, header).eval()
+
+
+def _build(header: checkpoint.Header, path: Path) -> nn.Module:
+    config, classes = header.config, len(header.class_names)
+    try:
+        return build_model(config.model, classes, config.image_size, config.model_options)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path}: its model cannot be built: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

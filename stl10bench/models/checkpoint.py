@@ -1,0 +1,160 @@
+"""Weights <-> one .safetensors file that proves itself; never a pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from stl10bench.config import RunConfig
+from stl10bench.core import __version__, files
+from stl10bench.core.errors import CheckpointError
+from stl10bench.core.safetensors import read_safetensors
+
+FORMAT = 1
+_KEY = "stl10bench"  # one key: safetensors does not keep the order of several
+_JSON_LIMIT = 1 << 20  # characters of what we say in it
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Header(BaseModel):
+    """What a checkpoint says of itself; no time, host or path, so equal runs give equal bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: int = FORMAT
+    config: RunConfig
+    class_names: tuple[str, ...] = Field(min_length=2, max_length=255)
+    mean: tuple[Share, ...] = Field(min_length=3, max_length=3)  # per channel, of 0..1
+    std: tuple[Annotated[Share, Field(gt=0)], ...] = Field(min_length=3, max_length=3)
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, float | None] = {}  # test/... and val/..., not the speed: that would vary
+    version: str = __version__
+
+    def at(self, epoch: int, step: int, metrics: Mapping[str, float | None]) -> "Header":
+        """The header of the same run at another time, with the metrics that tell its quality."""
+        kept = {key: value for key, value in metrics.items() if "/" in key}
+        return self.model_copy(update={"epoch": epoch, "step": step, "metrics": kept})
+
+
+def save(path: Path, model: nn.Module, header: Header) -> None:
+    """Write a model's weights and their header, whole or not at all.
+
+    The header ends in a sha256 over itself and every tensor. Raises StorageError.
+    """
+    tensors = {  # copies, for safetensors refuses two names of one storage (shared weights)
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
+    content = header.model_dump(mode="json")
+    content["sha256"] = _sum(content, tensors)
+    files.write(path, safetensors.torch.save(tensors, {_KEY: _json(content)}))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], Header]:
+    """Tensors and header of a file that `save` wrote.
+
+    Raises CheckpointError for a file that is missing, a pickle, damaged anywhere, of another
+    program or of a newer format, and for weights that are not finite.
+    """
+    tensors, metadata = read_tensors(path)
+    return tensors, verified(tensors, metadata, path)
+
+
+def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Header:
+    """The header in a file's metadata, once its sum is that of itself and `tensors`.
+
+    Raises CheckpointError as `load` does.
+    """
+    if _KEY not in metadata:
+        raise CheckpointError(
+            f"{path} was not written by stl10bench: give a best.safetensors or last.safetensors "
+            "of a run (a backbone's weights go to --weights)"
+        )
+    if len(metadata[_KEY]) > _JSON_LIMIT:
+        raise CheckpointError(
+            f"{path}: the header is damaged: more than {_JSON_LIMIT:,} characters"
+        )
+    try:
+        content = json.loads(metadata[_KEY])
+        same = _json(content) == metadata[_KEY]  # 1E-05 is read as 1e-05, but was not written
+        found = content.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header is damaged: {str(error)[:100]}") from None
+    if content.get("format") != FORMAT:
+        shown = repr(content.get("format"))[:20]
+        raise CheckpointError(f"{path} has format {shown}, this version reads {FORMAT}")
+    if not same or found != _sum(content, tensors):
+        raise CheckpointError(f"{path} is damaged: its contents do not have the sum in its header")
+    try:
+        header = Header.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = repr(first["loc"])[:100]
+        raise CheckpointError(f"{path}: header: {where}: {first['msg'][:200]}") from None
+    check_finite(tensors, path)
+    return header
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError, with one name, when some number is infinite or none."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
+            raise CheckpointError(f"{path} holds numbers that are not finite, e.g. in {key}")
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load `tensors` into `model`; raises CheckpointError as `check_fit` does."""
+    check_fit(model, tensors, path)
+    model.load_state_dict(dict(tensors))
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError, with at most 5 names, unless `tensors` are those of `model`.
+
+    They need its names, shapes and dtypes; the model may be on the meta device.
+    """
+    ours = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
+    found = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    wrong = sorted({key for key, _ in ours.items() ^ found.items()})
+    if wrong:
+        raise CheckpointError(
+            f"{path} does not fit the model that its header names: {len(wrong)} tensors differ "
+            f"({', '.join(wrong[:5])})"
+        )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file, read as bytes (a mapped one can be cut).
+
+    Raises CheckpointError with the path and what the file is instead, before it takes memory for
+    anything that is not there.
+    """
+    content, metadata = read_safetensors(path)
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, MemoryError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+    return tensors, metadata
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, allow_nan=False)
+
+
+def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 over a header without its sum and over names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The run folder, rows, and the tables made from them."""

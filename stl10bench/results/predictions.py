@@ -1,0 +1,90 @@
+"""A run's logits and labels <-> predictions.safetensors, which proves itself."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from stl10bench.core import files
+from stl10bench.core.errors import CheckpointError
+from stl10bench.core.safetensors import read_safetensors
+
+FORMAT = 1
+_KEY = "stl10bench-predictions"
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class Predictions(NamedTuple):
+    """What a finished run answered: one row per image, in the order of the split."""
+
+    logits: Logits  # (N, C), test split; not all finite, perhaps
+    labels: Labels  # (N,), 0..C-1
+    val_logits: Logits | None  # (V, C), hold-out; None without one, and in older files
+    val_labels: Labels | None  # (V,)
+
+
+def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write `logits`, `labels` and, with a hold-out, `val_logits` and `val_labels`.
+
+    The metadata hold a sha256 over all of it. Raises StorageError.
+    """
+    whole = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    metadata = {_KEY: json.dumps({"format": FORMAT, "sha256": _sum(whole)})}
+    files.write(path, safetensors.numpy.save(whole, metadata))
+
+
+def read(path: Path) -> Predictions:
+    """What `save` wrote.
+
+    A file without a sum, from before there was one, is held to names, types, shapes and labels
+    alone. Raises CheckpointError with the path for a file that is missing, damaged or another.
+    """
+    content, metadata = read_safetensors(path)
+    try:
+        arrays = safetensors.numpy.load(content)
+        expected = json.loads(metadata[_KEY])["sha256"] if _KEY in metadata else None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = str(error)[:200]
+        raise CheckpointError(f"{path} is not a whole safetensors file: {reason}") from None
+    if expected is not None and expected != _sum(arrays):
+        raise CheckpointError(f"{path} is damaged: its contents do not have the sum in its header")
+    names = {"logits", "labels"}, set(Predictions._fields)
+    if (
+        arrays.keys() not in names
+        or not _fit(arrays["logits"], arrays["labels"])
+        or (len(arrays) > 2 and not _fit(arrays["val_logits"], arrays["val_labels"]))
+    ):
+        raise CheckpointError(
+            f"{path} holds no predictions: float32 logits (N, C) and int64 labels (N,) of 0..C-1 "
+            "are needed, and no more than the same of the hold-out"
+        )
+    held_out = arrays.get("val_logits"), arrays.get("val_labels")
+    return Predictions(arrays["logits"], arrays["labels"], *held_out)
+
+
+def _fit(logits: NDArray[Any], labels: NDArray[Any]) -> bool:
+    return (
+        (logits.dtype.name, labels.dtype.name) == ("float32", "int64")
+        and (logits.ndim, labels.ndim) == (2, 1)
+        and 0 < len(logits) == len(labels)
+        and logits.shape[1] > 0
+        and bool(((labels >= 0) & (labels < logits.shape[1])).all())
+    )
+
+
+def _sum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The sha256 over names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        value = arrays[key]
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,216 @@
+"""A name, a TOML file or words of a command line -> the study that is meant."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stl10bench.config import Scalar
+from stl10bench.core import files
+from stl10bench.core.errors import UsageError, unknown
+from stl10bench.studies import presets
+from stl10bench.studies.study import Factor, Range, Settings, Study, Value, label
+
+_LIMIT = 1 << 16  # bytes
+_SCALARS = ("bool", "int", "float", "str")
+_TYPES = {"range", "values", "bundles", *_SCALARS, f"list[union[{','.join(_SCALARS)}]]"}
+
+
+def read(path: Path) -> Study:
+    """The study in a TOML file; its name is the file's, unless it says one.
+
+    Raises UsageError with the line and the key for what is no study, or for more than 64 KB.
+    """
+    try:
+        text = files.read(path, _LIMIT, UsageError).decode()
+        given = tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    try:
+        return Study.model_validate({"name": path.stem, **given})
+    except ValidationError as error:
+        where, why = explain(error)
+        line = _line(text, where)
+        at = f"{path}, line {line}" if line else f"{path}"
+        raise UsageError(f"{at}: {'.'.join(where) or 'study'}: {why}") from None
+
+
+def located(path: Path, error: UsageError) -> UsageError:
+    """What is wrong with a study that was read, with the line of the first key that it names."""
+    text = files.read(path, _LIMIT, UsageError).decode()
+    lines = (_line(text, [word]) for word in re.findall(r"\w+", str(error)))
+    line = next((line for line in lines if line is not None), None)
+    return UsageError(f"{path}, line {line}: {error}" if line else f"{path}: {error}")
+
+
+def parse_factor(text: str) -> tuple[str, Factor]:
+    """`lr=1e-3,1e-4`, `hidden=512,256/128` or `lr=1e-5..1e-1:log` -> a factor's name and values.
+
+    Values are separated by commas, or by slashes where the values themselves have commas.
+    """
+    name, sign, given = text.partition("=")
+    if not sign or not name or not given:
+        raise UsageError(f"--vary {text}: must be NAME=VALUE,VALUE or NAME=LOW..HIGH, e.g. lr=1,2")
+    if ".." in given:
+        low, _, rest = given.partition("..")
+        high, _, scale = rest.partition(":")
+        if scale not in ("", "log"):
+            raise UsageError(f"--vary {text}: a range is LOW..HIGH or LOW..HIGH:log")
+        try:
+            return name, Range.model_validate(
+                {"low": _scalar(low), "high": _scalar(high), "log": bool(scale)}
+            )
+        except ValidationError as error:
+            raise UsageError(f"--vary {text}: {_rule(error.errors()[0])}") from None
+    values: list[Value] = [_scalar(part) for part in given.split(",")]
+    if "/" in given:
+        values = [[_scalar(item) for item in part.split(",")] for part in given.split("/")]
+    if any("" in (value if isinstance(value, list) else [value]) for value in values):
+        raise UsageError(f"--vary {text}: an empty value; separate values by one comma")
+    return name, values
+
+
+def _scalar(text: str) -> Scalar:
+    """A word of the command line as a number, true or false, or itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def explain(error: ValidationError) -> tuple[list[str], str]:
+    """The keys that lead to a study's first wrong value, and what is wrong with it."""
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
+    where = [part for part in first["loc"] if isinstance(part, str) and part not in _TYPES]
+    return where, _rule(first)
+
+
+def _rule(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        known = Range if "range" in problem["loc"] else Study
+        near = get_close_matches(key, list(known.model_fields), n=1, cutoff=0.5)
+        return "unknown key" + (f": did you mean {near[0]!r}?" if near else "")
+    if problem["type"] == "missing":
+        return "is missing"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "union_tag_not_found":
+        return (
+            f"{problem['input']!r}: must be a list of values, a range with low and high, or a table"
+        )
+    if problem["type"] == "too_short":
+        return "needs at least one value"
+    if problem["loc"] and problem["loc"][-1] in _TYPES:
+        return f"{problem['input']!r}: must be a number, a word, true or false, or a list of them"
+    return f"{problem['input']!r}: {problem['msg']}"
+
+
+def _line(text: str, where: Sequence[str]) -> int | None:
+    """The number of the line that has the last key of `where` that the file has."""
+    for key in reversed(where):
+        found = re.search(rf"""^\s*\[?[\w.\s"']*\b{re.escape(key)}\b["']?\s*[=.\]]""", text, re.M)
+        if found:
+            return text[: found.end()].count("\n") + 1
+    return None
+
+
+def define(
+    name: str | None,
+    *,
+    model: str | None,
+    recipe: str | None,
+    vary: Sequence[str],
+    seeds: int | None,
+    settings: Mapping[str, Any],
+    stored: Study | None = None,
+) -> Study:
+    """A study by its name, from a TOML file (`name` ends in .toml), or of `model` and `vary`.
+
+    `stored` is the one of that name that has run, for a name that is not one of ours.
+
+    Each of the others beats what the study says of it. A factor that it has gets other values, of
+    a factor with named bundles those named; another one is varied as well. Raises UsageError.
+    """
+    given: dict[str, Factor] = {}
+    for text in vary:
+        factor, values = parse_factor(text)
+        if factor in given:
+            raise UsageError(f"--vary {text}: {factor} is varied twice; give all values in one")
+        given[factor] = values
+    if name is None:
+        if not model or not given:
+            raise UsageError(
+                "study what? Name one ('stl10bench study list' lists them), a .toml file, or give "
+                "--model MODEL --vary NAME=VALUE,VALUE"
+            )
+        study: dict[str, Any] = {"name": _slug(model, "by", *given), "model": model, "vary": given}
+    else:
+        found = stored or _found(name)
+        study = {key: getattr(found, key) for key in found.model_fields_set}
+        vary_all: dict[str, Factor] = dict(found.vary)
+        for factor, values in given.items():
+            vary_all[factor] = _narrowed(factor, found.vary.get(factor), values)
+        study["vary"] = vary_all
+        other_model = model is not None and model != found.model
+        if other_model or len(vary_all) > len(found.vary):
+            study["about"] = ""
+        if other_model or len(vary_all) > len(found.vary) or recipe not in (None, found.recipe):
+            study |= {"finding": "", "best": {}}  # of another study than the report's
+        if other_model:
+            study |= {"model": model, "name": _slug(found.name, str(model))}
+    study["settings"] = {**study.get("settings", {}), **plain(settings)}
+    if recipe is not None:
+        study["recipe"] = recipe
+    if seeds is not None:
+        study["seeds"] = seeds
+    try:
+        return Study.model_validate(study)
+    except ValidationError as error:
+        where, why = explain(error)
+        raise UsageError(f"study {study['name']}: {'.'.join(where)}: {why}") from None
+
+
+def _found(name: str) -> Study:
+    """The study in a file or of a name; raises UsageError."""
+    if not name.endswith(".toml"):
+        return presets.get(name)
+    found = read(Path(name))
+    if found.name in presets.NAMES:
+        raise UsageError(
+            f"{name}: {found.name!r} is the name of another study; rename the file, or say "
+            "name = '...' in it"
+        )
+    return found
+
+
+def plain(settings: Mapping[str, Any]) -> Settings:
+    """Settings as a file would say them: no tuples, and lists where a command line has commas."""
+    found: Settings = {}
+    for key, value in settings.items():
+        if isinstance(value, str) and key in ("hidden", "rotation"):
+            value = value.split(",")
+        found[key] = list(value) if isinstance(value, tuple | list) else value
+    return found
+
+
+def _narrowed(name: str, old: Factor | None, values: Factor) -> Factor:
+    """The new values of a factor: of one with named bundles, those that were named."""
+    if not isinstance(old, dict) or not isinstance(values, list):
+        return values
+    names = [label(value) for value in values]
+    for one in names:
+        if one not in old:
+            raise unknown(f"value of {name}", one, old)
+    return {one: old[one] for one in names}
+
+
+def _slug(*parts: str) -> str:
+    text = re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")
+    return text[:60] or "study"

@@ -1,0 +1,181 @@
+"""A study that ran -> its table, its CSV, and what was found, beside the report."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from stl10bench.core.console import escape_csv, escape_markdown
+from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.results.tables import Grid, data_title, to_markdown
+from stl10bench.studies import study
+from stl10bench.studies.ranking import (
+    BEST,
+    TIED,
+    WORSE,
+    Place,
+    Trained,
+    classes_of,
+    is_chance,
+    rank,
+)
+from stl10bench.studies.record import Record
+
+_FACTS = (
+    *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "best_epoch", "epochs"),
+    *("train_seconds", "stacked"),
+)
+
+
+def title(record: Record, trained: Sequence[Trained]) -> str:
+    """The study and the data, which are called STL-10 only if they are."""
+    rows = [one.row for one in trained if one.row is not None and "error" not in one.row]
+    data = data_title(rows[0]) if rows else f"{record.dataset} {record.data[:12]}"
+    return f"{record.study.name} ({record.study.model}, {record.study.recipe}): {data}"
+
+
+def said(record: Record, trained: Sequence[Trained]) -> list[str]:
+    """What was found, in lines of plain words."""
+    lines = [f"found here: {found(record, trained)}"]
+    if record.study.finding:
+        verdict = held(record, rank(trained))
+        lines.append(f"the report found: {record.study.finding} ({verdict})")
+    return lines
+
+
+def found(record: Record, trained: Sequence[Trained]) -> str:
+    """What a study found, in a line of plain words."""
+    factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
+    named = {place.labels: study.named(factors, place.labels) for place in places}
+    parts = [best(record, places)]
+    if not places or not places[0].is_whole:
+        return parts[0]
+    for verdict, words in (
+        (TIED, "not distinguishable from it"),
+        (WORSE, "worse by more than noise"),
+    ):
+        group = [named[place.labels] for place in places if place.verdict == verdict]
+        if group:
+            parts.append(f"{words}: {some(group)}")
+    guessing = [named[place.labels] for place in places if is_chance(place, classes)]
+    if guessing:
+        parts.append(f"no better than a guess: {some(guessing)}")
+    if diverged := [named[place.labels] for place in places if "diverged" in place.verdict]:
+        parts.append(f"diverged: {some(diverged)}")
+    return "; ".join(parts)
+
+
+def best(record: Record, places: Sequence[Place]) -> str:
+    """The setting that came first, and what it reached."""
+    if not places or not places[0].is_whole:
+        return "nothing yet: no setting has all of its runs"
+    first = f"{study.named(record.study.vary, places[0].labels)} with {spread(places[0])}"
+    lacking = sum(place.missing > 0 for place in places)
+    return f"best so far, {lacking} settings lack runs: {first}" if lacking else f"best: {first}"
+
+
+def held(record: Record, places: Sequence[Place]) -> str:
+    """Whether the values that the report calls the best are the best here, too."""
+    wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
+    place = next((place for place in places if place.labels == wanted), None)
+    if place is None:
+        return "the report's best was not run"
+    if any(place.missing for place in places):
+        return "not known yet: settings lack runs"
+    if not place.is_whole:
+        return f"does not hold: the report's best: {place.verdict}"
+    verdicts = [other.verdict for other in places if other is not place]
+    if place.verdict == BEST and TIED in verdicts:
+        return "agrees within the noise: the report's best is the best here, not by more than noise"
+    if place.verdict == BEST and WORSE not in verdicts:
+        return "not known: there is no other setting to compare it with"
+    return {
+        BEST: "holds: the report's best is the best here, by more than noise",
+        TIED: "not contradicted: the report's best is not distinguishable from the best here",
+        WORSE: "does not hold: the report's best is worse here by more than noise",
+    }[place.verdict]
+
+
+def spread(place: Place) -> str:
+    """The mean hold-out accuracy of a setting and its standard deviation over the seeds."""
+    if place.sample is None:
+        return "-"
+    deviation = place.sample.deviation
+    return f"{place.sample.mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def study_to_grid(record: Record, trained: Sequence[Trained]) -> Grid:
+    """The ranking as a table, for any kind of output."""
+    factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
+    lines = []
+    for place in places:
+        guess = " (= a guess)" if is_chance(place, classes) else ""
+        done = len(place.sample.accuracies) if place.sample else 0
+        lines.append(
+            (
+                *place.labels,
+                spread(place) + guess,
+                "-" if place.behind is None else f"{100 * place.behind:.1f}",
+                place.verdict,
+                f"{done}/{place.asked}" if done < place.asked else str(done),
+                "-" if place.test_accuracy is None else f"{place.test_accuracy:.3f}",
+            )
+        )
+    header = (*factors, "hold-out accuracy", "behind", "difference", "seeds", "test accuracy")
+    explained = tuple(("", note) for note in notes(places))
+    return Grid(title(record, trained), header, tuple(lines), explained, ("difference",))
+
+
+def study_to_markdown(
+    record: Record, trained: Sequence[Trained], figures: Sequence[str] = ()
+) -> str:
+    """A page: what the study is, its ranking, what was found, and its figures, by their files."""
+    facts = record.study.facts
+    name = facts.pop("study")
+    about = [facts.pop(key) for key in ("about",) if key in facts]
+    del facts["runs"]
+    lines = [f"{key}: {fact}" for key, fact in facts.items() if key != "the report found"]
+    return "\n".join(
+        [
+            f"## {name}\n",
+            *(f"{escape_markdown(text)}\n" for text in [*about, "; ".join(lines)]),
+            to_markdown(study_to_grid(record, trained)),
+            *(f"- {escape_markdown(line)}" for line in said(record, trained)),
+            *(f"\n![{name}]({file})" for file in figures),
+            "",
+        ]
+    )
+
+
+def notes(places: Sequence[Place]) -> list[str]:
+    """How the table is to be read."""
+    said = [
+        "hold-out accuracy: mean ± standard deviation over the seeds; behind: of the best, points",
+        "difference: from the best, larger than noise if larger than that of the seeds (t-test, "
+        "their variance pooled over all settings) and that of the hold-out's images (z-test), "
+        f"Holm-corrected for all pairs, p < {SIGNIFICANCE}",
+        "the test split plays no part in order or verdict",
+    ]
+    if any(place.sample and len(place.sample.accuracies) == 1 for place in places):
+        said.append("one seed: its noise is not known, only that of the images is counted")
+    return said
+
+
+def study_to_csv(record: Record, trained: Sequence[Trained]) -> str:
+    """A line for each run: its values, its seed, what it reached or why not."""
+    head = (*record.study.vary, "seed", "run", "state", "val_images", *_FACTS, "reason")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(map(escape_csv, head))
+    for one in trained:
+        row = one.row or {}
+        state = "missing" if one.row is None else row.get("state", "finished")
+        known = (*one.labels, one.seed, one.run, state, one.val_images)
+        values = (*known, *map(row.get, _FACTS), row.get("error"))
+        writer.writerow(map(escape_csv, values))
+    return lines.getvalue()

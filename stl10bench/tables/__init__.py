@@ -1,1 +1,0 @@
-"""Stored rows -> tables: repeats combined, compared, and put in order."""

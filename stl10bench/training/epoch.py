@@ -1,0 +1,188 @@
+"""Batches -> the steps of one epoch and its loss, accuracy and speed; stops when they diverge."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
+
+from stl10bench.config import RunConfig
+from stl10bench.core.errors import DivergedError
+from stl10bench.core.seeding import DROPOUT, seed_of
+from stl10bench.models import checkpoint
+from stl10bench.training.resume import Position
+
+
+def nan_if_infinite(losses: Tensor) -> Tensor:
+    """The losses, NaN where infinite: then the gradients of all processes are NaN as well."""
+    return losses * torch.where(losses.isfinite(), 1.0, math.nan)
+
+
+def broken_gradients(optimizer: AcceleratedOptimizer) -> Tensor:
+    """Whether a gradient of the optimizer's parameters is not finite: bool (), not waited for."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return ~torch.nn.utils.get_total_norm(gradients, math.inf).isfinite()
+
+
+def broken_weights(model: nn.Module) -> Tensor:
+    """Whether a weight or a statistic is not finite, bool (): rate x gradient can overflow."""
+    values = [
+        value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()
+    ]
+    return ~torch.nn.utils.get_total_norm(values, math.inf).isfinite()
+
+
+def can_skip(optimizer: AcceleratedOptimizer) -> bool:
+    """Whether a step with `found_inf` = 1 leaves everything as it is: so do torch's fused ones."""
+    return getattr(optimizer.optimizer, "_step_supports_amp_scaling", False)
+
+
+class Check(NamedTuple):
+    """What is known of a step when its gradients are there: on the device, not waited for."""
+
+    step: int
+    lr: float
+    broken: Tensor  # whether its loss or a gradient is not finite
+    last_loss: Tensor  # of the step before
+
+
+def raise_if_broken(check: Check) -> None:
+    """Raise DivergedError for a step whose loss or gradients were not finite."""
+    if check.broken:
+        raise diverged("loss or gradients of", check.step, check.lr, check.last_loss.item())
+
+
+def diverged(what: str, step: int, lr: float, last_loss: float) -> DivergedError:
+    """The error for `what` of a step that is not finite; `last_loss` is the newest before it."""
+    last = last_loss if math.isfinite(last_loss) else None
+    before = "" if last is None else f", after a loss of {last:.4g}"
+    return DivergedError(
+        f"diverged: {what} step {step} are not finite at learning rate {lr:.3g}{before}; "
+        "lower --lr or raise --warmup",
+        step=step,
+        lr=lr,
+        last_finite_loss=last,
+    )
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: AcceleratedOptimizer,
+    schedule: LRScheduler,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    config: RunConfig,
+    accelerator: Accelerator,
+    at: Position,
+    *,
+    first_step: int,
+    last_loss: float = math.nan,
+    pauses: Callable[[], bool],
+    advance: Callable[[], None],
+) -> Position:
+    """The steps of an epoch from `at` on, up to its end or a pause; returns where that is.
+
+    `last_loss` is that of the step before, for what is said of a divergence.
+    Raises DivergedError when the loss or a gradient is not finite: that step is not applied, and
+    at most one more is computed (with fp16's loss scaling, those up to the end or the pause).
+    Raises it as well, at the end or the pause, for weights that are not finite.
+    """
+    started = time.monotonic()
+    skips = can_skip(optimizer)
+    checks: deque[Check] = deque()
+    loss_of_last = torch.tensor(last_loss)
+    if not at.batch:
+        at = at.model_copy(update={"lr": optimizer.param_groups[-1]["lr"]})
+    sums = own_sums(at, accelerator)
+    batch = 0
+
+    model.train()
+    for batch, (images, labels) in enumerate(batches, 1):
+        step = first_step + batch
+        torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        accelerator.backward(nan_if_infinite(loss))
+        if accelerator.scaler is None:  # which skips such steps by itself
+            broken = broken_gradients(optimizer)
+            checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, loss_of_last))
+            if skips:
+                optimizer.optimizer.found_inf = broken.float()
+            if len(checks) > skips:
+                raise_if_broken(checks.popleft())
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+        loss_of_last = loss.detach()
+        sums[0] += loss_of_last * len(labels)
+        sums[1] += (logits.detach().argmax(1) == labels).sum()
+        sums[2] += len(labels)
+        advance()
+        if pauses():
+            break
+
+    for check in checks:
+        raise_if_broken(check)
+    step = first_step + batch
+    gathered = accelerator.gather(torch.cat([sums, broken_weights(model).to(sums)[None]])[None])
+    if not gathered[:, :3].isfinite().all():  # as far as fp16's loss scaling lets it come
+        raise diverged("losses up to", step, at.lr, math.nan)
+    if gathered[:, 3].any():
+        raise diverged("weights after", step, at.lr, loss_of_last.item())
+    return at.model_copy(
+        update={
+            "batch": at.batch + batch,
+            "sums": gathered[:, :3].tolist(),
+            "seconds": at.seconds + time.monotonic() - started,
+        }
+    )
+
+
+def own_sums(at: Position, accelerator: Accelerator) -> Tensor:
+    """Loss, hits and images of this process so far in the epoch: float64 (3,), on the device."""
+    device = accelerator.device
+    dtype = torch.float64 if device.type != "mps" else torch.float32
+    sums = torch.tensor(at.sums or [[0.0] * 3], dtype=dtype, device=device)
+    if len(sums) == accelerator.num_processes:
+        return sums[accelerator.process_index].clone()
+    return sums.sum(0) if accelerator.is_main_process else torch.zeros_like(sums[0])
+
+
+def epoch_values(at: Position) -> dict[str, float]:
+    """Loss, accuracy, rate and speed of a whole epoch, all processes together.
+
+    Loss and accuracy are means over the epoch's augmented images.
+    """
+    loss, hits, images = (sum(column) for column in zip(*at.sums, strict=True))
+    return {
+        "train/loss": loss / images,
+        "train/accuracy": hits / images,
+        "lr": at.lr,
+        "seconds": at.seconds,
+        "images_per_second": images / at.seconds,
+    }
+
+
+def loss_before(at: Position, header: checkpoint.Header) -> float:
+    """The mean training loss of the epoch so far, or at its begin of the one before, else NaN."""
+    if at.batch:
+        return epoch_values(at)["train/loss"]
+    before = header.metrics.get("train/loss")
+    return math.nan if before is None else before
+
+
+def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
+    """What one epoch prints."""
+    line = f"epoch {epoch:{len(str(epochs))}}/{epochs}"
+    for split, title in (("train", "train"), ("val", "hold-out")):
+        if f"{split}/loss" in values:
+            line += f"  {title} {values[f'{split}/loss']:.3f} {values[f'{split}/accuracy']:.1%}"
+    return f"{line}  {values['images_per_second']:,.0f} images/s"

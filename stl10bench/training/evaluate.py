@@ -1,0 +1,79 @@
+"""A model and images -> logits in the images' order; features of a frozen backbone."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from stl10bench.config import RunConfig
+from stl10bench.data import augment
+from stl10bench.data.loader import Images, Normalise
+from stl10bench.models.classifier import Classifier
+
+EVALUATION_BATCH = 250  # images per process; small enough for every model here on a small GPU
+
+
+@torch.no_grad()
+def compute_logits(
+    model: nn.Module,
+    images: Tensor,
+    normalise: Normalise,
+    image_size: int,
+    accelerator: Accelerator,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """float32 logits (N, C), on the CPU, of uint8 images (N, 3, S, S), in their order.
+
+    Each process takes an equal share, the last one padded by repeating the last image; the
+    logits are gathered and the padding cut off by our own count. `check` is called before each
+    batch and may raise.
+    """
+    model.eval()
+    device = accelerator.device
+    for buffer in model.buffers():  # batch-norm statistics: those of rank 0 are saved, so use them
+        buffer.copy_(broadcast(buffer))
+    share = math.ceil(len(images) / accelerator.num_processes)
+    rows = torch.arange(share) + share * accelerator.process_index
+    logits = []
+    with accelerator.autocast():
+        for part in rows.clamp(max=len(images) - 1).to(images.device).split(EVALUATION_BATCH):
+            check()
+            batch = augment.centre(images.index_select(0, part).to(device), image_size)
+            logits.append(model(normalise(batch)))
+    gathered: Tensor = accelerator.gather(torch.cat(logits).float())
+    return gathered[: len(images)].cpu()
+
+
+def fuse_frozen(model: nn.Module, images: Images, normalise: Normalise, config: RunConfig) -> None:
+    """Let a frozen backbone run folded and in the run's precision; other models are left alone."""
+    if isinstance(model, Classifier):
+        few = augment.centre(images.images[:4].to(normalise.mean.device), config.image_size)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
+        model.fold(normalise(few), dtype)
+
+
+@torch.no_grad()
+def features_of_views(
+    model: Classifier,
+    train: Images,
+    normalise: Normalise,
+    config: RunConfig,
+    accelerator: Accelerator,
+) -> Tensor:
+    """float32 (cache_views, N, F): the backbone's features of augmented views of each image."""
+    device, size = accelerator.device, train.images.shape[-1]
+    views = []
+    for view in range(1, config.cache_views + 1):
+        parts = []
+        for batch, images in enumerate(torch.split(train.images, config.batch_size)):
+            draws = augment.draw(config, config.batch_size, size, epoch=view, batch=batch)
+            draws = draws.rows(0, len(images), device)
+            with accelerator.autocast():
+                augmented = normalise(augment.apply(images.to(device), draws, config))
+                parts.append(model.features(augmented).flatten(1).float())
+        views.append(torch.cat(parts))
+    return torch.stack(views)

@@ -1,0 +1,191 @@
+"""Signals, limits, a dead launcher, errors of torch -> when a run pauses or ends, and how."""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from torch import distributed
+
+from stl10bench.config import Limits, RunConfig
+from stl10bench.core.console import launcher_pid
+from stl10bench.core.errors import InterruptedRunError, StorageError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO = 0.5  # seconds
+_GO_ON, _SAVE = 0, 1
+_TIME_IS_UP, _ORPHAN = 2, 3  # what is higher wins; a signal n is _SIGNAL + n
+_SIGNAL = 128
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Callable[[], int]]:
+    """Within, SIGINT and SIGTERM are noted, and a second one ends the process at once.
+
+    Not one that follows on its heels: a terminal and a launcher may both send the first. Yields a
+    function that returns the number of the signal that came, or 0. Outside the main thread, where
+    Python allows no handlers, signals do what they did before.
+    """
+    noted: list[int] = []
+    until = math.inf
+
+    def note(number: int, _: FrameType | None) -> None:
+        nonlocal until
+        if time.monotonic() > until:
+            os._exit(_SIGNAL + number)
+        noted.append(number)
+        until = min(until, time.monotonic() + _ECHO)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield lambda: noted[0] if noted else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Watch:
+    """Whether the run is to pause: each process looks, and all of them agree.
+
+    With several processes the answer is one look old: it travels while the next step computes.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, signalled: Callable[[], int], limits: Limits
+    ) -> None:
+        self._signalled = signalled
+        # On the CPU even of GPUs: nobody waits for a device to hear of a signal.
+        self._group: distributed.ProcessGroup | None = None
+        if accelerator.num_processes > 1:
+            self._group = distributed.new_group(  # type: ignore[assignment]
+                backend="gloo", timeout=timedelta(minutes=limits.timeout_minutes)
+            )
+        self._interval = 60 * limits.checkpoint_minutes
+        self._end = time.monotonic() + 60 * (limits.max_minutes or math.inf)
+        self._saved_at = time.monotonic()
+        self._launcher = launcher_pid()
+        self._travelling: tuple[distributed.Work, torch.Tensor] | None = None
+        self._reason = _GO_ON
+
+    def saved(self) -> None:
+        """A checkpoint was written: the next is due an interval from now.
+
+        To be told by all processes.
+        """
+        self._saved_at = time.monotonic()
+        if self._travelling is not None:  # it may still ask for what has just been done
+            work, reason = self._travelling
+            work.wait()
+            self._reason = max(self._reason, int(reason) if int(reason) > _SAVE else _GO_ON)
+            self._travelling = None
+
+    def pauses(self) -> bool:
+        """Whether a checkpoint is due or the run is to stop; to be asked by all processes."""
+        reason = self._look()
+        if self._group is not None:
+            asked, self._travelling = self._travelling, self._send(reason)
+            reason = _GO_ON
+            if asked is not None:
+                asked[0].wait()
+                reason = int(asked[1])
+        self._reason = max(reason, self._reason if self._reason > _SAVE else _GO_ON)
+        return self._reason > _GO_ON
+
+    def raise_if_stopped(self) -> None:
+        """Raise InterruptedRunError when the last answer was that the run is to stop."""
+        if self._reason > _SAVE:
+            number = max(self._reason - _SIGNAL, 0)
+            why = {_TIME_IS_UP: "its --max-minutes are over", _ORPHAN: "its launcher died"}
+            text = signal.Signals(number).name if number else why[self._reason]
+            raise InterruptedRunError(
+                f"interrupted ({text}): the same command goes on from here",
+                128 + (number or signal.SIGTERM),
+            )
+
+    def check(self) -> None:
+        """Ask, and raise InterruptedRunError when the run is to stop."""
+        self.pauses()
+        self.raise_if_stopped()
+
+    def _look(self) -> int:
+        if number := self._signalled():
+            return _SIGNAL + number
+        if self._launcher is not None and os.getppid() != self._launcher:
+            return _ORPHAN
+        now = time.monotonic()
+        if now >= self._end:
+            return _TIME_IS_UP
+        return _SAVE if now - self._saved_at >= self._interval else _GO_ON
+
+    def _send(self, reason: int) -> tuple[distributed.Work, torch.Tensor]:
+        mine = torch.tensor(reason)
+        work = distributed.all_reduce(mine, distributed.ReduceOp.MAX, self._group, async_op=True)
+        assert work is not None  # asynchronous
+        return work, mine
+
+
+_PATIENCE = 5.0  # seconds in which the processes find out who is left
+
+
+@contextmanager
+def translate_errors(
+    accelerator: Accelerator, config: RunConfig, timeout_minutes: float
+) -> Iterator[None]:
+    """Within, such an error is a StorageError: what to change, or which process is lost."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            raise StorageError(
+                f"out of memory at batch_size = {config.batch_size}, image_size = "
+                f"{config.image_size}: lower one of them (they are never changed for you)"
+            ) from error
+        if accelerator.num_processes == 1 or not isinstance(error, RuntimeError):
+            raise
+        with deferred_signals():  # a launcher that misses one process ends the others
+            lost = _lost(accelerator)
+        if not lost:
+            raise
+        raise StorageError(
+            f"{lost} died, or did not answer within {timeout_minutes:g} minutes "
+            "(--timeout-minutes); the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is how torch says that there is no more memory, of a GPU or the host's."""
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in text for sign in ("can't allocate memory", "not enough memory", "bad_alloc")
+    )
+
+
+def _lost(accelerator: Accelerator) -> str:
+    """Who does not say within some seconds that it has come here too; nothing when all do.
+
+    A collective operation fails in all the processes but in the one that it waited for.
+    """
+    store = distributed.distributed_c10d._get_default_store()
+    try:
+        store.set(f"failed/{accelerator.process_index}", "")
+    except RuntimeError:  # it lives in the launcher, or in process 0
+        return "the launcher, or process 0,"
+    lost = []
+    until = time.monotonic() + _PATIENCE
+    for process in range(accelerator.num_processes):
+        left = max(0.1, until - time.monotonic())
+        try:
+            store.wait([f"failed/{process}"], timedelta(seconds=left))
+        except RuntimeError:  # it did not
+            lost.append(str(process))
+    return f"process(es) {', '.join(lost)} of {accelerator.num_processes}" if lost else ""

@@ -1,0 +1,247 @@
+"""The doctor: what it says is what a run would meet, and it leaves everything as it was."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from helpers.layout import write_layout
+from rich.console import Console
+from typer.testing import CliRunner
+
+from stl10bench.cli import doctor
+from stl10bench.cli.doctor import app, show_findings
+from stl10bench.models.pretrained import choose_weights
+from stl10bench.training.resolve import choose_precision
+
+SOURCE = Path(__file__).parents[2]
+CANARY = "c0ffee" * 6 + "cafe"
+
+
+def examine(*options: str) -> tuple[int, dict[str, Any]]:
+    """The exit code, and the findings by subject."""
+    ended = CliRunner().invoke(app, ["--json", *options], catch_exceptions=False)
+    answer = json.loads(ended.stdout)
+    assert answer["exit_code"] == ended.exit_code
+    assert answer["works"] == (ended.exit_code == 0)
+    return ended.exit_code, {one.pop("subject"): one for one in answer["findings"]}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with small data of four classes."""
+    write_layout(tmp_path / "data", train=8, test=4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_where_a_run_would_work_the_doctor_says_so_and_writes_nothing(here: Path) -> None:
+    before = tree(here)
+    code, found = examine()
+    assert code == 0
+    assert {one["state"] for one in found.values()} <= {"ok", "warning"}
+    assert "STL-10 layout in data/stl10_binary: 8 train, 4 test, 4 cl" in found["data"]["text"]
+    assert tree(here) - before == {"data/stl10_binary/.stl10bench.json"}  # the sums, as a run's
+
+
+def test_every_finding_is_one_line_when_piped(here: Path) -> None:
+    lines = CliRunner().invoke(app, []).stdout.splitlines()
+    assert [line.split()[0] in ("ok", "warning") for line in lines[:-1]] == [True] * 12
+    assert lines[-1] == "a run would work, 1 warning(s)"
+
+
+def test_missing_data_come_with_the_command_that_gets_them(here: Path) -> None:
+    code, found = examine("--data-dir", "else where")
+    assert code == 3
+    assert "stl10bench data download --data-dir 'else where'" in found["data"]["text"]
+    assert not (here / "else where").exists()
+
+
+def test_damaged_data_are_named(here: Path) -> None:
+    os.truncate(here / "data" / "stl10_binary" / "test_X.bin", 4 * 27648 - 5)
+    code, found = examine()
+    assert (code, found["data"]["state"], found["runs"]["state"]) == (3, "problem", "ok")
+    assert "test_X.bin: a multiple of 27648 bytes" in found["data"]["text"]
+    assert found["data"]["remedy"]
+
+
+def test_the_demo_data_are_not_drawn_but_announced(here: Path) -> None:
+    code, found = examine("--dataset", "demo")
+    assert (code, found["data"]["state"]) == (0, "ok")
+    assert "the first run draws" in found["data"]["text"]
+    assert not (here / "data" / "demo").exists()
+
+
+def test_other_data_in_the_demos_place_are_a_problem(here: Path) -> None:
+    write_layout(here / "data" / "demo", train=8, test=4)
+    code, found = examine("--dataset", "demo")
+    assert (code, found["data"]["text"]) == (3, "data/demo does not hold the demo data")
+
+
+def test_a_runs_folder_that_cannot_be_written_is_a_problem(here: Path) -> None:
+    (here / "file").touch()
+    code, found = examine("--runs-dir", "file/runs")
+    assert (code, found["runs"]["state"]) == (7, "problem")
+    assert "file/runs cannot be written: Not a directory" in found["runs"]["text"]
+
+
+def test_a_disk_with_less_room_than_a_run_needs_is_a_problem(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found = examine()
+    assert "the cnn writes up to 0.5 GB" in found["disk"]["text"]
+    monkeypatch.setattr("stl10bench.training.resume.room_needed", lambda model: 10**18)
+    code, found = examine()
+    assert (code, found["disk"]["state"]) == (7, "problem")
+    assert "--runs-dir on another disk" in found["disk"]["remedy"]
+
+
+def test_the_first_problem_gives_the_exit_code(here: Path) -> None:
+    (here / "file").touch()
+    code, found = examine("--runs-dir", "file", "--data-dir", "none")
+    assert code == 3
+    assert [name for name, one in found.items() if one["state"] == "problem"] == ["data", "runs"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "text"),
+    [
+        ({}, "ok", "offline, in the run folder: no key"),
+        ({"WANDB_API_KEY": CANARY}, "ok", "online if api.wandb.ai answers within 2 s"),
+        ({"WANDB_API_KEY": CANARY, "WANDB_MODE": "offline"}, "ok", "offline: WANDB_MODE"),
+        ({"WANDB_MODE": "disabled"}, "ok", "disabled: WANDB_MODE"),
+        ({"WANDB_MODE": "of"}, "warning", "WANDB_MODE = 'of'"),
+        (
+            {"WANDB_API_KEY": CANARY, "WANDB_BASE_URL": f"https://u:{CANARY}@host.test"},
+            *("ok", "online if host.test answers"),
+        ),
+    ],
+)
+def test_the_tracker_is_told_with_its_reason_without_network_and_without_the_key(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    state: str,
+    text: str,
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    _, found = examine()
+    assert found["wandb"]["state"] == state
+    assert text in found["wandb"]["text"]
+    assert CANARY not in json.dumps(found)
+
+
+@pytest.mark.parametrize("content", [f"machine api.wandb.ai login user passwrd {CANARY}", CANARY])
+def test_a_netrc_that_cannot_be_read_is_a_warning_that_tells_nothing_of_it(
+    here: Path, content: str
+) -> None:
+    (here / ".netrc").write_text(f"{content}\n")
+    (here / ".netrc").chmod(0o600)
+    _, found = examine()
+    assert (found["wandb"]["state"], CANARY in json.dumps(found)) == ("warning", False)
+
+
+def test_the_precision_is_the_one_that_a_run_takes(here: Path) -> None:
+    _, found = examine()
+    chosen = choose_precision("auto", "cpu", "cnn", image_size=64, frozen=False)
+    assert ("has bf16" in found["precision"]["text"]) == (chosen == "bf16")
+
+
+def test_the_repository_asked_for_is_the_one_that_a_run_fetches() -> None:
+    chosen = choose_weights("mobilenetv2", file=None, pretrained=True, frozen=True)
+    assert chosen.source == f"hub:{doctor.HUB}"
+
+
+@pytest.mark.parametrize(
+    ("content", "state", "text"),
+    [
+        (safetensors.torch.save({"a": torch.zeros(2)}), "ok", "in the cache: 1 tensors"),
+        (b"half a file", "warning", "is not a safetensors file; delete it"),
+        (None, "warning", "not in the Hugging Face cache, and HF_HUB_OFFLINE forbids"),
+    ],
+    ids=["whole", "damaged", "absent"],
+)
+def test_weights_in_the_hubs_cache_are_found_and_checked(
+    here: Path, content: bytes | None, state: str, text: str
+) -> None:
+    if content is not None:
+        cache = here / "hub" / f"models--{doctor.HUB.replace('/', '--')}"
+        (cache / "snapshots" / "abc").mkdir(parents=True)
+        (cache / "refs").mkdir()
+        (cache / "refs" / "main").write_text("abc")
+        (cache / "snapshots" / "abc" / "model.safetensors").write_bytes(content)
+    ended = subprocess.run(
+        [sys.executable, "-m", "stl10bench", "doctor"],
+        env={**os.environ, "HF_HUB_CACHE": str(here / "hub"), "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    (line,) = [line for line in ended.stdout.splitlines() if line.split()[1] == "weights"]
+    assert line.startswith(state)
+    assert text in line
+
+
+def test_a_port_that_launches_fight_for_is_a_warning(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setattr(doctor, "_PORT", other.getsockname()[1])
+        _, found = examine()
+    assert found["port"]["state"] == "warning"
+    assert "--standalone" in found["port"]["remedy"]
+    _, found = examine()
+    assert found["port"]["state"] == "ok"
+
+
+def test_too_little_memory_to_load_torch_is_a_problem(here: Path) -> None:
+    resource = pytest.importorskip("resource")
+    most = 1 << 30  # bytes of address space; torch takes three times that
+    ended = subprocess.run(
+        [sys.executable, "-m", "stl10bench", "doctor", "--json"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (7, "")
+    assert "torch cannot be loaded" in json.loads(ended.stdout)["findings"][-1]["text"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_folder_of_any_name_is_shown_on_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    name = os.fsdecode(b"[red]\xff\x1b[2J") + "ü🐒"
+    finding = doctor.Finding("data", "ok", name, "--data-dir")
+    show_findings([finding], Console(force_terminal=terminal, color_system=None, width=80))
+    assert "[red]??[2Jü🐒; --data-dir" in capsys.readouterr().out
+
+
+def test_a_missing_package_ends_the_examination(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_PACKAGES", ("torch", "no-such-package"))
+    code, found = examine()
+    assert (code, list(found)) == (2, ["python", "packages"])
+    assert "missing: no-such-package" in found["packages"]["text"]

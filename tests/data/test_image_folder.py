@@ -1,0 +1,254 @@
+"""The importer: a folder of class folders becomes data that open_dataset takes."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stl10bench.core.errors import DataError, StorageError, UsageError
+from stl10bench.data.image_folder import import_folder
+from stl10bench.data.stl10 import CLASS_NAMES, open_dataset
+
+
+def paint(path: Path, colour: object = (200, 30, 60), *, mode: str = "RGB", side: int = 40) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (side, side), colour).save(path)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two classes of ten images, each of its own grey."""
+    for label, name in enumerate(("ant", "bee")):
+        for index in range(10):
+            grey = 100 * label + index * 10
+            paint(tmp_path / "photos" / name / f"{index}.png", (grey, grey, grey))
+    return tmp_path / "photos"
+
+
+def greys(images: np.ndarray) -> list[int]:
+    return [int(image[0, 48, 48]) for image in images]
+
+
+def test_an_imported_folder_opens_as_a_dataset(source: Path, tmp_path: Path) -> None:
+    counts = import_folder(source, tmp_path / "data")
+    data = open_dataset(tmp_path / "data")
+    assert counts == {"classes": 2, "train": 16, "test": 4, "skipped": 0}
+    assert (data.name, data.class_names) == ("STL-10 layout", ("ant", "bee"))
+    assert np.bincount(data.train.labels).tolist() == [8, 8]
+    assert np.bincount(data.test.labels).tolist() == [2, 2]
+    assert sorted(greys(data.train.images) + greys(data.test.images)) == list(range(0, 200, 10))
+    for split in (data.train, data.test):
+        assert [grey >= 100 for grey in greys(split.images)] == split.labels.astype(bool).tolist()
+
+
+def test_the_split_depends_on_the_seed_and_on_nothing_else(source: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        shutil.copytree(source, tmp_path / f"copy of {name}")
+        import_folder(tmp_path / f"copy of {name}", tmp_path / name, seed=seed)
+    one, two, three = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "stl10_binary").iterdir()}
+        for name in ("one", "two", "three")
+    )
+    assert one == two
+    assert one["test_X.bin"] != three["test_X.bin"]
+    assert set(one) == {"train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "class_names.txt"}
+
+
+def test_every_class_keeps_an_image_in_each_split(source: Path, tmp_path: Path) -> None:
+    assert import_folder(source, tmp_path / "few", test_fraction=0.01)["test"] == 2
+    assert import_folder(source, tmp_path / "many", test_fraction=0.99)["train"] == 2
+
+
+def test_train_and_test_folders_are_the_splits(source: Path, tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (source / "test" / name).mkdir(parents=True)
+        (source / name / "3.png").rename(source / "test" / name / "3.png")
+        (source / "train").mkdir(exist_ok=True)
+        (source / name).rename(source / "train" / name)
+    assert import_folder(source, tmp_path / "data")["train"] == 18
+    assert greys(open_dataset(tmp_path / "data").test.images) == [30, 130]
+
+
+def test_train_and_test_with_other_classes_are_refused(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "both" / "train")
+    shutil.copytree(source, tmp_path / "both" / "test")
+    (tmp_path / "both" / "test" / "ant").rename(tmp_path / "both" / "test" / "fly")
+    with pytest.raises(DataError, match="only one has 'ant'"):
+        import_folder(tmp_path / "both", tmp_path / "data")
+
+
+def test_rows_and_columns_arrive_where_they_were(source: Path, tmp_path: Path) -> None:
+    image = Image.new("RGB", (96, 96), (10, 10, 10))
+    image.putpixel((70, 20), (250, 0, 0))  # x, y
+    for index in range(10):
+        image.save(source / "ant" / f"{index}.png")
+    import_folder(source, tmp_path / "data")
+    stored = open_dataset(tmp_path / "data").train.images[0]
+    assert stored[:, 20, 70].tolist() == [250, 0, 0]
+    assert stored[:, 70, 20].tolist() == [10, 10, 10]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tiff", "ppm"])
+def test_images_of_any_format_and_size_are_read(source: Path, tmp_path: Path, suffix: str) -> None:
+    for index in range(10):
+        (source / "ant" / f"{index}.png").unlink()
+        paint(source / "ant" / f"{index}.{suffix}", (200, 40, 60), side=333)
+    import_folder(source, tmp_path / "data")
+    images = open_dataset(tmp_path / "data").train.images[:1].astype(int)
+    assert np.abs(images - np.array([200, 40, 60])[:, None, None]).max() <= 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "shown"),
+    [
+        ("RGBA", (0, 200, 0, 0), [255, 255, 255]),
+        ("RGBA", (0, 100, 0, 128), [127, 177, 127]),
+        ("LA", (40, 255), [40, 40, 40]),
+        ("L", 77, [77, 77, 77]),
+        ("1", 1, [255, 255, 255]),
+        ("P", 0, [0, 0, 0]),
+        ("I;16", 51 * 256, [51, 51, 51]),
+    ],
+)
+def test_grey_palettes_and_transparency_become_colours_on_white(
+    source: Path, tmp_path: Path, mode: str, colour: object, shown: list[int]
+) -> None:
+    for index in range(10):
+        paint(source / "ant" / f"{index}.png", colour, mode=mode)
+    import_folder(source, tmp_path / "data")
+    images = open_dataset(tmp_path / "data").train.images[:1].astype(int)
+    assert np.abs(images - np.array(shown)[:, None, None]).max() <= 1
+
+
+def test_a_photo_is_turned_upright_and_cropped_to_its_centre(source: Path, tmp_path: Path) -> None:
+    pixels = np.zeros((100, 300, 3), dtype=np.uint8)
+    pixels[:, 100:200] = 90
+    pixels[:, 190:200] = 250  # the right edge of the central square
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise: right becomes bottom
+    for index in range(10):
+        Image.fromarray(pixels).save(source / "ant" / f"{index}.png", exif=exif)
+    import_folder(source, tmp_path / "data")
+    column = open_dataset(tmp_path / "data").train.images[0][0, :, 48].astype(int)
+    assert abs(column[0] - 90) <= 6
+    assert abs(column[-1] - 250) <= 6
+
+
+def test_shrinking_averages_what_it_leaves_out(source: Path, tmp_path: Path) -> None:
+    lines = np.zeros((960, 960, 3), dtype=np.uint8)
+    lines[::2] = 200
+    for index in range(10):
+        Image.fromarray(lines).save(source / "ant" / f"{index}.png")
+    import_folder(source, tmp_path / "data")
+    stored = open_dataset(tmp_path / "data").train.images[0].astype(int)
+    assert np.abs(stored - 100).max() <= 3
+
+
+def test_all_broken_images_are_named_with_their_reason(source: Path, tmp_path: Path) -> None:
+    whole = (source / "ant" / "1.png").read_bytes()
+    (source / "ant" / "1.png").write_bytes(whole[:-40])
+    (source / "bee" / "note\n.txt").write_text("no image")
+    with pytest.raises(DataError) as caught:
+        import_folder(source, tmp_path / "data")
+    message = str(caught.value)
+    assert "2 of 21 files are no whole images" in message
+    assert "'ant/1.png' (" in message
+    assert r"'bee/note\n.txt' (cannot identify" in message
+    assert "--skip-broken" in message
+    assert "\n" not in message
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_broken_images_are_left_out_when_asked(source: Path, tmp_path: Path) -> None:
+    (source / "ant" / "1.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"'ant/1.png' \(.*they are left out"):
+        counts = import_folder(source, tmp_path / "data", skip_broken=True)
+    assert counts == {"classes": 2, "train": 15, "test": 4, "skipped": 1}
+
+
+def test_a_decompression_bomb_is_a_broken_image(source: Path, tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_000)).save(source / "ant" / "bomb.png")
+    with pytest.raises(DataError, match=r"'ant/bomb.png' \(.*90000000 pixels"):
+        import_folder(source, tmp_path / "data")
+
+
+def test_hidden_files_are_passed_over(source: Path, tmp_path: Path) -> None:
+    (source / "ant" / ".DS_Store").write_bytes(b"x")
+    (source / ".cache").mkdir()
+    assert import_folder(source, tmp_path / "data")["skipped"] == 0
+
+
+def test_too_few_classes_or_images_are_refused(source: Path, tmp_path: Path) -> None:
+    (source / "cow").mkdir()
+    with pytest.raises(DataError, match="cow: at least 2 images expected, found 0"):
+        import_folder(source, tmp_path / "data")
+    paint(source / "cow" / "a.png")
+    with pytest.raises(DataError, match="cow: at least 2 images expected, found 1"):
+        import_folder(source, tmp_path / "data")
+    with pytest.raises(DataError, match="2 to 255 class folders expected, found 0"):
+        import_folder(source / "ant", tmp_path / "data")
+    with pytest.raises(DataError, match="is no folder"):
+        import_folder(source / "nothing", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_class_that_loses_its_images_to_damage_is_refused(source: Path, tmp_path: Path) -> None:
+    for index in range(9):
+        (source / "ant" / f"{index}.png").write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="9 of 20"),
+        pytest.raises(DataError, match="ant: at least 2 images expected, found 1"),
+    ):
+        import_folder(source, tmp_path / "data", skip_broken=True)
+
+
+def test_folders_within_class_folders_are_refused(source: Path, tmp_path: Path) -> None:
+    (source / "ant" / "red").mkdir()
+    with pytest.raises(DataError, match="a folder within a class folder"):
+        import_folder(source, tmp_path / "data")
+
+
+def test_class_names_that_cannot_be_written_are_refused(source: Path, tmp_path: Path) -> None:
+    (source / "bee").rename(source / "be\ne")
+    with pytest.raises(DataError, match=r"'be\\ne' cannot be a class name"):
+        import_folder(source, tmp_path / "data")
+    (source / "be\ne").rename(os.fsdecode(os.fsencode(source) + b"/\xff"))
+    with pytest.raises(DataError, match=r"'\\udcff' cannot be a class name"):
+        import_folder(source, tmp_path / "data")
+
+
+def test_class_names_of_any_script_work(source: Path, tmp_path: Path) -> None:
+    (source / "bee").rename(source / "пчела 🐝, =1+1")
+    import_folder(source, tmp_path / "data")
+    assert open_dataset(tmp_path / "data").class_names == ("ant", "пчела 🐝, =1+1")
+
+
+def test_stl10s_own_class_names_are_refused(source: Path, tmp_path: Path) -> None:
+    shutil.rmtree(source)
+    for name in CLASS_NAMES:
+        paint(source / name / "a.png")
+    with pytest.raises(DataError, match=r"STL-10's own.*rename"):
+        import_folder(source, tmp_path / "data")
+
+
+def test_data_that_are_there_are_not_overwritten(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / "stl10_binary").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"exists already.*move it away"):
+        import_folder(source, tmp_path / "data")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
+def test_a_test_fraction_outside_0_to_1_is_refused(
+    source: Path, tmp_path: Path, fraction: float
+) -> None:
+    with pytest.raises(UsageError, match="must be between 0 and 1"):
+        import_folder(source, tmp_path / "data", test_fraction=fraction)
+
+
+def test_a_target_that_cannot_be_written_is_a_storage_error(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot import"):
+        import_folder(source, tmp_path / "file")

@@ -1,0 +1,104 @@
+"""`predict` and the errors of `export` as a user meets them."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.layout import NAMES
+from PIL import Image
+
+import stl10bench
+
+HOSTILE = "=cmd|' C'[red]\n\x1b[31m.png"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    """Two images and what is none, with names that are somebody else's."""
+    (tmp_path / "photos").mkdir()
+    for name in (HOSTILE, "plain.png"):
+        Image.new("RGB", (50, 40), (200, 40, 60)).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "x[bold]\n.txt").write_text("no image")
+    return "photos"
+
+
+def test_predict_prints_a_line_for_each_image_and_reports_the_rest(
+    cli: Any, model: str, photos: str
+) -> None:
+    code, out, err = cli("predict", model, photos)
+    assert code == 3
+    lines = [line for line in out.splitlines() if ".png" in line]
+    assert len(lines) == 2
+    assert lines[0].strip().startswith("photos/=cmd|' C'[red]")
+    assert "\x1b" not in out
+    assert [name for name in NAMES if name in lines[1]] != []
+    assert err.splitlines() == [
+        "photos/x[bold] .txt: cannot identify it as JPEG, PNG, WEBP, BMP, GIF, TIFF or PPM",
+        "1 of 3 could not be read as an image",
+    ]
+
+
+def test_predict_gives_json_csv_and_python_the_same(
+    cli: Any, model: str, photos: str, tmp_path: Path
+) -> None:
+    code, out, _ = cli("predict", model, photos, "--top", "2", "--json")
+    found = json.loads(out)
+    assert code == 3
+    assert [one["file"] for one in found["images"]] == [f"photos/{HOSTILE}", "photos/plain.png"]
+    assert found["broken"][0]["file"] == "photos/x[bold]\n.txt"
+    code, out, _ = cli("predict", model, photos, "--top", "2", "--format", "csv")
+    first, second = csv.DictReader(io.StringIO(out))
+    assert first["file"].startswith("photos/=cmd|")
+    best = found["images"][1]["predictions"][0]
+    assert (second["class_1"], float(second["probability_1"])) == tuple(best.values())
+    assert list(second) == ["file", "class_1", "probability_1", "class_2", "probability_2"]
+    (one,) = stl10bench.load(model).predict("photos/plain.png")
+    assert one[1:] == ((best["class"],), (pytest.approx(best["probability"]),))
+
+
+def test_predict_exits_with_0_when_every_file_is_an_image(cli: Any, model: str) -> None:
+    Image.new("L", (3, 300), 7).save("thin.jpg")
+    code, out, err = cli("predict", model, "thin.jpg", "--top", "1")
+    assert (code, err) == (0, "")
+    assert "thin.jpg" in out
+
+
+def test_a_narrow_terminal_shows_fewer_classes_and_says_so(
+    cli: Any, model: str, photos: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "44")
+    _, out, _ = cli("predict", model, "photos/plain.png", "--top", "4")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert re.search(r"no room for [123] more classes", plain)
+    assert max(map(len, plain.splitlines())) <= 44
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ("predict nope.safetensors a.png", 4, "cannot read nope.safetensors"),
+        ("predict photos a.png", 4, "is a folder without model.safetensors"),
+        ("predict {model} a.png --format jsn", 2, "unknown format 'jsn'"),
+        ("predict {model} a.png --device cdua", 2, "did you mean 'cuda'"),
+        ("export {model} --to onxx --output m.onnx", 2, "did you mean 'onnx'"),
+        ("export {model} --to onnx --output m.pt", 2, "its name must end in .onnx"),
+        ("export {model} --to torch --output m.onnx", 2, "its name must end in .pt2"),
+        ("export {model} --to hub --output {model}", 2, "exists already: --overwrite replaces it"),
+        ("export {model} --to hub --output {model} --overwrite", 2, "is a file"),
+        ("export {model} --to hub --output photos --overwrite", 2, "holds what no export wrote"),
+        ("export nope.safetensors --to hub --output h", 4, "cannot read nope.safetensors"),
+        ("export {model} --to hub --output {model}/h", 7, "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_remedy(
+    cli: Any, model: str, photos: str, arguments: str, code: int, text: str
+) -> None:
+    found, out, err = cli(*arguments.format(model=model).split())
+    assert (found, out) == (code, "")
+    assert text in err
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,87 @@
+"""A frozen backbone: folded while it runs, saved as it came, its features cached when asked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import stl10bench
+from stl10bench.core.errors import UsageError
+from stl10bench.models import checkpoint
+
+TINY: dict[str, Any] = {
+    "image_size": 32,
+    "hidden": (8,),
+    "epochs": 3,
+    "batch_size": 8,
+    "tracker": "none",
+    "threads": 1,
+}
+PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "flip": 0, "rotation": (0, 0)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights in timm's keys: any will do to see whether they stay."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.safetensors"
+    save_file(timm.create_model("mobilenetv2_100").state_dict(), path)
+    return path
+
+
+def weights_of(row: dict[str, Any], runs_dir: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(runs_dir / row["checkpoint"])[0]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_frozen_run_saves_the_backbone_as_it_came_and_evaluates_to_its_row(
+    data_dir: Path, tmp_path: Path, weights: Path, precision: str
+) -> None:
+    options = {**TINY, "precision": precision, "weights": weights, "dropout": 0.5}
+    row = stl10bench.train("mobilenetv2", data_dir=data_dir, runs_dir=tmp_path, **options)
+    stored = weights_of(row, tmp_path)
+    for name, value in load_file(weights).items():
+        if not name.startswith("classifier"):
+            assert torch.equal(stored[f"backbone.{name}"], value), name
+    again = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir, threads=1)
+    assert again["test_accuracy"] == row["test_accuracy"]
+    assert again["test_loss"] == pytest.approx(row["test_loss"], rel=1e-6)
+
+
+def test_without_augmentation_cached_features_train_the_same_head(
+    data_dir: Path, tmp_path: Path, weights: Path
+) -> None:
+    options = {**TINY, **PLAIN, "weights": weights, "data_dir": data_dir, "precision": "no"}
+    anew = stl10bench.train("mobilenetv2", runs_dir=tmp_path, **options)
+    once = stl10bench.train("mobilenetv2", runs_dir=tmp_path, cache_views=1, **options)
+    assert anew["run"] != once["run"]
+    expected = weights_of(anew, tmp_path)
+    for name, value in weights_of(once, tmp_path).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+    assert once["test_loss"] == pytest.approx(anew["test_loss"], rel=1e-3)
+
+
+def test_each_cached_view_is_another_draw(data_dir: Path, tmp_path: Path, weights: Path) -> None:
+    rows = [
+        stl10bench.train(
+            *("mobilenetv2",),
+            **{**TINY, "weights": weights, "data_dir": data_dir, "runs_dir": tmp_path},
+            cache_views=views,
+        )
+        for views in (1, 2, 3)
+    ]
+    assert len({row["test_loss"] for row in rows}) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("logistic", {}), ("mobilenetv2", {"freeze": False, "pretrained": False})],
+)
+def test_only_a_frozen_backbone_has_features_to_cache(
+    data_dir: Path, tmp_path: Path, model: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="cache_views = 2: only the features of a frozen backbone"):
+        stl10bench.train(model, data_dir=data_dir, runs_dir=tmp_path, cache_views=2, **options)

@@ -1,0 +1,306 @@
+"""Names and options of models: what is registered, what is refused, and what a plug-in can do."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.layout import heavy_after
+
+from stl10bench.core.errors import UsageError
+from stl10bench.models import registry
+from stl10bench.models.factory import (
+    build_model,
+    changed_options,
+    check_freeze,
+    check_options,
+    get_builder,
+)
+
+PLUGIN = '''
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from stl10bench import register
+
+
+@register
+def {name}(
+    num_classes: int,
+    image_size: int,
+    *,
+    width: Annotated[int, Field(ge=1)] = 4,
+    act: Literal["relu", "gelu"] = "relu",
+    scale: float = 1.0,
+    norm: bool = False,
+) -> nn.Module:
+    """A plug-in."""
+    layer = {{"relu": nn.ReLU, "gelu": nn.GELU}}[act]()
+    size = 3 * image_size**2
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, width), layer, nn.Linear(width, num_classes))
+'''
+
+
+pytestmark = pytest.mark.usefixtures("forgetful")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module in the working folder that registers a model `my_net`."""
+    (tmp_path / "my_plugin.py").write_text(PLUGIN.format(name="my_net"))
+    monkeypatch.chdir(tmp_path)
+    return "my_plugin"
+
+
+def test_the_models_of_the_report_are_there() -> None:
+    assert registry.names()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("mobilnet", "mobilenetv2"),
+        ("mobilenet_v2", "mobilenetv2"),
+        ("logistics", "logistic"),
+        ("MLP", None),
+        ("cn", "cnn"),
+        ("", None),
+        ("resnet", None),
+        ("../x", None),
+    ],
+)
+def test_an_unknown_model_says_the_nearest_or_all(name: str, nearest: str | None) -> None:
+    with pytest.raises(UsageError) as error:
+        registry.check_name(name)
+    text = str(error.value)
+    assert text.startswith(f"unknown model {name!r}: ")
+    assert "'stl10bench models' lists them" in text
+    hint = f"did you mean {nearest!r}?" if nearest else "known: cnn, logistic, mlp, mobilenetv2"
+    assert hint in text
+    assert error.value.exit_code == 2
+    with pytest.raises(UsageError):
+        build_model(name, 10, 64, {})
+
+
+@pytest.mark.parametrize("name", ["timm:", "timm"])
+def test_timm_alone_names_no_model(name: str) -> None:
+    with pytest.raises(UsageError):
+        registry.check_name(name)
+
+
+def test_a_misspelt_timm_model_says_the_nearest() -> None:
+    with pytest.raises(
+        UsageError, match=r"'mobilenetv3_larg_100': did you mean 'mobilenetv3_large_100'"
+    ):
+        build_model("timm:mobilenetv3_larg_100", 10, 64, {})
+
+
+# Registering.
+
+
+def test_a_name_can_be_registered_once_only() -> None:
+    def my_model(num_classes: int, image_size: int) -> Any: ...
+
+    assert registry.register(my_model) is my_model
+    with pytest.raises(UsageError, match="'my_model' is registered already: rename"):
+        registry.register(my_model)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_built_in_name_cannot_be_taken(loaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cnn(num_classes: int, image_size: int) -> Any: ...
+
+    if loaded:
+        get_builder("cnn")
+    else:
+        monkeypatch.delitem(registry._registered, "cnn", raising=False)
+    with pytest.raises(UsageError, match="'cnn' is registered already"):
+        registry.register(cnn)
+    assert registry._registered.get("cnn") is not cnn
+
+
+def test_in_a_notebook_a_new_definition_replaces_the_old_one() -> None:
+    def define(width: int) -> Any:
+        def my_model(num_classes: int, image_size: int) -> Any:
+            return width
+
+        my_model.__module__ = "__main__"
+        return registry.register(my_model)
+
+    define(1)
+    define(2)
+    assert build_model("my_model", 10, 8, {}) == 2
+
+
+def test_a_plugin_in_the_working_folder_gives_a_model_as_good_as_ours(plugin: str) -> None:
+    import torch
+
+    registry.load_plugin(plugin)
+    assert registry.names() == ["logistic", "mlp", "cnn", "mobilenetv2", "my_net"]
+    assert registry.backbone_name("my_net") is None
+    model = build_model("my_net", 5, 8, {"width": "3", "act": "gelu"})
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 5)
+    checked = check_options("my_net", {"width": "3", "norm": "true", "scale": "1e-3"})
+    assert checked == {"width": 3, "act": "relu", "scale": 0.001, "norm": True}
+    with pytest.raises(UsageError, match=r"option act = 'tanh' of model 'my_net': .*'relu'"):
+        check_options("my_net", {"act": "tanh"})
+
+
+def test_a_plugin_can_be_loaded_twice(plugin: str) -> None:
+    registry.load_plugin(plugin)
+    registry.load_plugin(plugin)
+    assert registry.names().count("my_net") == 1
+
+
+def test_a_plugin_that_takes_our_name_is_refused(tmp_path: Path, plugin: str) -> None:
+    (tmp_path / "my_thief.py").write_text(PLUGIN.format(name="mlp"))
+    with pytest.raises(UsageError, match="'mlp' is registered already"):
+        registry.load_plugin("my_thief")
+
+
+def test_two_plugins_with_one_name_are_refused(tmp_path: Path, plugin: str) -> None:
+    (tmp_path / "my_second.py").write_text(PLUGIN.format(name="my_net"))
+    registry.load_plugin(plugin)
+    with pytest.raises(UsageError, match="'my_net' is registered already"):
+        registry.load_plugin("my_second")
+
+
+@pytest.mark.parametrize("module", ["my_absent", "my_absent.part"])
+def test_a_plugin_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"no plugin module '{module}' in ") as error:
+        registry.load_plugin(module)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_what_a_plugin_itself_lacks_is_not_blamed_on_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_broken.py").write_text("import a_module_that_is_not_installed")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_installed"):
+        registry.load_plugin("my_broken")
+
+
+def install(folder: Path, name: str, target: str) -> None:
+    """What pip leaves behind of a package with one entry point."""
+    info = folder / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[stl10bench.models]\n{name} = {target}\n")
+
+
+def test_an_installed_packages_entry_point_is_a_model(tmp_path: Path, plugin: str) -> None:
+    install(tmp_path, "my_net", "my_plugin:my_net")
+    sys.path.insert(0, str(tmp_path))
+    assert registry.names()[-1] == "my_net"
+    assert "my_plugin" not in sys.modules, "it is imported when it is asked for"
+    registry.check_name("my_net")
+    assert check_options("my_net", {"width": "2"})["width"] == 2
+
+
+def test_an_entry_point_that_registers_nothing_is_told(tmp_path: Path, plugin: str) -> None:
+    install(tmp_path, "my_other", "my_plugin")
+    sys.path.insert(0, str(tmp_path))
+    with pytest.raises(UsageError, match="'my_other' does not @register a function 'my_other'"):
+        get_builder("my_other")
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("given", "checked"),
+    [
+        ({}, {"hidden": (512, 256, 128), "dropout": 0.0}),
+        ({"hidden": "64,32"}, {"hidden": (64, 32), "dropout": 0.0}),
+        ({"hidden": "64"}, {"hidden": (64,), "dropout": 0.0}),
+        ({"hidden": "64, 32,"}, {"hidden": (64, 32), "dropout": 0.0}),
+        ({"hidden": ""}, {"hidden": (), "dropout": 0.0}),
+        ({"hidden": [64, 32]}, {"hidden": (64, 32), "dropout": 0.0}),
+        ({"hidden": (64,), "dropout": 0.5}, {"hidden": (64,), "dropout": 0.5}),
+        ({"dropout": "0.5"}, {"hidden": (512, 256, 128), "dropout": 0.5}),
+        ({"dropout": "0"}, {"hidden": (512, 256, 128), "dropout": 0.0}),
+    ],
+)
+def test_options_come_as_values_or_as_words(given: dict[str, Any], checked: dict[str, Any]) -> None:
+    assert check_options("mlp", given) == checked
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("true", True), ("false", False), ("no", False), ("1", True), (False, False)],
+)
+def test_freeze_is_a_boolean_or_a_word_for_one(word: Any, value: bool) -> None:
+    assert check_freeze(word) is value
+    assert check_options("mobilenetv2", {"freeze": word})["freeze"] is value
+
+
+def test_a_freeze_that_is_neither_is_refused() -> None:
+    with pytest.raises(UsageError, match="freeze = 'maybe': must be true or false"):
+        check_freeze("maybe")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("mlp", {"hiden": "3"}, "model 'mlp' has no option 'hiden': did you mean 'hidden'"),
+        ("mlp", {"epoch": "3"}, "has no option 'epoch': did you mean 'epochs'"),
+        ("mlp", {"zzz": "3"}, "has no option 'zzz': it has: hidden, dropout"),
+        ("logistic", {"zzz": 1}, "model 'logistic' has no option 'zzz': it has: none"),
+        ("mlp", {"hidden": "512,a"}, "option hidden = 'a' of model 'mlp': .*integer"),
+        (
+            "mlp",
+            {"hidden": "0"},
+            "option hidden = '0' of model 'mlp': .*greater than or equal to 1",
+        ),
+        ("mlp", {"hidden": "-5"}, "option hidden = '-5'"),
+        ("mlp", {"hidden": 5}, "option hidden = 5 of model 'mlp'"),
+        ("mlp", {"dropout": "1"}, "option dropout = '1' of model 'mlp': .*less than 1"),
+        ("mlp", {"dropout": -0.1}, "option dropout = -0.1 .*greater than or equal to 0"),
+        ("mlp", {"dropout": "nan"}, "option dropout = 'nan'"),
+        ("cnn", {"channels": "4,x"}, "option channels = 'x' of model 'cnn'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_by_value_and_rule(
+    name: str, given: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UsageError, match=text) as error:
+        check_options(name, given)
+    assert "\n" not in str(error.value)
+
+
+def test_options_of_too_many_parts_are_refused() -> None:
+    with pytest.raises(UsageError, match="hidden of model 'mlp': 1001 parts, at most 1000"):
+        check_options("mlp", {"hidden": [8] * 1001})
+    with pytest.raises(UsageError, match="500000 parts, at most 1000"):
+        check_options("mlp", {"hidden": "8," * 500_000})
+    with pytest.raises(UsageError) as error:
+        check_options("mlp", {"dropout": "y" * 100_000})
+    assert len(str(error.value)) < 500
+
+
+def test_only_changed_options_are_part_of_a_config() -> None:
+    changed = changed_options("mlp", {"hidden": "512,256,128", "dropout": "0.5"})
+    assert changed == {"dropout": 0.5}
+    assert changed_options("mobilenetv2", {"freeze": "true"}) == {}
+
+
+@pytest.mark.parametrize("name", [*registry.names(), "timm:resnet18"])
+def test_every_option_of_a_model_has_a_default_that_fits(name: str) -> None:
+    defaults = check_options(name, {})
+    assert check_options(name, defaults) == defaults
+    assert changed_options(name, defaults) == {}
+
+
+def test_names_are_listed_and_checked_without_importing_torch() -> None:
+    code = (
+        "from stl10bench.models import registry; registry.names(); registry.check_name('cnn'); "
+        "registry.check_name('timm:x'); from stl10bench.models import factory; "
+        "factory.check_freeze('no')"
+    )
+    assert heavy_after(code) == "[]"

@@ -1,0 +1,150 @@
+"""`stl10bench plot`: the curves are the logs' numbers, in a picture and live in a terminal."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.entry import Entry
+from helpers.logs import make_run, row
+from helpers.pictures import written
+
+import stl10bench
+from stl10bench.core.errors import UsageError
+from stl10bench.plots import style
+from stl10bench.plots.curves import curves
+from stl10bench.results import history
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Entry:
+    monkeypatch.chdir(tmp_path)
+    return Entry(monkeypatch, capsys)
+
+
+# Pictures.
+
+
+def test_each_panel_holds_the_numbers_of_its_metrics(tmp_path: Path) -> None:
+    found = [history.read(make_run(tmp_path, name, count)) for name, count in (("a", 3), ("b", 5))]
+    figure = curves(found)
+    assert [axes.get_title() for axes in figure.axes] == [
+        *("loss", "accuracy", "learning rate", "images/s in training")
+    ]
+    loss, accuracy, rate, speed = figure.axes
+    paths = ["train/loss", "val/loss"]
+    expected = [(one.epochs, one.series(path)) for one in found for path in paths]
+    for line, (epochs, values) in zip(loss.lines, expected, strict=True):
+        assert np.array_equal(line.get_xdata(), epochs)
+        assert np.array_equal(line.get_ydata(), values)
+    assert [line.get_linestyle() for line in loss.lines] == ["--", "-"] * 2
+    assert [set(line.get_ydata()) for line in accuracy.lines] == [{0.25}, {0.5}] * 2
+    assert [set(line.get_ydata()) for line in rate.lines] == [{0.001}] * 2
+    assert [set(line.get_ydata()) for line in speed.lines] == [{100.0}] * 2
+    first, second = ({line.get_color() for line in loss.lines[i : i + 2]} for i in (0, 2))
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def test_the_legend_names_each_run_whatever_its_name(tmp_path: Path) -> None:
+    names = ("_a", "$\\frac{$", "[red]b", "<script>")
+    found = [history.read(make_run(tmp_path, name)) for name in names]
+    figure = curves(found)
+    runs, kinds = figure.legends
+    assert [text.get_text() for text in runs.get_texts()] == list(names)
+    drawn = [line.get_color() for line in figure.axes[2].lines]
+    assert [handle.get_color() for handle in runs.get_lines()] == drawn
+    assert [text.get_text() for text in kinds.get_texts()] == ["hold-out", "training, augmented"]
+    style.save(figure, tmp_path / "a.svg")
+
+
+def test_runs_of_far_apart_rates_have_a_logarithmic_scale_with_plain_numbers(
+    tmp_path: Path,
+) -> None:
+    folders = [make_run(tmp_path, name) for name in "ab"]
+    lines = "".join(json.dumps(row(epoch, lr=1e-5)) + "\n" for epoch in (1, 2))
+    (folders[1] / "metrics.jsonl").write_text(lines)
+    figure = curves([history.read(folder) for folder in folders])
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "linear"]
+    style.save(figure, tmp_path / "a.png")
+    labels = [text.get_text() for text in figure.axes[2].get_yticklabels()]
+    assert {"0.001", "0.0001", "1e-05"} <= set(labels)
+    assert "$" not in "".join(labels)
+
+
+def test_a_diverged_run_has_a_gap_and_the_rest_is_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row(4, **{"train/loss": None, "val/loss": None})) + "\n")
+    figure = curves([history.read(folder)])
+    assert math.isnan(figure.axes[0].lines[0].get_ydata()[3])
+    assert figure.axes[0].get_ylim()[0] == 0
+    style.save(figure, tmp_path / "a.png")
+
+
+def test_more_runs_than_colours_and_no_epoch_at_all_are_refused(tmp_path: Path) -> None:
+    found = [history.read(make_run(tmp_path, f"r{number}", 1)) for number in range(11)]
+    with pytest.raises(UsageError, match="11 runs: at most 10 can be told apart"):
+        curves(found)
+    with pytest.raises(UsageError, match="no epoch is finished yet in x"):
+        curves([history.read(make_run(tmp_path, "x", 0))])
+
+
+def test_plot_names_the_picture_after_the_run(cli: Entry, tmp_path: Path) -> None:
+    for name in ("mlp-1", "cnn-1"):
+        make_run(tmp_path / "runs", name)
+    assert cli("plot", "mlp") == (0, "mlp-1.png\n", "")
+    assert written(tmp_path / "mlp-1.png").shape == (660, 1000, 3)
+    first = (tmp_path / "mlp-1.png").read_bytes()
+    assert cli("plot", "mlp", "cnn", "--runs-dir", "runs") == (0, "curves.png\n", "")
+    assert written(tmp_path / "curves.png").shape == (680, 1000, 3)
+    assert cli("plot", "runs/mlp-1", "--output", "again.png").out == "again.png\n"
+    assert (tmp_path / "again.png").read_bytes() == first
+    torn = tmp_path / "runs" / "mlp-1" / "metrics.jsonl"
+    torn.write_bytes(torn.read_bytes() + b'{"ep')
+    with warnings.catch_warnings(action="always"):
+        ended = cli("plot", "mlp", "--output", "again.png")
+    assert (ended.code, ended.err.count("\n")) == (0, 1)
+    assert "the torn last line is left out" in ended.err
+    assert (tmp_path / "again.png").read_bytes() == first
+
+
+def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> None:
+    row = stl10bench.train(
+        "logistic", data_dir=data_dir, image_size=8, epochs=2, batch_size=8, tracker="none"
+    )
+    found = history.read(tmp_path / "runs" / row["run"])
+    assert (found.state, found.epochs) == ("finished", (1, 2))
+    for path in ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr"):
+        assert all(map(math.isfinite, found.series(path))), path
+    assert cli("plot", "logistic", "--output", "run.svg").out == "run.svg\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ("plot", 2, "name a run, or how its name begins: in runs are cnn-1, mlp-1, mlp-2"),
+        ("plot mlp", 2, "run 'mlp' could be any of mlp-1, mlp-2"),
+        ("plot mpl-1", 2, "unknown run 'mpl-1': did you mean 'mlp-1'"),
+        ("plot mlp-1 --output x.pdf", 2, "--output x.pdf: must end in .png, .svg or .jpg"),
+        (
+            "plot mlp-1 --runs-dir none",
+            2,
+            "no run 'mlp-1': there is none in none",
+        ),
+        ("plot cnn-1", 4, "metrics.jsonl: line 1 is damaged"),
+    ],
+)
+def test_what_cannot_be_plotted_is_one_line(
+    cli: Entry, tmp_path: Path, arguments: str, code: int, text: str
+) -> None:
+    for name in ("mlp-1", "mlp-2", "cnn-1"):
+        make_run(tmp_path / "runs", name)
+    (tmp_path / "runs" / "cnn-1" / "metrics.jsonl").write_text("x\ny\n")
+    ended = cli(*arguments.split())
+    assert (ended.code, ended.out, ended.err.count("\n")) == (code, "", 1)
+    assert text in ended.err

@@ -1,0 +1,387 @@
+"""`stl10bench visualize`: what each picture shows is what the data and the model hold."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.entry import Entry
+from helpers.layout import NAMES, write_layout
+from helpers.pictures import HOSTILE, painted, save_model, texts, written
+from matplotlib.text import Text
+
+from stl10bench.config import RunConfig
+from stl10bench.core.errors import DataError, UsageError
+from stl10bench.data import augment
+from stl10bench.data.stl10 import Dataset, open_dataset
+from stl10bench.inference.predictor import load
+from stl10bench.models import checkpoint, registry
+from stl10bench.plots import galleries, inspection
+from stl10bench.plots.galleries import GAP, LINE, SIDE, TITLE, Section, Tile, gallery
+
+STEP = SIDE + GAP
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Entry:
+    monkeypatch.chdir(tmp_path)
+    return Entry(monkeypatch, capsys)
+
+
+@pytest.fixture
+def dataset(data_dir: Path) -> Dataset:
+    return open_dataset(data_dir)
+
+
+# Samples.
+
+
+def test_each_cell_of_the_samples_is_another_image_of_its_columns_class(
+    cli: Entry, data_dir: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    ended = cli("visualize", "samples", "--data-dir", data_dir)
+    assert (ended.code, ended.out, ended.err) == (0, "samples.png\n", "")
+    pixels = written(tmp_path / "samples.png")
+    assert pixels.shape == (LINE + LINE + 4 * STEP + GAP, TITLE, 3)
+    images = galleries.hwc(dataset.train.images)
+    shown = set()
+    for label in range(4):
+        for place in range(4):
+            top, left = 2 * LINE + place * STEP, GAP + label * STEP
+            cell = pixels[top : top + SIDE, left : left + SIDE]
+            (row,) = np.flatnonzero((images == cell).all(axis=(1, 2, 3)))
+            assert dataset.train.labels[row] == label
+            shown.add(int(row))
+    assert len(shown) == 16
+
+
+def test_samples_depend_on_the_seed_and_on_nothing_else(
+    cli: Entry, data_dir: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        cli(
+            "visualize",
+            "samples",
+            "--data-dir",
+            data_dir,
+            "--seed",
+            seed,
+            "--output",
+            f"{name}.svg",
+        )
+    first, again, other = ((tmp_path / f"{name}.svg").read_bytes() for name in "abc")
+    assert first == again
+    assert first != other
+
+
+def test_the_test_split_and_the_number_of_images_can_be_chosen(dataset: Dataset) -> None:
+    pixels = painted(galleries.samples(dataset, split="test", per_class=7))
+    images = galleries.hwc(dataset.test.images)
+    cells = [
+        pixels[top : top + SIDE, GAP : GAP + SIDE]
+        for top in range(2 * LINE, 2 * LINE + 7 * STEP, STEP)
+    ]
+    rows = [np.flatnonzero((images == cell).all(axis=(1, 2, 3))).tolist() for cell in cells]
+    assert sorted(rows) == [[], [], [0], [4], [8], [12], [16]], "there are five of the class"
+    assert (cells[6] == 255).all()
+
+
+def test_hostile_class_names_stand_in_the_picture_as_they_are(cli: Entry, tmp_path: Path) -> None:
+    data_dir = write_layout(tmp_path / "hostile", names=HOSTILE)
+    assert texts(galleries.samples(open_dataset(data_dir)))[1:3] == [HOSTILE[0], "<script>al…"]
+    for suffix in ("png", "svg"):
+        ended = cli("visualize", "samples", "--data-dir", data_dir, "--output", f"x.{suffix}")
+        assert (ended.code, ended.out) == (0, f"x.{suffix}\n")
+
+
+def test_twelve_classes_make_two_bands(tmp_path: Path) -> None:
+    names = tuple(f"class {number}" for number in range(12))
+    dataset = open_dataset(write_layout(tmp_path, names=names, train=24, test=12))
+    figure = galleries.samples(dataset, per_class=1)
+    assert painted(figure).shape == (LINE + 2 * (LINE + STEP + GAP), 10 * STEP + GAP, 3)
+    first, eleventh = (text for text in figure.texts if text.get_text() in ("class 0", "class 10"))
+    assert first.get_position()[0] == eleventh.get_position()[0]
+    assert first.get_position()[1] > eleventh.get_position()[1]
+
+
+def test_a_picture_of_the_demo_says_that_it_is_drawn(dataset: Dataset) -> None:
+    assert "not the STL-10 images" in texts(galleries.samples(dataset))[0]
+    drawn = Dataset("demo", "", NAMES, dataset.folder, dataset.train, dataset.test)
+    assert "drawn images, not STL-10" in texts(galleries.samples(drawn))[0]
+
+
+def test_samples_need_neither_torch_nor_pyplot(data_dir: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['stl10bench', 'visualize', 'samples', '--data-dir', {str(data_dir)!r}]\n"
+        "from stl10bench.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print([n for n in ('torch', 'matplotlib.pyplot') if n in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "samples.png\n[]\n"
+
+
+# Augmentation.
+
+
+def test_the_augmentation_shown_is_the_one_that_training_draws(dataset: Dataset) -> None:
+    config = RunConfig(model="cnn", image_size=32, rotation=(0.0, 20.0), hue=0.1, seed=3)
+    original, found = galleries.variants(dataset.train, 7, config, 5)
+    draws = augment.draw(config, 5, 32, epoch=1, batch=0)
+    image = torch.from_numpy(dataset.train.images[7:8].copy())
+    small = torch.nn.functional.interpolate(image, (32, 32), mode="bilinear", antialias=True)
+    expected = augment.apply(small.expand(5, -1, -1, -1), draws, config).mul(255).round()
+    assert np.array_equal(found[-1].images, expected.numpy())
+    assert np.array_equal(original, small[0].numpy())
+    assert [row.operation for row in found] == [
+        *("brightness", "contrast", "saturation", "hue", "flip", "rotation", "all together")
+    ]
+
+
+def test_a_row_shows_its_own_operation_alone(dataset: Dataset) -> None:
+    config = RunConfig(model="cnn", image_size=32, brightness=0.4)
+    original, found = galleries.variants(dataset.train, 0, config, 12)
+    rows = {row.operation: row for row in found}
+    factors = np.array([float(value.removeprefix("x ")) for value in rows["brightness"].values])
+    expected = (original * factors.reshape(-1, 1, 1, 1)).clip(0, 255)
+    assert np.abs(rows["brightness"].images - expected).max() <= 0.5 + 255 * 0.005
+    for image, value in zip(rows["flip"].images, rows["flip"].values, strict=True):
+        flipped = original[..., ::-1] if value == "mirrored" else original
+        assert np.abs(image.astype(int) - flipped).max() <= 1
+    assert set(rows["flip"].values) == {"mirrored", "as it is"}
+
+
+def test_an_operation_that_is_off_has_no_row_and_a_crop_has_one(dataset: Dataset) -> None:
+    config = RunConfig(
+        model="cnn", image_size=64, input="crop", hue=0, rotation=(0.0, 0.0), saturation=0
+    )
+    original, found = galleries.variants(dataset.train, 0, config, 3)
+    assert [row.operation for row in found] == [
+        *("brightness", "contrast", "flip", "crop", "all together")
+    ]
+    whole = dataset.train.images[0]
+    assert np.array_equal(original, whole[:, 16:80, 16:80])
+    for image, value in zip(found[3].images, found[3].values, strict=True):
+        left, top = map(int, value.removeprefix("from ").split(","))
+        window = whole[:, top : top + 64, left : left + 64]
+        assert np.abs(image.astype(int) - window).max() <= 1
+    for image, value in zip(found[2].images, found[2].values, strict=True):
+        centre = original[..., ::-1] if value == "mirrored" else original
+        assert np.abs(image.astype(int) - centre).max() <= 1, "the others stay in the centre"
+
+
+def test_augmentations_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_path: Path) -> None:
+    options = ["--data-dir", data_dir, "--draws", 2, "--image", 5, "--recipe", "report"]
+    ended = cli("visualize", "augmentations", "logistic", *options, "--rotation", "0,90")
+    assert (ended.code, ended.out, ended.err) == (0, "augmentations.png\n", "")
+    before = written(tmp_path / "augmentations.png")
+    cli("visualize", "augmentations", "logistic", *options, "--rotation", "0,90")
+    assert np.array_equal(before, written(tmp_path / "augmentations.png"))
+    cli("visualize", "augmentations", "logistic", *options)
+    assert not np.array_equal(before, written(tmp_path / "augmentations.png"))
+
+
+# Predictions.
+
+
+def test_right_and_wrong_images_stand_where_they_belong(dataset: Dataset) -> None:
+    rows = np.array([3, 1, 8, 2])
+    classes = dataset.test.labels[rows].copy()
+    classes[1] = (classes[1] + 1) % 4
+    judged = inspection.Judged(rows, classes, np.array([0.5, 0.875, 0.75, 0.625]))
+    figure = galleries.predictions(dataset, judged, count=10, order="surest")
+    said = texts(figure)
+    assert "right: 3 of 4" in said
+    assert "wrong: 1 of 4" in said
+    right = [text for text in said if text.endswith(("0.50", "0.75", "0.62"))]
+    names = [NAMES[label] for label in dataset.test.labels[[8, 2, 3]]]
+    assert right == [f"{names[0]} 0.75", f"{names[1]} 0.62", f"{names[2]} 0.50"]
+    assert f"{NAMES[classes[1]]} 0.88" in said
+    assert f"is {NAMES[dataset.test.labels[1]]}" in said
+    pixels = painted(figure)
+    top = LINE + GAP + LINE + GAP
+    first = pixels[top : top + SIDE, GAP : GAP + SIDE]
+    assert np.array_equal(first, galleries.hwc(dataset.test.images[8]))
+    lower = top + STEP + LINE + LINE + GAP
+    wrong = pixels[lower : lower + SIDE, GAP : GAP + SIDE]
+    assert np.array_equal(wrong, galleries.hwc(dataset.test.images[1]))
+
+
+def test_an_unknown_order_says_the_nearest(dataset: Dataset) -> None:
+    judged = inspection.Judged(np.array([0]), np.array([0]), np.array([0.5]))
+    with pytest.raises(UsageError, match="unknown order 'sure': did you mean 'surest'"):
+        galleries.predictions(dataset, judged, count=1, order="sure")
+
+
+def test_a_model_judges_the_images_by_its_own_logits(dataset: Dataset, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", "mlp", hidden=(16,))
+    predictor = load(tmp_path / "m.safetensors")
+    judged = inspection.judge(predictor, dataset, images=12, seed=0)
+    assert len(set(judged.rows)) == 12
+    with torch.no_grad():
+        chances = predictor(torch.from_numpy(dataset.test.images[judged.rows])).softmax(1)
+    assert np.array_equal(judged.classes, chances.argmax(1).numpy())
+    assert judged.confidences == pytest.approx(chances.amax(1).numpy(), abs=1e-6)
+
+
+def test_predictions_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", "mlp", hidden=(16,))
+    ended = cli("visualize", "predictions", "m.safetensors", "--data-dir", data_dir)
+    assert (ended.code, ended.out, ended.err) == (0, "predictions.png\n", "")
+    assert written(tmp_path / "predictions.png").shape[1] > 400
+
+
+def test_data_of_other_classes_are_refused(cli: Entry, tmp_path: Path) -> None:
+    data_dir = write_layout(tmp_path / "other", names=HOSTILE)
+    save_model(tmp_path / "m.safetensors", "cnn", 64, channels=(2, 2, 2, 2), hidden=(4,))
+    for command in ("predictions", "gradcam", "embedding"):
+        ended = cli("visualize", command, "m.safetensors", "--data-dir", data_dir)
+        assert (ended.code, ended.out) == (3, "")
+        assert "the checkpoint knows the classes ant, bee, cow, dog; the data in" in ended.err
+
+
+# Filters.
+
+
+def test_the_weights_of_logistic_regression_become_an_image_a_class(
+    cli: Entry, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    model = save_model(path, "logistic", 8)
+    kernels = torch.zeros(4, 3, 8, 8)
+    kernels[0, 0, 2, 5] = 4.0  # class 0 likes red there
+    kernels[1, 2, 7, 0] = -0.5  # class 1 dislikes blue there
+    kernels[1, 1, 0, 0] = 0.25
+    model.load_state_dict(
+        {**model.state_dict(), "linears.0.weight": kernels.flatten(1)}  # bias as it is
+    )
+    _, header = checkpoint.load(path)
+    checkpoint.save(path, model, header)
+    name, found = inspection.first_kernels(load(path))
+    assert name == "linears.0"
+    assert np.array_equal(found, kernels.numpy())
+    images = galleries.hwc(inspection.as_images(found))
+    assert images[0, 2, 5].tolist() == [255, 128, 128]
+    assert images[1, 7, 0].tolist() == [128, 128, 0]
+    assert images[1, 0, 0].tolist() == [128, 191, 128]
+    assert (images[2] == 128).all()
+
+    ended = cli("visualize", "filters", "m.safetensors")
+    assert (ended.code, ended.out, ended.err) == (0, "filters.png\n", "")
+    pixels, scale, top = written(tmp_path / "filters.png"), SIDE // 8, LINE + GAP
+    assert pixels[top + 2 * scale + 3, GAP + 5 * scale + 3].tolist() == [255, 128, 128]
+    figure = galleries.filters(header, name, inspection.as_images(found), NAMES)
+    assert texts(figure)[1:] == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "layer", "count"),
+    [
+        ("cnn", {"channels": (5, 4, 4, 4), "hidden": (4,)}, 64, "0", 5),
+        ("mlp", {"hidden": (6, 5)}, 8, "linears.0", 6),
+        ("mobilenetv2", {"hidden": (4,)}, 32, "backbone.conv_stem", 32),
+        ("timm:vit_tiny_patch16_224", {"hidden": (4,)}, 32, "backbone.patch_embed.proj", 192),
+    ],
+)
+def test_the_first_layer_of_every_kind_of_model_is_found(
+    tmp_path: Path, name: str, options: dict[str, Any], size: int, layer: str, count: int
+) -> None:
+    model = save_model(tmp_path / "m.safetensors", name, size, **options)
+    predictor = load(tmp_path / "m.safetensors")
+    found, kernels = inspection.first_kernels(predictor)
+    assert (found, len(kernels)) == (layer, count)
+    weight = model.get_submodule(layer).weight
+    assert isinstance(weight, torch.Tensor)
+    assert np.array_equal(kernels.reshape(-1), weight.detach().reshape(-1))
+    assert inspection.is_linear(predictor, found) is False
+
+
+def test_a_model_that_begins_otherwise_has_no_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pooled(num_classes: int, image_size: int) -> torch.nn.Module:
+        del image_size
+        return torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, num_classes)
+        )
+
+    monkeypatch.setitem(registry._registered, "pooled", pooled)
+    save_model(tmp_path / "m.safetensors", "pooled")
+    predictor = load(tmp_path / "m.safetensors")
+    with pytest.raises(UsageError, match="'pooled' has no filters to show"):
+        inspection.first_kernels(predictor)
+
+
+# Faults.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (
+            "samples --output x.gif --data-dir none",
+            2,
+            "--output x.gif: must end in .png, .svg or .jpg",
+        ),
+        ("samples --split val", 2, "unknown split 'val'"),
+        ("samples --dataset dmeo", 2, "unknown dataset 'dmeo': did you mean 'demo'"),
+        ("samples --data-dir none", 3, "none/stl10_binary lacks"),
+        ("augmentations --image 40", 2, "--image 40: the training images are 0 to 39"),
+        ("augmentations mpl", 2, "unknown model 'mpl': did you mean 'mlp'"),
+        ("augmentations --recipe mine", 2, "unknown recipe 'mine'"),
+        ("filters none.safetensors", 4, "cannot read none.safetensors"),
+        ("filters noise.safetensors", 4, "noise.safetensors is not a safetensors file"),
+        ("predictions pickle.pt", 4, "is a pickle"),
+        ("embedding noise.safetensors", 4, "is not a safetensors file"),
+        ("gradcam cnn.safetensors broken.png", 3, "broken.png: cannot identify it"),
+        ("gradcam cnn.safetensors none.png", 3, "none.png: No such file"),
+        ("gradcam cnn.safetensors --class ante", 2, "unknown class 'ante': did you mean 'ant'"),
+        ("gradcam cnn.safetensors --layer 99", 2, "unknown layer with feature maps '99'"),
+        ("gradcam logistic.safetensors", 2, "'logistic' has no layer with feature maps"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line_with_the_remedy(
+    cli: Entry, data_dir: Path, tmp_path: Path, arguments: str, code: int, text: str
+) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pt")
+    (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)) * 10)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    save_model(tmp_path / "logistic.safetensors", "logistic")
+    save_model(tmp_path / "cnn.safetensors", "cnn", 64, channels=(2, 2, 2, 2), hidden=(4,))
+    words = arguments.split()
+    if "--data-dir" not in words and words[0] != "filters":
+        words += ["--data-dir", str(data_dir)]
+    ended = cli("visualize", *words)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.count("\n") == 1
+    assert text in ended.err
+    assert not list(tmp_path.glob("*.png")) or list(tmp_path.glob("*.png")) == [
+        tmp_path / "broken.png"
+    ]
+
+
+def test_an_unreadable_image_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="folder: "):
+        inspection.read_images([tmp_path / "folder"])
+
+
+def test_nothing_to_show_is_said() -> None:
+    with pytest.raises(UsageError, match="there is nothing to show"):
+        gallery("title", [Section("empty", [])])
+
+
+def test_text_below_a_tile_stays_below_it() -> None:
+    tile = Tile(np.zeros((SIDE, SIDE, 3), dtype=np.uint8), ("one", "two"))
+    figure = gallery("title", [Section("", [tile] * 3)])
+    height = painted(figure).shape[0]
+    below = [text for text in figure.texts if text.get_text() in ("one", "two")]
+    assert all((1 - text.get_position()[1]) * height > LINE + GAP + SIDE for text in below)
+    assert all(isinstance(text, Text) for text in below)

@@ -1,0 +1,240 @@
+"""Comparisons of run folders: the statistics of their predictions, and what is refused."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.finished import LABELS, make_run
+from helpers.layout import heavy_after
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
+
+import stl10bench
+from stl10bench.cli.main import main
+from stl10bench.metrics.classification import measures, score
+from stl10bench.metrics.significance import decode_hits
+from stl10bench.results import comparison
+from stl10bench.results.comparison import load_run
+from stl10bench.training.row import save_predictions
+
+
+@pytest.fixture
+def compare(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """Run the command; returns exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        command = ["stl10bench", "compare", "--runs-dir", str(runs_dir), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_all_finished_runs_are_compared_pair_by_pair(compare: Any, runs_dir: Path) -> None:
+    (runs_dir / "unfinished").mkdir()
+    make_run(runs_dir, "mlp-aa.old-1", 3.0)
+    report = json.loads(compare("--json")[1])
+    assert [run["run"] for run in report["runs"]] == ["cnn-cc", "mlp-bb", "mlp-aa"]
+    pairs = [(pair["first"], pair["second"]) for pair in report["pairs"]]
+    assert pairs == [("cnn-cc", "mlp-bb"), ("cnn-cc", "mlp-aa"), ("mlp-bb", "mlp-aa")]
+    assert (report["test_images"], report["resamples"]) == (600, 10_000)
+
+    p_values = []
+    for pair in report["pairs"]:
+        right = []
+        for name in (pair["first"], pair["second"]):
+            found = comparison.predictions.read(runs_dir / name / "predictions.safetensors")
+            right.append(found.logits.argmax(1) == found.labels)
+        only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+        assert [pair["only_first"], pair["only_second"]] == only
+        assert pair["both"] + sum(only) + pair["neither"] == 600
+        assert pair["difference"] == pytest.approx(right[0].mean() - right[1].mean())
+        assert pair["p"] == pytest.approx(binomtest(only[0], sum(only)).pvalue, rel=1e-9)
+        low, high = pair["interval"]
+        assert low < pair["difference"] < high
+        p_values.append(pair["p"])
+    corrected = [pair["p_holm"] for pair in report["pairs"]]
+    theirs = multipletests(p_values, method="holm")[1].tolist()
+    assert corrected == pytest.approx(theirs, rel=1e-9, abs=0)
+
+
+def test_every_format_says_the_same(compare: Any) -> None:
+    pair = json.loads(compare("--json", "mlp-aa", "cnn-cc")[1])["pairs"][0]
+    low, high = pair["interval"]
+    cell = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    for style in ("table", "markdown"):
+        out = compare("mlp-aa", "cnn-cc", "--format", style)[1]
+        assert cell in out
+        assert "<0.001" in out
+        assert "exact McNemar" in " ".join(out.split())
+    (line,) = csv.DictReader(io.StringIO(compare("mlp-aa", "cnn-cc", "--format", "csv")[1]))
+    assert {key: float(line[key]) for key in ("difference", "p", "p_holm", "low", "high")} == {
+        **{key: pair[key] for key in ("difference", "p", "p_holm")},
+        "low": low,
+        "high": high,
+    }
+
+
+def test_the_matrix_holds_each_difference_once(compare: Any) -> None:
+    pairs = json.loads(compare("--json")[1])["pairs"]
+    signed = [f"{pair['difference']:+.3f}" for pair in pairs]
+    lines = compare("--format", "markdown")[1].splitlines()
+    assert lines[2] == "| run | model | test accuracy | less 2 | less 3 |"
+    one, two, three = ([c.strip(" \\*") for c in line.split("|")[4:6]] for line in lines[4:7])
+    assert (one, two, three) == (signed[:2], ["", signed[2]], ["", ""])
+
+
+def test_a_run_is_named_by_its_name_a_beginning_of_it_or_a_path(
+    compare: Any, tmp_path: Path
+) -> None:
+    elsewhere = make_run(tmp_path / "other", "mlp-dd", 1.5)
+    report = json.loads(compare("--json", "mlp-aa", "cnn", str(elsewhere))[1])
+    assert [run["run"] for run in report["runs"]] == ["cnn-cc", "mlp-dd", "mlp-aa"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["mlp", "cnn"], "run 'mlp' could be any of mlp-aa, mlp-bb: give more"),
+        (["mlp-ax", "cnn"], "unknown run 'mlp-ax': did you mean 'mlp-aa'"),
+        (["cnn", "cnn-cc"], "two finished runs or more can be compared; 1 given"),
+        (["unfinished", "cnn"], "has no result.json: the run is not finished"),
+        (["--format", "tabel"], "unknown format 'tabel': did you mean 'table'"),
+        (["--format", "csv", "--json"], "--format csv and --json: must be one of them"),
+        (["--runs-dir", "none"], "two finished runs or more can be compared; 0 in none"),
+    ],
+)
+def test_what_cannot_be_named_is_told(
+    compare: Any, runs_dir: Path, arguments: list[str], text: str
+) -> None:
+    (runs_dir / "unfinished").mkdir()
+    (runs_dir / "unfinished" / "config.json").write_text("{}")
+    code, _, err = compare(*arguments)
+    assert code == 2
+    assert text in err
+
+
+def config_of(**other: Any) -> dict[str, Any]:
+    return {"data": "0123456789abcdef", "model_options": {}} | other
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "text"),
+    [
+        (
+            {"config": config_of(data="fedcba9876543210")},
+            2,
+            "different data (STL-10 0123456789ab; STL-10 fedcba987654)",
+        ),
+        (
+            {"config": config_of(input="crop")},
+            2,
+            "different parts of the images (the whole image; the central 64x64 px)",
+        ),
+        ({"labels": (LABELS + 1) % 3}, 2, "have different test labels"),
+        ({"test_accuracy": 0.5, "test_hits": None, "confusion": None}, 4, "is not of this run"),
+        ({"test_loss": 0.1}, 4, "is not of this run"),
+        ({"test_accuracy": "high"}, 4, "holds no row"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused_with_what_differs(
+    compare: Any, runs_dir: Path, other: dict[str, Any], code: int, text: str
+) -> None:
+    make_run(runs_dir, "other-dd", 1.0, **other)
+    found, out, err = compare("mlp-aa", "other-dd")
+    assert (found, out) == (code, "")
+    assert "other-dd" in err
+    assert text in err
+
+
+def test_runs_of_different_resolutions_saw_the_same_images(compare: Any, runs_dir: Path) -> None:
+    make_run(runs_dir, "other-dd", 1.0, image_size=96)
+    make_run(runs_dir, "other-ee", 1.0, image_size=96, config=config_of(input="crop"))
+    assert compare("mlp-aa", "other-dd", "other-ee")[0] == 0
+
+
+def test_missing_and_damaged_predictions_are_named(compare: Any, runs_dir: Path) -> None:
+    path = runs_dir / "mlp-bb" / "predictions.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    code, _, err = compare()
+    assert code == 4
+    assert f"{path} is damaged" in err
+    path.unlink()
+    code, _, err = compare()
+    assert code == 4
+    assert f"{path} is missing: train the run again with --overwrite" in err
+
+
+def test_other_peoples_names_stay_text(compare: Any, runs_dir: Path) -> None:
+    hostile = "[red]|=x\x1b[2J"
+    make_run(runs_dir, "other-dd", 1.0, model=hostile, run="=cmd()|<b>")
+    for style in ("table", "markdown", "csv"):
+        code, out, _ = compare("--format", style)
+        assert code == 0
+        assert "\x1b" not in out
+    assert "'=cmd()|<b>" in compare("--format", "csv")[1]
+    assert r"=cmd()\|\<b\>" in compare("--format", "markdown")[1]
+    assert "[red]|=x [2J" in compare()[1]
+    make_run(runs_dir, "other-ee", 1.0, run="\x1b[2J", config=config_of(data="\x1b[2J"))
+    code, _, err = compare()
+    assert code == 4  # a fingerprint is hexadecimal
+    assert "\x1b" not in err
+
+
+def test_equal_runs_do_not_differ(compare: Any, runs_dir: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "other", "mlp-aa", 1.0)
+    report = json.loads(compare("--json", "mlp-aa", str(tmp_path / "other" / "mlp-aa"))[1])
+    (pair,) = report["pairs"]
+    assert (pair["difference"], pair["interval"], pair["p"]) == (0, [0, 0], 1)
+
+
+def test_logits_that_are_not_finite_can_be_compared(runs_dir: Path) -> None:
+    folder = make_run(runs_dir, "nan-dd", 1.0)
+    found = comparison.predictions.read(folder / "predictions.safetensors")
+    logits = torch.from_numpy(found.logits)
+    logits[0] = torch.nan
+    save_predictions(folder / "predictions.safetensors", logits, LABELS)
+    scores = score(logits, LABELS, "test")
+    row = json.loads((folder / "result.json").read_text())
+    row |= {"test_accuracy": scores["test/accuracy"], "test_loss": None}
+    row |= measures(logits, LABELS)
+    (folder / "result.json").write_text(json.dumps(row))
+    run = load_run(folder)
+    assert run.hits.bit_count() == decode_hits(row["test_hits"]).bit_count()
+    assert np.isclose(run.hits.bit_count() / 600, scores["test/accuracy"])
+
+
+def test_two_trained_runs_are_compared_from_their_folders(
+    data_dir: Path, tmp_path: Path, compare: Any
+) -> None:
+    options = {"image_size": 8, "epochs": 1, "batch_size": 8, "tracker": "none", "threads": 1}
+    rows = [
+        stl10bench.train(
+            "logistic", data_dir=data_dir, runs_dir=tmp_path / "mine", seed=seed, **options
+        )
+        for seed in (0, 1)
+    ]
+    report = json.loads(compare("--runs-dir", str(tmp_path / "mine"), "--json")[1])
+    assert {run["run"] for run in report["runs"]} == {row["run"] for row in rows}
+    accuracies = sorted((row["test_accuracy"] for row in rows), reverse=True)
+    assert report["pairs"][0]["difference"] == pytest.approx(accuracies[0] - accuracies[1])
+
+
+def test_a_comparison_imports_no_torch() -> None:
+    found = heavy_after(
+        "from stl10bench.results import comparison; from stl10bench.cli import results"
+    )
+    assert found == "['numpy']"

@@ -1,0 +1,116 @@
+"""Run folders: listed, shown and removed, whatever state they are in."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.killer import Killer
+
+import stl10bench
+from stl10bench.core.errors import BusyError, UsageError
+from stl10bench.results import run_folder
+from stl10bench.training.resolve import check_settings
+
+TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}
+
+
+@pytest.fixture(scope="module")
+def runs_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run and the one that it replaced, a killed one, a diverged one, a damaged one."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = {**TINY, "data_dir": data_dir, "runs_dir": folder, "threads": 1}
+    for _ in range(2):
+        stl10bench.train("logistic", **options, overwrite=True)
+    diverging = {"lr": 1e30, "optimizer": "sgd", "schedule": "constant", "hidden": (4,)}
+    with pytest.raises(ValueError, match="diverged"):
+        stl10bench.train("mlp", **options, **diverging)
+    row = stl10bench.train("logistic", **options, seed=1)
+    (folder / row["run"] / "status.json").write_text("{")
+    with Killer() as killer:
+        killed = {"model": "logistic", **options, "seed": 2, "checkpoint_minutes": 0}
+        assert killer.train(killed, operation=60)["code"] == -9
+    return folder
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "stl10bench", "runs", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_each_state_is_told(runs_dir: Path) -> None:
+    listed = json.loads(command("list", "--runs-dir", str(runs_dir), "--json").stdout)["runs"]
+    states = sorted(run["state"] for run in listed)
+    assert states == ["damaged", "diverged", "finished", "killed", "old"]
+    by_state = {run["state"]: run for run in listed}
+    assert by_state["finished"]["epoch"] == by_state["finished"]["epochs"] == 2
+    assert by_state["killed"]["epoch"] < 2
+    assert "not finite" in by_state["diverged"]["reason"]
+    assert "is not JSON" in by_state["damaged"]["reason"]
+    folder = runs_dir / by_state["finished"]["run"]
+    assert by_state["finished"]["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
+
+
+def test_the_list_is_a_table_with_a_total(runs_dir: Path) -> None:
+    ended = command("list", "--runs-dir", str(runs_dir))
+    assert ended.returncode == 0
+    assert "killed" in ended.stdout
+    assert ended.stdout.strip().endswith("in 5 run(s)")
+
+
+def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_path: Path) -> None:
+    row = stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, threads=1, **TINY)
+    folder = tmp_path / row["run"]
+    config = check_settings("logistic", settings={})[0].model_validate(row["config"])
+    (folder / "result.json").unlink()
+    with run_folder.owned(folder, config):
+        assert run_folder.describe(folder)["state"] == "running"
+        with pytest.raises(BusyError, match=r"written by process \d+ on .*, for \d+ s"):
+            run_folder.remove(folder)
+    assert folder.exists()
+
+
+def test_a_run_is_shown_by_the_beginning_of_its_name(runs_dir: Path) -> None:
+    shown = command("show", "mlp", "--runs-dir", str(runs_dir), "--json")
+    facts = json.loads(shown.stdout)
+    assert facts["config"]["model_options"]["hidden"] == [4]
+    assert facts["files"]["metrics.jsonl"] == 0
+    text = command("show", "mlp", "--runs-dir", str(runs_dir)).stdout
+    assert "diverged" in text
+    assert "config.json" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("logistic", r"run 'logistic' could be any of logistic-.*: give more"),
+        ("logistik-edda6f7e", r"unknown run 'logistik-.*': did you mean 'logistic-"),
+        ("..", r"unknown run '\.\.'"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(runs_dir: Path, name: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        run_folder.find(runs_dir, name)
+
+
+def test_runs_are_removed_by_name_and_by_state(data_dir: Path, tmp_path: Path) -> None:
+    rows = [
+        stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, seed=seed, **TINY)
+        for seed in (0, 1)
+    ]
+    stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, overwrite=True, **TINY)
+    ended = command("rm", "--state", "old", "--runs-dir", str(tmp_path))
+    assert ended.stdout.startswith(f"removed {rows[0]['run']}.old-1: ")
+    ended = command("rm", rows[1]["run"], "--runs-dir", str(tmp_path))
+    assert ended.returncode == 0
+    left = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    assert left == [rows[0]["run"]]
+    nothing = command("rm", "--runs-dir", str(tmp_path))
+    assert nothing.returncode == 2
+    assert "Name runs" in nothing.stderr

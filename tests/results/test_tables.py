@@ -1,0 +1,336 @@
+"""Rows as tables: the same numbers in every format, and nobody's name breaks one."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.rows import HOSTILE, Page, cells_of, row_of, shown, store
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from stl10bench.core.console import clean
+from stl10bench.core.errors import CheckpointError, UsageError
+from stl10bench.results import tables
+from stl10bench.results.tables import FORMATS, row_label, show_rows, stored_rows
+
+
+def failed(model: str = "cnn", error: str = "diverged: at step 3, lower --lr") -> tables.Row:
+    return {"model": model, "model_options": {}, "error": error}
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "latex", "html"])
+def test_every_format_says_the_same_numbers(style: str) -> None:
+    rows = [row_of(accuracy=0.4321), row_of("cnn", 0.75, test_loss=None)]
+    found = json.loads(shown(rows, "json"))
+    assert [row.items() <= more.items() for row, more in zip(rows, found, strict=True)] == [
+        True
+    ] * 2
+    lines = list(csv.DictReader(io.StringIO(shown(rows, "csv"))))
+    assert (float(lines[0]["test_accuracy"]), int(lines[0]["parameters"])) == (0.4321, 6457482)
+    assert (lines[0]["accuracy_low"], lines[0]["accuracy_high"]) == ("0.4196", "0.4446")
+    text = shown(rows, style)
+    assert "STL-10, 8,000 test images" in text
+    assert cells_of(text, style) == [
+        [
+            *("model", "test loss", "test accuracy [95 %]", "vs best", "parameters", "trainable"),
+            *("MACs", "px", "precision", "train s", "images/s"),
+        ],
+        [
+            *("mlp", "1.250", "0.432 [0.420, 0.445]", "-", "6,457,482", "12,345"),
+            *("6.46M", "64", "fp32", "1,234", "1,500"),
+        ],
+        [
+            *("cnn", "-", "0.750 [0.738, 0.762]", "best", "6,457,482", "12,345"),
+            *("6.46M", "64", "fp32", "1,234", "1,500"),
+        ],
+    ]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("style", FORMATS)
+def test_no_name_or_reason_breaks_a_table(style: str, hostile: str) -> None:
+    rows = [row_of(model=hostile, dataset=hostile), failed(error=hostile)]
+    text = shown(rows, style)
+    assert "\x1b" not in text
+    if style == "json":
+        assert json.loads(text)[0]["model"] == hostile
+    elif style == "csv":
+        first, second = csv.DictReader(io.StringIO(text))
+        assert first["model"].lstrip("'") == clean(hostile)
+        for cell in (*first.values(), *second.values()):
+            assert cell.lstrip()[:1] not in tuple("=@+-"), "a spreadsheet would run it"
+    elif style == "markdown":
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(lines) == 4
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {11}
+        assert not re.findall(r"(?<!\\)([<>`_]|\]\()", text)
+    elif style == "html":
+        page = Page(text)
+        assert page.rows[1][0] == clean(hostile)
+        assert page.tags <= {
+            *("html", "head", "meta", "title", "style", "body", "table", "caption"),
+            *("thead", "tbody", "tr", "th", "td", "p"),
+        }
+    elif style == "latex":
+        _, first, second = cells_of(text, style)
+        assert (first[0], len(first), len(second)) == (clean(hostile), 10, 10)
+        bare = re.sub(r"\\[&%$#_{}]|\\text[a-z]+\{\}", "", text.partition("\n")[2])
+        assert not re.findall(r"[%$#_~^<>|]", bare)
+        assert bare.count("{") == bare.count("}")
+        assert "\n[" not in text, "it would be an argument of the row's end"
+        assert "--" not in text, "it would be a dash"
+    else:
+        assert clean(hostile).strip() in text
+
+
+@given(st.text(), st.text())
+def test_any_text_gives_one_line_a_row_in_csv(model: str, error: str) -> None:
+    lines = list(csv.reader(io.StringIO(shown([row_of(model=model), failed(error=error)], "csv"))))
+    assert len(lines) == 3
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 240])
+def test_a_table_fits_the_terminal_and_never_loses_model_or_accuracy(width: int) -> None:
+    rows = [row_of(), row_of("mobilenetv2", 0.75, model_options={"freeze": True}, pretrained=True)]
+    text = shown(rows, "table", width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "0.750 [0.738, 0.762]" in text
+    assert ("no room for" in text) == (width < 150)
+
+
+def test_a_table_that_is_piped_has_all_columns() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    show_rows([row_of()], "table", console)
+    assert "images/s" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_failed_run_says_why_in_its_place() -> None:
+    text = shown([row_of(), failed(), row_of("cnn")], "table")
+    models = [line.split()[0] for line in text.splitlines() if re.match(r" ?(mlp|cnn) ", line)]
+    assert models == ["mlp", "cnn", "cnn"]
+    assert "diverged: at step 3" in text
+
+
+def test_a_long_reason_stands_in_full_below_the_table() -> None:
+    reason = "needs weights: --weights FILE, for a frozen backbone that is random learns nothing"
+    text = shown([row_of(), failed("mobilenetv2", reason)], "table", width=100)
+    assert f"mobilenetv2: {reason}" in " ".join(text.split())
+
+
+def test_a_failed_run_alone_is_a_table_too() -> None:
+    assert "diverged" in shown([failed()], "table")
+    assert "diverged" in shown([failed()], "markdown")
+
+
+@pytest.mark.parametrize(
+    ("other", "label"),
+    [
+        ({}, "mlp"),
+        ({"selection": "last epoch"}, "mlp (last epoch)"),
+        ({"stacked": 8}, "mlp (8 stacked)"),
+        ({"stacked": 1}, "mlp"),
+        ({"model_options": {"freeze": True}, "pretrained": True}, "mlp (frozen)"),
+        ({"model_options": {"freeze": False}, "pretrained": True}, "mlp (learned)"),
+        ({"model_options": {"freeze": False}}, "mlp (learned, from scratch)"),
+        (
+            {
+                "model_options": {"hidden": [64, 32], "dropout": 0.2},
+                "config": {"data": "", "model_options": {"hidden": [64, 32]}},
+            },
+            "mlp (hidden 64-32)",
+        ),
+    ],
+)
+def test_a_label_says_what_learns_and_which_options_differ(other: Any, label: str) -> None:
+    assert row_label(row_of(**other)) == label
+
+
+def test_only_the_official_images_are_called_stl10() -> None:
+    title = shown([row_of(dataset="STL-10")], "markdown").splitlines()[0]
+    assert title == "STL-10, 8,000 test images"
+    other = shown([row_of(dataset="STL-10 layout")], "markdown").splitlines()[0]
+    assert other == "STL-10 layout 0123456789ab: not the STL-10 images, 8,000 test images"
+    demo = shown([row_of(dataset="demo")], "markdown").splitlines()[0]
+    assert demo == "demo 0123456789ab: drawn images, not STL-10, 8,000 test images"
+
+
+def test_data_are_never_mixed_in_one_table() -> None:
+    text = shown([row_of(), row_of("cnn", dataset="demo")], "table")
+    first, second = text.split("demo 0123456789ab: drawn")
+    assert ("mlp" in first, "cnn" in first) == (True, False)
+    assert ("mlp" in second, "cnn" in second) == (False, True)
+
+
+def test_two_demos_are_two_tables() -> None:
+    other = {"data": "fedcba", "model_options": {}}
+    text = shown([row_of(dataset="demo"), row_of("cnn", dataset="demo", config=other)], "markdown")
+    assert re.findall(r"demo (\w+): drawn", text) == ["0123456789ab", "fedcba"]
+
+
+def test_a_failed_run_is_listed_once_where_there_are_no_tables() -> None:
+    rows = [row_of(), failed(), row_of("cnn", dataset="demo")]
+    assert [row["model"] for row in json.loads(shown(rows, "json"))] == ["mlp", "cnn", "cnn"]
+    assert shown(rows, "csv").count("diverged") == 1
+
+
+def test_columns_are_entries_of_the_row_its_settings_and_its_models_options() -> None:
+    config = {"data": "", "model_options": {}, "lr": 0.0001, "epochs": 7}
+    rows = [row_of(model_options={"hidden": [64, 32]}, config=config), row_of("cnn")]
+    keys = ["lr", "hidden", "epochs", "test_ece"]
+    console = Console(file=io.StringIO(), width=400)
+    for style in ("markdown", "csv", "json"):
+        show_rows(rows, style, console, keys=keys)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "| mlp | 0.0001 | 64-32 | 3 | - |" in text
+    assert "| cnn | - | - | 3 | - |" in text
+    assert 'label,lr,hidden,epochs,test_ece\nmlp,0.0001,"[64, 32]",3,\n' in text
+    (row, _) = json.loads(text[text.rindex("[\n  {") :])
+    assert row == {"label": "mlp", "lr": 0.0001, "hidden": [64, 32], "epochs": 3, "test_ece": None}
+
+
+def order(rows: list[tables.Row], **options: Any) -> list[Any]:
+    console = Console(file=io.StringIO(), width=400)
+    show_rows(rows, "json", console, **options)
+    return [row["model"] for row in json.loads(console.file.getvalue())]  # type: ignore[attr-defined]
+
+
+def test_rows_are_sorted_by_a_column_and_what_lacks_it_comes_last() -> None:
+    rows = [
+        row_of("b", 0.2),
+        row_of("none", 0.3, test_loss=None),
+        row_of("a", 0.1, test_loss=2.5),
+        row_of("c", 0.4, test_loss=0.5),
+    ]
+    assert order(rows) == ["b", "none", "a", "c"]
+    assert order(rows, sort="test_loss") == ["c", "b", "a", "none"]
+    assert order(rows, sort="test_loss", descending=True) == ["a", "b", "c", "none"]
+    assert order(rows, sort="test_accuracy") == ["a", "b", "none", "c"]
+    assert order(rows, sort="model") == ["a", "b", "c", "none"]
+
+
+@pytest.mark.parametrize("options", [{"keys": ["test_acuracy"]}, {"sort": "test_acuracy"}])
+def test_an_unknown_column_says_the_nearest(options: Any) -> None:
+    with pytest.raises(UsageError, match="unknown column 'test_acuracy': did you mean 'test_acc"):
+        show_rows([row_of()], "table", Console(file=io.StringIO()), **options)
+
+
+def test_stored_rows_are_found_in_order_and_old_ones_left_out(tmp_path: Path) -> None:
+    for name, accuracy in (("b", 0.9), ("a", 0.1), ("c", 0.5), ("c-0.old-1", 0.7)):
+        store(tmp_path, row_of(name, accuracy, run=name))
+    (tmp_path / "unfinished").mkdir()
+    assert [row["model"] for row in stored_rows(tmp_path)] == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", "NaN", "[" * 5000])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    store(tmp_path, row_of())
+    (tmp_path / "mlp-0" / "result.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"mlp-0/result\.json"):
+        stored_rows(tmp_path)
+
+
+HITS = "f" * 1000 + "0" * 1000  # the first 4000 of 8000 images
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [
+        ({"test_accuracy": 1.5}, "test_accuracy"),
+        ({"test_accuracy": float("nan")}, "test_accuracy"),
+        ({"test_ece": -0.1}, "test_ece"),
+        ({"test_loss": float("inf")}, "test_loss"),
+        ({"test_images": 0}, "test_images"),
+        ({"test_hits": "0x" + HITS}, "test_hits"),
+        ({"test_hits": HITS[2:]}, "test_hits: 8000 bits, 4000 of them set"),
+        ({"test_hits": HITS + "00"}, "test_hits: 8000 bits"),
+        ({"test_hits": "7" + HITS[1:]}, "4000 of them set"),
+        ({"test_hits": "10\n"}, "test_hits"),
+        ({"test_hits": HITS, "test_images": 7999, "test_accuracy": 4000 / 7999}, ""),
+        (
+            {"test_hits": "7" + HITS[1:-1] + "1", "test_images": 7999, "test_accuracy": 0.50006},
+            "test_hits: 7999 bits",
+        ),
+        ({"confusion": [[4000, 4000]]}, "as many columns as rows"),
+        ({"confusion": [[4000, 4000], [0, 1]]}, "confusion: 8000 images"),
+        ({"confusion": [[3999, 4001], [0, 0]]}, "4000 of them right"),
+        ({"confusion": [[4001, 4000], [0, -1]]}, "confusion"),
+        ({"confusion": [[4000, 4000], [0, 0]], "test_hits": HITS}, ""),
+        ({"confusion": []}, ""),
+    ],
+)
+def test_a_row_whose_counts_do_not_agree_is_refused(
+    tmp_path: Path, other: tables.Row, where: str
+) -> None:
+    store(tmp_path, row_of(**other))
+    if where:
+        with pytest.raises(CheckpointError, match=rf"mlp-0/result\.json.*{where}"):
+            stored_rows(tmp_path)
+    elif other.get("confusion") == []:
+        with pytest.raises(CheckpointError):
+            stored_rows(tmp_path)
+    else:
+        assert stored_rows(tmp_path)[0]["test_hits"] == HITS
+
+
+def test_the_table_needs_no_torch(tmp_path: Path) -> None:
+    store(tmp_path, row_of(test_hits=HITS, confusion=[[4000, 4000], [0, 0]]))
+    store(tmp_path, row_of("cnn", 0.25, test_hits="f" * 500 + "0" * 1500))
+    code = (
+        "import sys; from stl10bench.cli.main import main\n"
+        f"sys.argv = ['stl10bench', 'table', '--runs-dir', {str(tmp_path)!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'timm') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "best" in ended.stdout
+    assert "worse" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("content", ['{"model": "x"}', '{"test_accuracy": "high"}', "{}"])
+def test_a_result_that_lacks_what_a_row_needs_is_named(tmp_path: Path, content: str) -> None:
+    store(tmp_path, row_of())
+    (tmp_path / "mlp-0" / "result.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"mlp-0/result\.json"):
+        stored_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"precision": "\x1b[2J"}, "precision"),
+        ({"precision": "a|b"}, "precision"),
+        ({"macs": 10**400}, "macs"),
+        ({"macs": -1}, "macs"),
+        ({"train_seconds": -1.0}, "train_seconds"),
+        ({"test_accuracy": float("nan")}, "test_accuracy"),
+        ({"test_accuracy": 1.5}, "test_accuracy"),
+        ({"test_accuracy_interval": [0.1, float("inf")]}, "test_accuracy_interval.1"),
+        ({"error": {"a": 1}}, "error"),
+        ({"config": {"data": "\x1b[31mred", "model_options": {}}}, "config.data"),
+        ({"model_options": {"hidden": [[[[1]]]]}}, "model_options.hidden"),
+        ({"model_options": {"\x1b[2J" * 100: {}}}, r"model_options. \[2J \[2J"),
+    ],
+)
+def test_a_value_that_a_table_would_run_or_cannot_show_is_refused(
+    tmp_path: Path, change: Any, place: str
+) -> None:
+    store(tmp_path, row_of(**change))
+    with pytest.raises(CheckpointError, match=rf"holds no row of a run: {place}") as error:
+        stored_rows(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def test_an_unknown_format_says_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown format 'tabel': did you mean 'table'"):
+        shown([row_of()], "tabel")

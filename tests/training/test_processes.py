@@ -1,0 +1,75 @@
+"""Two processes: the same order, draws, rates and counts as one, one table, one log, one row."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OPTIONS = [
+    *("--image-size", "8", "--epochs", "2", "--batch-size", "8", "--optimizer", "sgd"),
+    *("--lr", "0.05", "--tracker", "none", "--precision", "no", "--json"),
+]
+
+
+def launch(launcher: list[str], data_dir: Path, runs_dir: Path, *arguments: str) -> Any:
+    """Run `stl10bench train` under a launcher, as a user would: no environment variable set."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", *launcher, "-m", "stl10bench", "train", *arguments),
+            *("--data-dir", str(data_dir), "--runs-dir", str(runs_dir)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["accelerate.commands.launch"]
+
+
+def metrics_of(row: dict[str, Any], runs_dir: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line)
+        for line in (runs_dir / row["run"] / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.mark.parametrize("model", ["mlp --hidden 16 --dropout 0", "logistic --input crop"])
+def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path, model: str) -> None:
+    """To rounding; dropout alone is drawn by each process for itself."""
+    alone = launch(ACCELERATE, data_dir, tmp_path / "one", *model.split(), *OPTIONS)
+    both = launch(TORCHRUN, data_dir, tmp_path / "two", *model.split(), *OPTIONS)
+    assert (alone.returncode, both.returncode) == (0, 0), alone.stderr + both.stderr
+    one, two = json.loads(alone.stdout), json.loads(both.stdout)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["run"] == two["run"]
+    assert two["test_images"] == 20
+    assert both.stderr.count("epoch 1/2") == 1
+    expected = metrics_of(one, tmp_path / "one")
+    found = metrics_of(two, tmp_path / "two")
+    for first, second in zip(expected, found, strict=True):
+        for key in first.keys() - {"time", "seconds", "images_per_second"}:
+            assert second[key] == pytest.approx(first[key], rel=1e-5), key
+    assert (tmp_path / "two" / two["checkpoint"]).is_file()
+    assert len(list((tmp_path / "two").glob("*/result.json"))) == 1
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    ended = launch(TORCHRUN, data_dir, tmp_path, "logistic", *OPTIONS, "--batch-size", "7")
+    assert ended.returncode != 0
+    assert "batch_size = 7: the global batch must be divisible by the 2 processes" in ended.stderr
+
+
+def test_accelerate_launch_uses_all_cores_although_it_says_one_thread(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    ended = launch(ACCELERATE, data_dir, tmp_path, "logistic", *OPTIONS)
+    row = json.loads(ended.stdout)
+    assert row["threads"] == len(os.sched_getaffinity(0))

@@ -1,0 +1,67 @@
+"""Odd folders, odd terminals and few resources: a run works, or says what it lacks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.layout import write_layout
+
+SOURCE = Path(__file__).parents[2]
+TINY = [
+    *("--image-size", "8", "--epochs", "1", "--batch-size", "8", "--threads", "1"),
+    *("--tracker", "none", "--val-fraction", "0"),
+]
+ODD = os.fsdecode("Ünsere Läufe 🐒; it's $HOME [red] %s {} \\".encode() + b"\xff" + b"x" * 180)
+
+
+def stl10bench(
+    folder: Path, *arguments: str, limits: Callable[[], None] | None = None, **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [sys.executable, "-m", "stl10bench", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        preexec_fn=limits,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="bytes as names are POSIX's")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C.UTF-8"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII alone
+    ],
+    ids=["UTF-8", "ASCII"],
+)
+def test_a_run_works_in_a_folder_of_any_name(tmp_path: Path, environment: dict[str, str]) -> None:
+    folder = tmp_path / ODD
+    write_layout(folder / ODD, train=8, test=4, names=("é", "🐒"))
+    where = ["--data-dir", str(folder / ODD)]
+    trained = stl10bench(folder, "train", "logistic", *TINY, *where, "--json", **environment)
+    assert trained.returncode == 0, trained.stderr
+    row = json.loads(trained.stdout)
+    assert (folder / "runs" / row["checkpoint"]).is_file()
+    table = stl10bench(folder, "table", "--runs-dir", str(folder / "runs"), **environment)
+    assert (table.returncode, b"logistic" in table.stdout) == (0, True)
+    missing = stl10bench(folder, "table", "--runs-dir", str(folder / "none"), **environment)
+    assert (missing.returncode, missing.stderr[:6], missing.stderr.count(b"\n")) == (
+        *(2, b"error:"),
+        1,
+    )
+
+
+def test_a_run_needs_few_open_files(tmp_path: Path, data_dir: Path) -> None:
+    resource = pytest.importorskip("resource")
+    ended = stl10bench(
+        tmp_path,
+        *("train", "logistic", *TINY, "--data-dir", str(data_dir)),
+        limits=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)),
+    )
+    assert ended.returncode == 0, ended.stderr
