@@ -35,6 +35,7 @@ check: $(READY)  ## Lint, formatting, types, and the README's tables against the
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python scripts/readme_table.py --check
 
 fix: $(READY)  ## Mend what lint and formatting can mend

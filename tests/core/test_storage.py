@@ -201,7 +201,7 @@ def test_files_have_the_permissions_that_the_umask_leaves(
 def test_what_a_killed_process_left_half_written_is_swept(
     forks: Forks, data_dir: Path, tmp_path: Path, straight: Any
 ) -> None:
-    assert forks.run(*train(data_dir, tmp_path), before=full("create", size=0)).code == 7
+    assert forks.run(*train(data_dir, tmp_path), before=full("create_model", size=0)).code == 7
     folder = folder_of(tmp_path)
     for place in (folder, folder / "checkpoints"):
         (place / ".step-00000009.ab12cd34.part").mkdir(parents=True)

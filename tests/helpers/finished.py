@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from helpers.rows import row_of
@@ -39,11 +38,3 @@ def make_run(
     (folder / "config.json").write_text(json.dumps(row["config"]))
     save_predictions(folder / "predictions.safetensors", logits, labels)
     return folder
-
-
-@pytest.fixture
-def runs_dir(tmp_path: Path) -> Path:
-    """Three runs: mlp-aa, mlp-bb a little better, cnn-cc far better."""
-    for name, strength in (("mlp-aa", 1.0), ("mlp-bb", 1.1), ("cnn-cc", 2.5)):
-        make_run(tmp_path / "runs", name, strength)
-    return tmp_path / "runs"

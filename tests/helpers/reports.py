@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import safetensors.numpy
 
 from helpers.finished import make_run
@@ -38,11 +37,3 @@ def write_log(folder: Path, epochs: int) -> None:
     ]
     text = "".join(json.dumps(line | {"val/accuracy": 0.4}) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
-
-
-@pytest.fixture
-def runs_dir(tmp_path: Path) -> Path:
-    """mlp with two seeds, and a cnn that is far better."""
-    for name, strength, seed in (("mlp-aa", 1.0, 0), ("mlp-bb", 1.1, 1), ("cnn-cc", 2.5, 0)):
-        add_run(tmp_path / "runs", name, strength, seed=seed)
-    return tmp_path / "runs"

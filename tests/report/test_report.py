@@ -54,6 +54,14 @@ from stl10bench.training.row import save_predictions
 
 
 @pytest.fixture
+def runs_dir(tmp_path: Path) -> Path:
+    """mlp with two seeds, and a cnn that is far better."""
+    for name, strength, seed in (("mlp-aa", 1.0, 0), ("mlp-bb", 1.1, 1), ("cnn-cc", 2.5, 0)):
+        add_run(tmp_path / "runs", name, strength, seed=seed)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
 def report(
     runs_dir: Path,
     tmp_path: Path,

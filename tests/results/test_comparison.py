@@ -25,6 +25,14 @@ from stl10bench.training.row import save_predictions
 
 
 @pytest.fixture
+def runs_dir(tmp_path: Path) -> Path:
+    """Three runs: mlp-aa, mlp-bb a little better, cnn-cc far better."""
+    for name, strength in (("mlp-aa", 1.0), ("mlp-bb", 1.1), ("cnn-cc", 2.5)):
+        make_run(tmp_path / "runs", name, strength)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
 def compare(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Any:

@@ -134,7 +134,8 @@ def test_a_process_that_hangs_is_named(
     hang = f"open({str(pid)!r}, 'w').write(str(os.getpid())); os.kill(os.getpid(), signal.SIGSTOP)"
     before = in_step(6, hang, rank=1)
     if moment == "the hold-out":
-        before = before.replace("epoch", "training").replace("nan_if_infinite", "evaluate")
+        before = before.replace("training.epoch", "training.trainer")
+        before = before.replace("nan_if_infinite", "compute_logits")
         before = before.replace("(losses)", "(*losses, **more)")
         before = before.replace("== 6", "== 1")
     before += IMPATIENT
