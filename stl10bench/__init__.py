@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from stl10bench.core import __version__
 
-__all__ = ["__version__", "evaluate", "export", "load", "register", "train", "train_stack"]
+__all__ = ["__version__", "evaluate", "export", "load", "register", "train"]
 
 if TYPE_CHECKING:
     from stl10bench.inference.evaluate import evaluate
     from stl10bench.inference.export import export
     from stl10bench.inference.predictor import load
     from stl10bench.models.registry import register
-    from stl10bench.training.run import train, train_stack
+    from stl10bench.training.run import train
 
 _HOMES = {
     "evaluate": "stl10bench.inference.evaluate",
@@ -19,7 +19,6 @@ _HOMES = {
     "load": "stl10bench.inference.predictor",
     "register": "stl10bench.models.registry",
     "train": "stl10bench.training.run",
-    "train_stack": "stl10bench.training.run",
 }
 
 

@@ -20,9 +20,10 @@ from stl10bench.data.loader import load_images, make_normalise
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.inference.predictor import Predictor, load
-from stl10bench.metrics.classification import none_if_not_finite, score
-from stl10bench.training.evaluate import compute_logits, fuse_frozen
-from stl10bench.training.row import tested_row
+from stl10bench.metrics.classification import none_if_not_finite
+from stl10bench.metrics.significance import wilson_interval
+from stl10bench.training.evaluate import compute_logits, fuse_frozen, score
+from stl10bench.training.row import describe_model, provenance
 
 SPLITS = ("test", "train", "val")
 
@@ -38,7 +39,7 @@ def evaluate(
     threads: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Measure a checkpoint on a split (test, train, or val: its own hold-out); returns the row.
+    """Measure a checkpoint on a split (test, train, or val: the validation images of its run).
 
     Needs only the file and the data. Raises CheckpointError, DataError, UsageError.
     """
@@ -65,7 +66,7 @@ def evaluate(
 def evaluate_split(
     predictor: Predictor, accelerator: Accelerator, dataset: Dataset, *, split: str
 ) -> dict[str, Any]:
-    """The row of a loaded checkpoint on a split: test, train, or val, its own hold-out.
+    """The figures of a loaded checkpoint on a split: test, train, or val: the validation images of its run.
 
     Raises DataError when the data have other classes, or for val when they are other data.
     """
@@ -81,7 +82,7 @@ def evaluate_split(
     if split == "val":
         if dataset.fingerprint != config.data or config.val_fraction == 0:
             raise DataError(
-                f"no hold-out: val_fraction = {config.val_fraction}, and the data must be those "
+                f"no validation images: val_fraction = {config.val_fraction}, and the data must be those "
                 f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
             )
         _, rows = training_rows(config, dataset)
@@ -91,5 +92,17 @@ def evaluate_split(
     fuse_frozen(model, images, normalise, config)
     logits = compute_logits(model, images.images, normalise, config.image_size, accelerator)
     scores = none_if_not_finite(score(logits, images.labels, split))
-    header = header.at(header.epoch, header.step, {**header.metrics, **scores})
-    return tested_row(header, model, dataset.name, len(rows), accelerator, split=split)
+    accuracy = scores[f"{split}/accuracy"] or 0.0
+    return {
+        **describe_model(header, model),
+        "config": config.model_dump(mode="json"),
+        "dataset": dataset.name,
+        "val_accuracy": header.metrics.get("val/accuracy"),
+        "val_loss": header.metrics.get("val/loss"),
+        f"{split}_accuracy": accuracy,
+        f"{split}_accuracy_interval": list(wilson_interval(accuracy, len(rows))),
+        f"{split}_loss": scores[f"{split}/loss"],
+        f"{split}_images": len(rows),
+        "processes": accelerator.num_processes,
+        **provenance(device),
+    }

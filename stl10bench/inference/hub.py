@@ -37,9 +37,9 @@ def row_of(checkpoint: Path, header: Header) -> Row | None:
         return None
     row = read_row(path)
     same = (
-        row["config"] == header.config.model_dump(mode="json")
-        and row["test_accuracy"] == header.metrics.get("test/accuracy")
-        and str(row.get("checkpoint")).endswith(f"/{checkpoint.name}")
+        row.config == header.config
+        and row.test_accuracy == header.metrics.get("test/accuracy")
+        and str(row.checkpoint).endswith(f"/{checkpoint.name}")
     )
     return row if same else None
 
@@ -85,12 +85,12 @@ def _notice(row: Row | None) -> str:
             "**The data are not known**: the card was made from the checkpoint alone, without its "
             "run's row. Do not take its figures for STL-10 results."
         )
-    if row["dataset"] == "STL-10":
+    if row.dataset == "STL-10":
         return "Trained and tested on STL-10."
-    if row["dataset"] == "demo":
+    if row.dataset == "demo":
         return "**A demo**: trained and tested on images drawn by code. **Not an STL-10 result.**"
     return (
-        f"Trained and tested on other data in STL-10's layout ({escape_markdown(row['dataset'])}). "
+        f"Trained and tested on other data in STL-10's layout ({escape_markdown(row.dataset)}). "
         "**Not an STL-10 result.**"
     )
 
@@ -103,22 +103,22 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
     facts = [
         ("classes", ", ".join(header.class_names)),
         ("input", f"uint8 RGB, {rule}; mean {_list(header.mean)}, std {_list(header.std)} of 0..1"),
-        ("data", f"{row['dataset'] if row else 'not known'}, fingerprint {config.data or 'none'}"),
+        ("data", f"{row.dataset if row else 'not known'}, fingerprint {config.data or 'none'}"),
     ]
     if row:
-        low, high = row["test_accuracy_interval"]
-        accuracy = f"{row['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]"
+        low, high = row.test_accuracy_interval
+        accuracy = f"{row.test_accuracy:.4f} [{low:.4f}, {high:.4f}]"
         facts += [
             (
                 "test accuracy [95 %, Wilson]",
-                f"{accuracy}, {row['test_images']} images, precision {row['precision']}",
+                f"{accuracy}, {row.test_images} images, precision {row.precision}",
             ),
-            ("test loss", str(row["test_loss"])),
-            ("chosen by", str(row.get("selection"))),
-            ("parameters, trainable", f"{row['parameters']}, {row['trainable_parameters']}"),
-            ("MACs an image", str(row["macs"])),
-            ("trained in", f"{row['train_seconds']:.0f} s, {row.get('device')}, {row.get('cpu')}"),
-            ("versions", json.dumps(row.get("libraries"))),
+            ("test loss", str(row.test_loss)),
+            ("chosen by", str(row.selection)),
+            ("parameters, trainable", f"{row.parameters}, {row.trainable_parameters}"),
+            ("MACs an image", str(row.macs)),
+            ("trained in", f"{row.train_seconds:.0f} s, {row.device}, {row.cpu}"),
+            ("versions", json.dumps(row.libraries)),
         ]
     else:
         facts += [(name, str(metrics[name])) for name in sorted(metrics) if "test/" in name]

@@ -1,4 +1,4 @@
-"""Logits and labels -> loss, accuracy, confusion matrix, macro F1 and hits."""
+"""Logits and labels -> confusion matrix, macro F1, and what else a row says of them."""
 
 import math
 from collections.abc import Mapping
@@ -6,59 +6,35 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from stl10bench.metrics import calibration
-from stl10bench.metrics.significance import encode_hits
-
-
-def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
-    """`<split>/loss`, the mean NLL in nats, and `<split>/accuracy`, top-1 in 0..1.
-
-    Of logits (N, C) and labels (N,), in float64 on the CPU; hits are counted as integers and of
-    equal logits the first class counts.
-    """
-    logits, labels = logits.cpu().double(), labels.cpu()
-    hits = int((logits.argmax(1) == labels).sum())
-    return {
-        f"{split}/loss": F.cross_entropy(logits, labels).item(),
-        f"{split}/accuracy": hits / len(labels),
-    }
+from stl10bench.metrics.calibration import Labels, Logits
 
 
 def measures(
-    logits: Tensor,
-    labels: Tensor,
-    val_logits: Tensor | None = None,
-    val_labels: Tensor | None = None,
+    logits: Logits, labels: Labels, validation: tuple[Logits, Labels] | None = None
 ) -> dict[str, Any]:
     """What a row says of test logits (N, C) and labels (N,) beside loss and accuracy, as JSON.
 
     - `test_macro_f1`: the mean over classes of 2 hits / (images + predictions), 0..1
     - `test_ece`, `test_brier`: see calibration
-    - `test_temperature`: fitted on the hold-out, `val_logits` (V, C) and `val_labels` (V,)
+    - `test_temperature`: fitted on the logits (V, C) and labels (V,) of `validation`
     - `test_loss_scaled`, `test_ece_scaled`, `test_brier_scaled`: of the logits over it
     - `test_notes`: why one of these is None, or was not made as usual, a line each
     - `per_class_accuracy`: (C,) the share of each class's images classified correctly, 0..1
-    - `confusion`: (C, C) counts, a row for each true class and a column for each predicted one
-    - `test_hits`: which images were classified correctly, see `predictions.encode_hits`
 
-    In float64 on the CPU; of equal logits the first class counts. A class without images has None
-    in place of an accuracy; one that was not predicted either is left out of the macro F1.
+    In float64; of equal logits the first class counts. A class without images has None in place of
+    an accuracy; one that was not predicted either is left out of the macro F1.
     """
-    scores, truth = _array(logits), _array(labels)
-    held_out = None
-    if val_logits is not None and val_labels is not None and len(val_labels):
-        held_out = _array(val_logits), _array(val_labels)
-    counts = confusion_matrix(scores, truth)
+    logits = logits.astype(np.float64)
+    if validation is not None:
+        validation = validation[0].astype(np.float64), validation[1]
+    counts = confusion_matrix(logits, labels)
     images, hits = counts.sum(1).tolist(), counts.diagonal().tolist()
     return {
         "test_macro_f1": macro_f1(counts),
-        **calibration.measures(scores, truth, held_out),
+        **calibration.measures(logits, labels, validation),
         "per_class_accuracy": [h / n if n else None for h, n in zip(hits, images, strict=True)],
-        "confusion": counts.tolist(),
-        "test_hits": encode_hits(scores, truth),
     }
 
 
@@ -73,12 +49,6 @@ def macro_f1(counts: NDArray[np.int64]) -> float:
     """The mean F1 of the classes in a confusion matrix that have images or predictions, 0..1."""
     sums = counts.sum(0) + counts.sum(1)
     return float((2 * counts.diagonal()[sums > 0] / sums[sums > 0]).mean())
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    """Logits as float64, labels as int64."""
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
-    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 
 def none_if_not_finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -3,10 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -41,15 +38,6 @@ class PairedCounts(NamedTuple):
     def difference(self) -> float:
         """The first's accuracy less the second's, -1..1."""
         return (self.first - self.second) / self.images
-
-
-def encode_hits(logits: NDArray[Any], labels: NDArray[np.int64]) -> str:
-    """Which of N images have their label's logit highest (or the first of equals), as hexadecimal.
-
-    A bit an image, in the order of the split, the first one highest; zeros fill the last byte.
-    `decode_hits` reads it without numpy.
-    """
-    return np.packbits(logits.argmax(1) == labels).tobytes().hex()
 
 
 def decode_hits(text: str) -> int:

@@ -256,10 +256,10 @@ def levels(
 def interval(row: Any, reach: tuple[float, float]) -> str:
     """A row's accuracy as a dot with its interval, on the scale that all rows share."""
     x = Axis(*reach, 4, 116)
-    low, high = row["test_accuracy_interval"]
+    low, high = row.test_accuracy_interval
     parts = [line(4, 9, 116, 9, "rule"), line(x(low), 9, x(high), 9, "bar")]
-    parts.append(dot(x(row["test_accuracy"]), 9, 2, "point"))
-    text = f"{row['test_accuracy']:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+    parts.append(dot(x(row.test_accuracy), 9, 2, "point"))
+    text = f"{row.test_accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}"
     return picture("".join(parts), 120, 18, text)
 
 

@@ -39,7 +39,7 @@ def distinct_names(found: Sequence[Row]) -> list[str]:
     seen: Counter[str] = Counter()
     for row, label in zip(found, labels, strict=True):
         twins = [one for one, other in zip(found, labels, strict=True) if other == label]
-        own = [f"{key} {_plain(row['config'].get(key))}" for key in _telling(row, twins)]
+        own = [f"{key} {_plain(row.config.get(key))}" for key in _telling(row, twins)]
         name = clean(", ".join([label, *own]))
         seen[name] += 1
         made.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
@@ -48,7 +48,7 @@ def distinct_names(found: Sequence[Row]) -> list[str]:
 
 def _telling(row: Row, twins: Sequence[Row]) -> list[str]:
     """The settings, in their order, that tell a row from its twins; at most `_SHOWN`."""
-    config = row["config"]
+    config = row.config
     keys = [key for key in config if key not in ("seed", "fold", "model_options")]
     left, chosen = [one for one in twins if one is not row], list[str]()
     while left and len(chosen) < _SHOWN:
@@ -91,7 +91,7 @@ def read_answers(folder: Path, row: Row) -> Answers:
     logits = found.logits.astype(np.float64)
     with np.errstate(invalid="ignore"):
         confidences = np.exp(calibration.log_probabilities(logits).max(1))
-    temperature = row.get("test_temperature")
+    temperature = row.test_temperature
     return Answers(
         found.labels,
         logits.argmax(1),
@@ -203,12 +203,12 @@ def gather(runs_dir: Path, names: Sequence[str]) -> list[Part]:
     found: dict[str, tuple[Row, Path]] = {}
     for folder in finished_folders(runs_dir, names, fewest=0):
         row = read_row(folder / "result.json")
-        if row["run"] in found:
+        if row.run in found:
             raise UsageError(
-                f"two runs are named {clean(row['run'])!r}: {found[row['run']][1]} and {folder}; "
+                f"two runs are named {clean(row.run)!r}: {found[row.run][1]} and {folder}; "
                 "give one of them"
             )
-        found[row["run"]] = row, folder
+        found[row.run] = row, folder
     failed = [] if names else failed_rows(runs_dir)
     if not found and not failed:
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
@@ -238,7 +238,7 @@ def _studies(runs_dir: Path) -> tuple[list[Study], list[str]]:
 
 def _with_studies(parts: list[Part], ran: Sequence[Study]) -> list[Part]:
     """The parts, each study in the one that has most of its runs."""
-    members = [{run.row["run"] for one in part.settings for run in one.runs} for part in parts]
+    members = [{run.row.run for one in part.settings for run in one.runs} for part in parts]
     for study in ran:
         counts = [len(own & {one.run for one in study.trained}) for own in members]
         if max(counts) > 0:
@@ -250,15 +250,15 @@ def _with_studies(parts: list[Part], ran: Sequence[Study]) -> list[Part]:
 def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[str]) -> Part:
     notes = list(said)
     annotated = ranking.annotate([*ranking.baselines(part), *aggregate(part)])
-    finished = [row for row in annotated if "error" not in row and not row.get("baseline")]
-    finished.sort(key=lambda row: -row["test_accuracy"])
-    single = {row["run"]: row for row in part if "error" not in row}
+    finished = [row for row in annotated if "error" not in row and not row.baseline]
+    finished.sort(key=lambda row: -row.test_accuracy)
+    single = {row.run: row for row in part if "error" not in row}
     settings = []
     for name, row in zip(distinct_names(finished), finished, strict=True):
-        members = [_run(single[run], folders[run], notes) for run in row["repeats"]]
+        members = [_run(single[run], folders[run], notes) for run in row.repeats]
         settings.append(Setting(name, row, tuple(members)))
         notes += [f"{name}: {one}" for run in members for one in _said(run.row)]
-        notes += [f"{name}: {one}" for one in row["failures"]]
+        notes += [f"{name}: {one}" for one in row.failures]
     labels = {one.answers.labels.tobytes() for s in settings for one in s.runs if one.answers}
     if len(labels) > 1:
         raise CheckpointError(
@@ -268,8 +268,8 @@ def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[
     return Part(
         title=title,
         settings=tuple(settings),
-        baselines=tuple(row for row in annotated if row.get("baseline")),
-        failures=tuple((row_label(row), row["error"]) for row in annotated if "error" in row),
+        baselines=tuple(row for row in annotated if row.baseline),
+        failures=tuple((row_label(row), row.error) for row in annotated if "error" in row),
         class_names=_class_names(settings),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -277,7 +277,7 @@ def _part(title: str, part: Sequence[Row], folders: dict[str, Path], said: list[
 
 def _run(row: Row, folder: Path, notes: list[str]) -> Run:
     """A run with all of its files that can be read; the others are noted."""
-    name = clean(row["run"])
+    name = clean(row.run)
     logged = answered = None
     try:
         answered = read_answers(folder, row)
@@ -305,7 +305,7 @@ def _without(folder: Path, error: BenchError) -> str:
 
 def _said(row: Row) -> list[str]:
     """A row's own notes."""
-    found = row.get("test_notes")
+    found = row.test_notes
     return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
@@ -325,7 +325,7 @@ def _unfinished(runs_dir: Path) -> list[str]:
 def _class_names(settings: Sequence[Setting]) -> tuple[str, ...]:
     """The classes by a checkpoint's header, which is enough for a title; else their numbers."""
     members = [run for setting in settings for run in setting.runs]
-    counts = [len(setting.row.get("confusion") or ()) for setting in settings]
+    counts = [len(setting.row.confusion or ()) for setting in settings]
     counts += [1 + one.highest() for run in members if (one := run.answers)]
     count = max(counts, default=0)
     for run in members:

@@ -48,7 +48,7 @@ _AGREEMENT = (
 
 def calibrated(part: Part) -> Section | None:
     """Reliability diagrams and the figures beside them."""
-    known = [one for one in part.settings if one.row.get("test_ece") is not None]
+    known = [one for one in part.settings if one.row.test_ece is not None]
     if not known:
         return None
     chosen = [columns.COLUMNS[key] for key in _CALIBRATED]
@@ -75,7 +75,7 @@ def calibrated(part: Part) -> Section | None:
 def confused(part: Part) -> Section | None:
     """A confusion matrix for each setting; of many classes the pairs taken for each other most."""
     count = len(part.class_names)
-    known = [one for one in part.settings if len(one.row.get("confusion") or ()) == count]
+    known = [one for one in part.settings if len(one.row.confusion or ()) == count]
     if not known:
         return None
     blocks = tuple(
@@ -89,13 +89,13 @@ def confused(part: Part) -> Section | None:
 
 def classes(part: Part) -> Section | None:
     """The accuracy of each class, a line a class."""
-    known = [one for one in part.settings if one.row.get("per_class_accuracy")]
-    known = [s for s in known if len(s.row["per_class_accuracy"]) == len(part.class_names)]
+    known = [one for one in part.settings if one.row.per_class_accuracy]
+    known = [s for s in known if len(s.row.per_class_accuracy) == len(part.class_names)]
     if not known:
         return None
     lines = []
     for number, name in enumerate(part.class_names):
-        shares = [one.row["per_class_accuracy"][number] for one in known]
+        shares = [one.row.per_class_accuracy[number] for one in known]
         cells = [Cell(_two_digits(share), share, heat=share) for share in shares]
         lines.append((Cell(name, name), *cells))
     header = ("class", *(one.name for one in known))
@@ -126,7 +126,7 @@ def agreeing(part: Part) -> Section | None:
 
 
 def _matrix(setting: Setting, names: Sequence[str]) -> Table:
-    counts = setting.row["confusion"]
+    counts = setting.row.confusion
     if len(names) > MATRIX:
         return _pairs(setting, names)
     lines = []
@@ -139,7 +139,7 @@ def _matrix(setting: Setting, names: Sequence[str]) -> Table:
 
 
 def _pairs(setting: Setting, names: Sequence[str]) -> Table:
-    counts = setting.row["confusion"]
+    counts = setting.row.confusion
     found = sorted(
         (
             (-count, i, j, sum(line))
@@ -179,10 +179,10 @@ def _two_digits(share: float | None) -> str:
 
 def _ece(setting: Setting) -> str:
     row = setting.row
-    text = f"ECE {row['test_ece']:.3f}"
-    if row.get("test_ece_scaled") is None or row.get("test_temperature") is None:
+    text = f"ECE {row.test_ece:.3f}"
+    if row.test_ece_scaled is None or row.test_temperature is None:
         return text
-    return f"{text} → {row['test_ece_scaled']:.3f} at temperature {row['test_temperature']:.2f}"
+    return f"{text} → {row.test_ece_scaled:.3f} at temperature {row.test_temperature:.2f}"
 
 
 THUMBNAILS = 24
@@ -208,7 +208,7 @@ def worst(part: Part, data_dir: Path, *, shown: int = THUMBNAILS) -> Section | N
         assert own is not None
         rows = mistakes(own, shown // len(chosen)).tolist()
         row = run.row
-        pngs = test_image_pngs(data_dir, row["dataset"], row["config"]["data"], rows)
+        pngs = test_image_pngs(data_dir, row.dataset, row.config.data, rows)
         missing |= pngs is None
         pictures: list[bytes | None] = list(pngs) if pngs else [None] * len(rows)
         found = tuple(

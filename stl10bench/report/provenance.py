@@ -31,11 +31,11 @@ def _command(row: Row) -> tuple[list[str], str]:
     recipe is the one that leaves the fewest options to give.
     """
     try:
-        config = make_config(row["config"])
+        config = make_config(row.config)
     except UsageError as error:
         return [], f"# no command: its settings are not those of this version: {clean(str(error))}"
     model = clean(config.model)
-    options = row["model_options"]
+    options = row.model_options
     recipe, given = min(
         ((name, _options(config, name, options)) for name in _recipes_default_first()),
         key=lambda pair: len(pair[1]),
@@ -85,26 +85,26 @@ def _model_options(options: Mapping[str, Any]) -> list[str]:
 
 
 def _where(row: Row, config: RunConfig) -> list[str]:
-    words = ["--dataset", "demo"] if row["dataset"] == "demo" else []
-    words += ["--data-dir", "DIR"] if row["dataset"] not in ("demo", "STL-10") else []
+    words = ["--dataset", "demo"] if row.dataset == "demo" else []
+    words += ["--data-dir", "DIR"] if row.dataset not in ("demo", "STL-10") else []
     if config.weights.startswith("sha256:"):
         return [*words, "--weights", "FILE"]
-    backbone = "freeze" in row["model_options"]
+    backbone = "freeze" in row.model_options
     return [*words, "--no-pretrained"] if backbone and config.weights == "none" else words
 
 
 def _machine(row: Row) -> list[str]:
-    device = row.get("device")
+    device = row.device
     words = []
     if isinstance(device, str):
         words += ["--device", device if device in ("cpu", "mps") else "cuda"]
-    if isinstance(row.get("threads"), int):
-        words += ["--threads", str(row["threads"])]
-    return words + (["--deterministic"] if row.get("deterministic") is True else [])
+    if isinstance(row.threads, int):
+        words += ["--threads", str(row.threads)]
+    return words + (["--deterministic"] if row.deterministic is True else [])
 
 
 def _program(row: Row) -> list[str]:
-    processes = row.get("processes", 1)
+    processes = row.processes
     if isinstance(processes, int) and processes > 1:
         return ["torchrun", "--nproc_per_node", str(processes), "-m", "stl10bench"]
     return ["stl10bench"]
@@ -112,8 +112,8 @@ def _program(row: Row) -> list[str]:
 
 def _comments(row: Row, config: RunConfig) -> list[str]:
     lines = []
-    if commit := row.get("commit"):
-        changed = ", with changed files" if row.get("dirty") else ""
+    if commit := row.commit:
+        changed = ", with changed files" if row.dirty else ""
         lines.append(f"# at commit {clean(str(commit))}{changed}")
     if "DIR" in _where(row, config):
         lines.append(f"# DIR: data with the fingerprint {config.data}")
@@ -121,9 +121,9 @@ def _comments(row: Row, config: RunConfig) -> list[str]:
         lines.append(f"# FILE: weights with the sha256 {clean(config.weights[7:])}")
     elif config.weights.startswith("hub:"):
         lines.append(f"# begins from {clean(config.weights)}")
-    if row.get("stacked", 1) > 1:
+    if row.stacked > 1:
         lines.append(
-            f"# it was one of {row['stacked']} trained at once by stl10bench.train_stack, and is "
+            f"# it was one of {row.stacked} trained at once by stl10bench.train_stack, and is "
             "the same up to rounding when trained alone"
         )
     return lines
@@ -144,15 +144,15 @@ def details(setting: Setting) -> Details:
     """The runs of a setting, and the command that trains each again."""
     runs = [run.row for run in setting.runs]
     counter = "fold" if runs[0]["config"].get("fold") is not None else "seed"
-    runs.sort(key=lambda row: row["config"].get(counter) or 0)
+    runs.sort(key=lambda row: row.config.get(counter) or 0)
     keys = ("best_epoch", "epochs", "train_seconds")
     header = ("run", counter, "test accuracy [95 %]", "test loss", *map(_title, keys))
     lines = tuple(
         tuple(
             Cell(text)
             for text in (
-                clean(row["run"]),
-                word(row["config"].get(counter, 0)),
+                clean(row.run),
+                word(row.config.get(counter, 0)),
                 columns.text({**row, "at_chance": None}, columns.COLUMNS["test_accuracy"]),
                 columns.text(row, columns.COLUMNS["test_loss"]),
                 *(_read(row, key) for key in keys),
@@ -176,9 +176,9 @@ def environment(part: Part) -> Section:
         for run in setting.runs:
             own = _libraries(run.row)
             facts = [word(run.row.get(key)) for key in _ENVIRONMENT]
-            facts[_ENVIRONMENT.index("commit")] = word(run.row.get("commit"))[:12]
+            facts[_ENVIRONMENT.index("commit")] = word(run.row.commit)[:12]
             facts += [word(own.get(name)) for name in libraries]
-            made.setdefault(tuple(facts), []).append(clean(run.row["run"]))
+            made.setdefault(tuple(facts), []).append(clean(run.row.run))
     header = ("", *(f"{n}" for n in range(1, len(made) + 1)))
     names = [*(_TITLES.get(key, key) for key in _ENVIRONMENT), *map(clean, libraries), "runs"]
     listed = tuple(", ".join(runs) if len(made) > 1 else "all" for runs in made.values())
@@ -218,7 +218,7 @@ def _title(key: str) -> str:
 
 
 def _libraries(row: dict[str, Any]) -> dict[str, Any]:
-    found = row.get("libraries")
+    found = row.libraries
     return found if isinstance(found, dict) else {}
 
 

@@ -48,7 +48,7 @@ def results_table(part: Part) -> Section:
     """The results, the most accurate first, what needs no image last; then what failed."""
     rows = [setting.row for setting in part.settings]
     blocks: list[Block] = [Text(_TABLE), _results(part)] if rows else []
-    if any(row["runs"] < row["runs_asked"] for row in rows):
+    if any(row.runs < row.runs_asked for row in rows):
         blocks.append(Text(_UNFINISHED, "note"))
     if part.failures:
         blocks.append(failures(part.failures))
@@ -61,7 +61,7 @@ def _results(part: Part) -> Table:
         column
         for column in columns.choose(_COLUMNS, rows)
         if any(columns.value(row, column.key) not in (None, "none") for row in rows)
-        and not (column.key == "runs" and all(row.get("runs_asked", 1) == 1 for row in rows))
+        and not (column.key == "runs" and all(row.runs_asked == 1 for row in rows))
     ]
     reach = _reach(rows)
     names = [setting.name for setting in part.settings]
@@ -70,8 +70,8 @@ def _results(part: Part) -> Table:
     lines = []
     for name, row in zip(names, rows, strict=True):
         cells = [Cell(columns.text(row, one), _sortable(row, one.key)) for one in chosen]
-        drawn = charts.interval(row, reach) if row.get("test_accuracy_interval") else ""
-        bar = Cell("", row["test_accuracy"], svg=drawn)
+        drawn = charts.interval(row, reach) if row.test_accuracy_interval else ""
+        bar = Cell("", row.test_accuracy, svg=drawn)
         lines.append((Cell(name, name), cells[0], bar, *cells[1:]))
     return Table(
         "Results",
@@ -135,12 +135,12 @@ def summary(part: Part) -> str:
     if not runs:
         return "No run is finished."
     first = part.settings[0]
-    best = next((one for one in part.settings if one.row["vs_best"] == "best"), first)
+    best = next((one for one in part.settings if one.row.vs_best == "best"), first)
     text = (
         f"{_count(runs, 'run')} of {_count(len(part.settings), 'setting')}. Most accurate: "
         f"{_reached(best)}"
     )
-    tied = [setting.name for setting in part.settings if setting.row["vs_best"] == "tied"]
+    tied = [setting.name for setting in part.settings if setting.row.vs_best == "tied"]
     if tied:
         text += f"; tied with it: {some(tied)}"
     if best is not first:
@@ -149,14 +149,14 @@ def summary(part: Part) -> str:
 
 
 def _reached(setting: Setting) -> str:
-    low, high = setting.row["test_accuracy_interval"]
-    return f"{setting.name}, {setting.row['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+    low, high = setting.row.test_accuracy_interval
+    return f"{setting.name}, {setting.row.test_accuracy:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def point(name: str, x: float, row: Row) -> Point:
     """A row in a plot; it stands out unless it is worse than the best."""
-    low, high = row["test_accuracy_interval"]
-    return Point(name, x, row["test_accuracy"], low, high, row["vs_best"] != "worse")
+    low, high = row.test_accuracy_interval
+    return Point(name, x, row.test_accuracy, low, high, row.vs_best != "worse")
 
 
 def _sortable(row: Row, key: str) -> float | str | None:
@@ -168,7 +168,7 @@ def _sortable(row: Row, key: str) -> float | str | None:
 
 def _reach(rows: Sequence[Row]) -> tuple[float, float]:
     """The lowest and the highest accuracy that the intervals' scale has to show."""
-    values = [v for row in rows for v in (row.get("test_accuracy_interval") or ())]
+    values = [v for row in rows for v in (row.test_accuracy_interval or ())]
     low, high = min(values, default=0.0), max(values, default=1.0)
     return (low, high) if high > low else (0.0, 1.0)
 

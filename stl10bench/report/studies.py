@@ -34,8 +34,8 @@ def families(rows: Sequence[Row]) -> list[Family]:
 
     A precision that follows from the setting does not count as another.
     """
-    finished = [row for row in rows if "error" not in row and not row.get("baseline")]
-    flat = [{**row["config"], **row["model_options"]} for row in finished]
+    finished = [row for row in rows if "error" not in row and not row.baseline]
+    flat = [{**row.config, **row.model_options} for row in finished]
     keys = sorted({key for one in flat for key in one} - {*_NO_FACTOR, "model_options"})
     return [family for key in keys for family in _named(list(_of(key, finished, flat)), key)]
 
@@ -80,7 +80,7 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 def _without(row: Row, key: str) -> Row:
     """The row as it is named without the setting that is varied."""
-    config = {k: v for k, v in row["config"].items() if k != key}
+    config = {k: v for k, v in row.config.items() if k != key}
     options = {k: v for k, v in config.get("model_options", {}).items() if k != key}
     return {**row, "stacked": 1, "config": {**config, "model_options": options}}
 

@@ -8,130 +8,136 @@ from typing import Any
 
 from stl10bench.core.errors import CheckpointError
 from stl10bench.metrics.significance import count_pairs, decode_hits, mcnemar_p, wilson_interval
+from stl10bench.results.rows import Failure, Row
 
-Row = dict[str, Any]
 _COUNTERS = ("seed", "fold")  # what tells the repeats of a setting apart
 _MEANS = (
     *("test_loss", "test_accuracy", "test_macro_f1", "test_ece", "test_brier"),
     *("test_temperature", "test_loss_scaled", "test_ece_scaled", "test_brier_scaled"),
     *("val_accuracy", "val_loss", "train_seconds", "images_per_second", "peak_memory_mb"),
-    *("latency_ms", "latency_p95_ms", "inference_images_per_second", "best_epoch"),
+    *("latency_ms", "latency_p95_ms", "inference_images_per_second"),
 )
-_OF_ONE_RUN = ("run", "checkpoint", "test_hits", "test_notes", "seed")
 
 
-def aggregate(rows: Sequence[Row]) -> list[Row]:
+def aggregate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
     """Each setting as one row, in the order of their first rows; raises CheckpointError for edits.
 
     The means of what was measured, `test_accuracy_sd`, the standard deviation over the repeats
     (n - 1), the Wilson interval of the mean on the test split, the sum of the confusion matrices,
     `runs`, how many finished, and `runs_asked`, the most that any setting here has. What is of one
     run alone is left out, but for `repeats`, their names, and `repeated_hits`. A setting without a
-    finished run keeps one failed row. Rows without settings (baselines, or failures of unknown
-    settings) stay as they are.
+    finished run keeps one failure. Rows of no run (baselines, published results) and failures of
+    settings that were refused stay as they are.
     """
-    settings: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row | Failure]] = {}
     for number, row in enumerate(rows):
-        settings.setdefault(_setting(row) or str(number), []).append(row)
-    asked = max((len({_counters(row) for row in group}) for group in settings.values()), default=1)
-    return [_aggregate_group(group, asked) for group in settings.values()]
+        groups.setdefault(_setting(row) or str(number), []).append(row)
+    asked = max((len({_counters(row) for row in group}) for group in groups.values()), default=1)
+    return [_aggregate_group(group, asked) for group in groups.values()]
 
 
 def run_count(row: Row) -> str | None:
     """How many of the repeats are finished: 3, or 2/3; None for a row of no run."""
-    if "runs" not in row:
+    if row.runs is None:
         return None
-    done, asked = row["runs"], row["runs_asked"]
-    return str(done) if done == asked else f"{done}/{asked}"
+    return str(row.runs) if row.runs == row.runs_asked else f"{row.runs}/{row.runs_asked}"
 
 
 def rows_p_value(first: Row, second: Row) -> float:
-    """The two-sided p-value for equal accuracies of two combined rows on the same images, 0..1.
+    """The two-sided p-value for equal accuracies of two aggregated rows on the same images, 0..1.
 
     Of single runs by the exact McNemar test. Else both the images and the repeats are taken for
     random samples: a normal test of the difference of means, whose variance is that of the images'
     differences of mean hits over their number, and that of each setting's accuracies over its
     number of repeats. A single run among repeats is given the other's variance.
     """
-    hits = [[decode_hits(one) for one in hits_of(row)] for row in (first, second)]
-    images = first["test_images"]
+    hits = [[decode_hits(text) for text in hits_of(row)] for row in (first, second)]
+    images = first.test_images
     if len(hits[0]) == len(hits[1]) == 1:
         return mcnemar_p(count_pairs(hits[0][0], hits[1][0], images))
     means = [_means(group, images) for group in hits]
-    gaps = [a - b for a, b in zip(*means, strict=True)]
-    gap = sum(gaps) / images
-    variance = statistics.pvariance(gaps, gap) / images
-    deviations = [row.get("test_accuracy_sd") for row in (first, second)]
-    known = [one for one in deviations if one is not None]
+    differences = [a - b for a, b in zip(*means, strict=True)]
+    difference = sum(differences) / images
+    variance = statistics.pvariance(differences, difference) / images
+    deviations = [row.test_accuracy_sd for row in (first, second)]
+    highest = max(deviation for deviation in deviations if deviation is not None)
     for deviation, group in zip(deviations, hits, strict=True):
-        variance += (max(known) if deviation is None else deviation) ** 2 / len(group)
+        variance += (highest if deviation is None else deviation) ** 2 / len(group)
     if variance == 0:
-        return 1.0 if gap == 0 else 0.0
-    return math.erfc(abs(gap) / math.sqrt(2 * variance))
+        return 1.0 if difference == 0 else 0.0
+    return math.erfc(abs(difference) / math.sqrt(2 * variance))
 
 
-def hits_of(row: Row) -> list[str]:
+def hits_of(row: Row) -> tuple[str, ...]:
     """What a row says of its runs' hits: one text each, or none where it does not say."""
-    found: list[str] = row.get("repeated_hits") or [row.get("test_hits") or ""]
-    return [one for one in found if one]
+    return row.repeated_hits or ((row.test_hits,) if row.test_hits else ())
 
 
-def _aggregate_group(group: Sequence[Row], asked: int) -> Row:
-    finished = [row for row in group if "error" not in row]
-    if not finished:
+def _aggregate_group(group: Sequence[Row | Failure], asked: int) -> Row | Failure:
+    rows = [row for row in group if isinstance(row, Row)]
+    if not rows or _setting(rows[0]) is None:  # all failed, or of no run
         return group[0]
-    first = finished[0]
-    if _setting(first) is None:  # a baseline
+    hits = tuple(row.test_hits for row in rows if row.test_hits)
+    first = rows[0].model_copy(
+        update={
+            "runs": len(rows),
+            "runs_asked": asked,
+            "repeats": tuple(str(row.run) for row in rows),
+            "repeated_hits": hits if len(hits) == len(rows) else (),
+            "failures": tuple(sorted({row.error for row in group if isinstance(row, Failure)})),
+        }
+    )
+    if len(rows) == 1:
         return first
-    hits = [row["test_hits"] for row in finished if row.get("test_hits")]
-    row = {
-        **first,
-        "runs": len(finished),
-        "runs_asked": asked,
-        "repeats": [one["run"] for one in finished],
-        "repeated_hits": hits if len(hits) == len(finished) else [],
-        "test_accuracy_sd": None,
-        "failures": sorted({one["error"] for one in group if "error" in one}),
-    }
-    if len(finished) == 1:
-        return row
+    accuracies = [row.test_accuracy for row in rows]
+    means: dict[str, Any] = {}
     for key in _MEANS:
-        values = [one.get(key) for one in finished]
-        row[key] = None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
-    if all(one.get("confusion") for one in finished):
-        shapes = {tuple(map(len, one["confusion"])) for one in finished}
-        if len(shapes) > 1:
-            raise CheckpointError(
-                f"runs {', '.join(row['repeats'])} have the same settings and confusion matrices "
-                "of different sizes: a result.json was edited; remove that run"
-            )
-        row["confusion"] = [
-            [sum(cells) for cells in zip(*lines, strict=True)]
-            for lines in zip(*(one["confusion"] for one in finished), strict=True)
-        ]
-        row["per_class_accuracy"] = [
-            line[label] / sum(line) if sum(line) else None
-            for label, line in enumerate(row["confusion"])
-        ]
-    accuracies = [one["test_accuracy"] for one in finished]
-    row["test_accuracy_sd"] = statistics.stdev(accuracies)
-    row["test_accuracy_interval"] = list(wilson_interval(row["test_accuracy"], row["test_images"]))
-    return {key: value for key, value in row.items() if key not in _OF_ONE_RUN}
+        values = [getattr(row, key) for row in rows]
+        means[key] = None if None in values else statistics.fmean(values)
+    return first.model_copy(
+        update={
+            **means,
+            **_summed_confusion(rows),
+            "test_accuracy_sd": statistics.stdev(accuracies),
+            "test_accuracy_interval": wilson_interval(means["test_accuracy"], first.test_images),
+            # Of one run alone:
+            **{"run": None, "checkpoint": None, "test_hits": None, "test_notes": (), "seed": None},
+        }
+    )
 
 
-def _setting(row: Row) -> str | None:
-    """What the repeats of a row have in common; None for a row that does not say."""
-    if not row.get("config") or row.get("baseline"):
+def _summed_confusion(rows: Sequence[Row]) -> dict[str, Any]:
+    """The sum of the confusion matrices and the accuracy of each class in it; {} without them."""
+    matrices = [row.confusion for row in rows if row.confusion is not None]
+    if len(matrices) < len(rows):
+        return {}
+    if len({tuple(map(len, matrix)) for matrix in matrices}) > 1:
+        raise CheckpointError(
+            f"runs {', '.join(str(row.run) for row in rows)} have the same settings and confusion "
+            "matrices of different sizes: a result.json was edited; remove that run"
+        )
+    summed = tuple(
+        tuple(sum(cells) for cells in zip(*lines, strict=True))
+        for lines in zip(*matrices, strict=True)
+    )
+    accuracies = tuple(
+        line[label] / sum(line) if sum(line) else None for label, line in enumerate(summed)
+    )
+    return {"confusion": summed, "per_class_accuracy": accuracies}
+
+
+def _setting(row: Row | Failure) -> str | None:
+    """What the repeats of a row have in common; None for one of no run, or refused settings."""
+    if row.config is None or (isinstance(row, Row) and row.run is None):
         return None
-    config = {key: value for key, value in row["config"].items() if key not in _COUNTERS}
-    return json.dumps([row["model"], config], sort_keys=True)
+    return json.dumps(row.config.model_dump(mode="json", exclude=set(_COUNTERS)), sort_keys=True)
 
 
-def _counters(row: Row) -> tuple[Any, ...]:
-    return tuple(row.get("config", {}).get(key) for key in _COUNTERS)
+def _counters(row: Row | Failure) -> tuple[Any, ...]:
+    return tuple(getattr(row.config, key, None) for key in _COUNTERS)
 
 
 def _means(hits: Sequence[int], images: int) -> list[float]:
     """The share of the runs that classified each image correctly."""
-    bits = [f"{one:0{-(-images // 8) * 8}b}"[:images] for one in hits]
+    bits = [f"{number:0{-(-images // 8) * 8}b}"[:images] for number in hits]
     return [sum(map(int, column)) / len(hits) for column in zip(*bits, strict=True)]

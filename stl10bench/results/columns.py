@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from stl10bench.config import RunConfig
 from stl10bench.core.console import clean
 from stl10bench.core.errors import unknown
 from stl10bench.results.aggregate import run_count
+from stl10bench.results.rows import Failure, Row
 
-Row = dict[str, Any]
 MISSING = "-"
-_TOO_LONG = ("confusion", "test_hits", "repeated_hits")  # for a cell
+_NO_CELLS = ("confusion", "test_hits", "repeated_hits", "config", "libraries", "weights")
 LABEL = "model"  # the title of the first column, which every table has
 
 
@@ -23,27 +24,28 @@ class Column:
     read: Callable[[Any], str]
 
 
-def value(row: Row, key: str) -> Any:
+def value(row: Row | Failure, key: str) -> Any:
     """What the row says under `key`: itself, its settings, or its model's options; None if not."""
-    if key in _DERIVED:
+    if isinstance(row, Row) and key in _DERIVED:
         return _DERIVED[key](row)
-    for place in (row, row.get("config", {}), row.get("model_options", {})):
-        if key in place:
-            return place[key]
-    return None
+    if key in type(row).model_fields:
+        return getattr(row, key)
+    if row.config is not None and key in RunConfig.model_fields:
+        return getattr(row.config, key)
+    return row.model_options.get(key)
 
 
 def text(row: Row, column: Column) -> str:
     """The cell of a finished row."""
-    found = value(row, column.key)
-    if found is None:
+    content = value(row, column.key)
+    if content is None:
         return MISSING
     if column.key == "test_accuracy":
         return _accuracy(row)
-    return column.read(found)
+    return column.read(content)
 
 
-def choose(keys: Iterable[str], rows: Iterable[Row]) -> list[Column]:
+def choose(keys: Iterable[str], rows: Iterable[Row | Failure]) -> list[Column]:
     """The columns named `keys`; raises UsageError, with the nearest name, for what no row has."""
     known = names(rows)
     chosen = []
@@ -54,18 +56,10 @@ def choose(keys: Iterable[str], rows: Iterable[Row]) -> list[Column]:
     return chosen
 
 
-def names(rows: Iterable[Row]) -> set[str]:
+def names(rows: Iterable[Row | Failure]) -> set[str]:
     """The columns of which a table of these rows can be made."""
-    found = set(COLUMNS)
-    for row in rows:
-        for place in (row, row.get("config", {}), row.get("model_options", {})):
-            found |= {
-                key
-                for key, one in place.items()
-                if not isinstance(one, dict)
-                and key not in ("confusion", "test_hits", "repeated_hits")
-            }
-    return found
+    fields = {*Row.model_fields, *RunConfig.model_fields} - set(_NO_CELLS)
+    return fields.union(COLUMNS, *(row.model_options for row in rows))
 
 
 def p_value(p: float) -> str:
@@ -74,52 +68,51 @@ def p_value(p: float) -> str:
 
 
 def _accuracy(row: Row) -> str:
-    cell = f"{row['test_accuracy']:.3f}"
-    if interval := row.get("test_accuracy_interval"):
-        low, high = interval
+    cell = f"{row.test_accuracy:.3f}"
+    if row.test_accuracy_interval is not None:
+        low, high = row.test_accuracy_interval
         cell += f" [{low:.3f}, {high:.3f}]"
-    return f"{cell} = chance" if row.get("at_chance") else cell
+    return f"{cell} = chance" if row.at_chance else cell
 
 
-def _plain(found: Any) -> str:
-    if isinstance(found, bool):
-        return "yes" if found else "no"
-    if isinstance(found, float):
-        return f"{found:.4g}"
-    if isinstance(found, list | tuple):
-        return "-".join(map(_plain, found))[:80]
-    return str(found)[:80]
+def _plain(content: Any) -> str:
+    if isinstance(content, bool):
+        return "yes" if content else "no"
+    if isinstance(content, float):
+        return f"{content:.4g}"
+    if isinstance(content, list | tuple):
+        return "-".join(map(_plain, content))[:80]
+    return str(content)[:80]
 
 
-def _share(found: float) -> str:
-    return f"{found:.3f}"
+def _share(content: float) -> str:
+    return f"{content:.3f}"
 
 
-def _shares(found: list[float | None]) -> str:
-    return " ".join(MISSING if one is None else f"{one:.2f}" for one in found)
+def _shares(content: list[float | None]) -> str:
+    return " ".join(MISSING if one is None else f"{one:.2f}" for one in content)
 
 
-def _count(found: float) -> str:
-    return f"{found:,.0f}"
+def _count(content: float) -> str:
+    return f"{content:,.0f}"
 
 
-def _si(found: float) -> str:
+def _si(content: float) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if found >= limit:
-            return f"{found / limit:.3g}{unit}"
-    return f"{found:g}"
+        if content >= limit:
+            return f"{content / limit:.3g}{unit}"
+    return f"{content:g}"
 
 
-def _weights(row: Row) -> bool | None:
-    """Whether a backbone was pretrained; None where there is no backbone."""
-    return row["pretrained"] if "freeze" in row.get("model_options", {}) else None
+def _interval_end(row: Row, end: int) -> float | None:
+    return None if row.test_accuracy_interval is None else row.test_accuracy_interval[end]
 
 
 _DERIVED: dict[str, Callable[[Row], Any]] = {
     "runs": run_count,
-    "pretrained": _weights,
-    "accuracy_low": lambda row: row.get("test_accuracy_interval", (None, None))[0],
-    "accuracy_high": lambda row: row.get("test_accuracy_interval", (None, None))[1],
+    "pretrained": lambda row: row.pretrained if "freeze" in row.model_options else None,
+    "accuracy_low": lambda row: _interval_end(row, 0),
+    "accuracy_high": lambda row: _interval_end(row, 1),
 }
 COLUMNS = {
     column.key: column
@@ -127,7 +120,7 @@ COLUMNS = {
         Column("test_loss", "test loss", _share),
         Column("test_accuracy", "test accuracy [95 %]", _share),
         Column("runs", "runs", str),
-        Column("test_accuracy_sd", "SD over runs", lambda found: f"{found:.4f}"),
+        Column("test_accuracy_sd", "SD over runs", lambda content: f"{content:.4f}"),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
         Column("at_chance", "at chance", _plain),
@@ -136,27 +129,27 @@ COLUMNS = {
         Column("test_macro_f1", "macro F1", _share),
         Column("test_ece", "ECE", _share),
         Column("test_brier", "Brier", _share),
-        Column("test_temperature", "temperature", lambda found: f"{found:.2f}"),
+        Column("test_temperature", "temperature", lambda content: f"{content:.2f}"),
         Column("test_loss_scaled", "loss scaled", _share),
         Column("test_ece_scaled", "ECE scaled", _share),
         Column("test_brier_scaled", "Brier scaled", _share),
         Column("per_class_accuracy", "per-class accuracy", _shares),
-        Column("val_accuracy", "hold-out accuracy", _share),
-        Column("val_loss", "hold-out loss", _share),
+        Column("val_accuracy", "validation accuracy", _share),
+        Column("val_loss", "validation loss", _share),
         Column("parameters", "parameters", _count),
         Column("trainable_parameters", "trainable", _count),
         Column("macs", "MACs", _si),
         Column("image_size", "px", str),
         Column("pretrained", "pretrained", _plain),
         Column("contamination", "contamination", str),
-        Column("precision", "precision", lambda found: "fp32" if found == "no" else found),
+        Column("precision", "precision", lambda content: "fp32" if content == "no" else content),
         Column("train_seconds", "train s", _count),
         Column("images_per_second", "images/s", _count),
-        Column("latency_ms", "latency ms", lambda found: f"{found:.2f}"),
-        Column("latency_p95_ms", "latency p95 ms", lambda found: f"{found:.2f}"),
+        Column("latency_ms", "latency ms", lambda content: f"{content:.2f}"),
+        Column("latency_p95_ms", "latency p95 ms", lambda content: f"{content:.2f}"),
         Column("inference_images_per_second", "inference images/s", _count),
         Column("peak_memory_mb", "peak MB", _count),
-        Column("checkpoint_mb", "checkpoint MB", lambda found: f"{found:.1f}"),
+        Column("checkpoint_mb", "checkpoint MB", lambda content: f"{content:.1f}"),
     )
 }
 DEFAULT = (

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.results import run_folder
+from stl10bench.results.run_folder import RunFolder, find_run, run_folders
 
-LOG = "metrics.jsonl"
 _LOG_LIMIT = 64 << 20  # bytes
 _LISTED = 20  # runs that an error names
 _SHOWN = 3  # settings that a label names
@@ -21,7 +20,7 @@ class History(NamedTuple):
     """What a run has logged so far."""
 
     name: str
-    state: str  # one of runs.STATES, or new
+    state: str  # one of run_folder.STATES, or new
     settings: dict[str, Any]  # of config.json, its model options among them; {} without one
     epochs: tuple[int, ...]
     values: dict[str, tuple[float, ...]]  # path -> one for each epoch, nan where there is none
@@ -31,27 +30,27 @@ class History(NamedTuple):
         return self.values.get(path, (math.nan,) * len(self.epochs))
 
 
-def find_runs(runs_dir: Path, names: Sequence[str]) -> list[Path]:
-    """The folder of each run, as `runs.find` finds it; each once.
+def find_runs(runs_dir: Path, names: Sequence[str]) -> list[RunFolder]:
+    """The folder of each run, as `find_run` finds it; each once.
 
     Raises UsageError with the runs that there are, also where no name is given at all.
     """
     if not names:
-        known = sorted(path.parent.name for path in runs_dir.glob("*/config.json"))
+        known = [folder.name for folder in run_folders(runs_dir)]
         listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
         there = f"in {runs_dir} are {listed}" if known else f"there is none in {runs_dir}"
-        raise UsageError(f"name a run, or how its name begins: {there}")
-    return list(dict.fromkeys(run_folder.find(runs_dir, name) for name in names))
+        raise UsageError(f"Missing run: give a name or its beginning; {there}")
+    return list(dict.fromkeys(find_run(runs_dir, name) for name in names))
 
 
-def read(folder: Path, *, live: bool = False) -> History:
+def read(folder: RunFolder, *, live: bool = False) -> History:
     """The history of a run; one without a log has no epochs.
 
     A torn last line (the run was killed while it wrote it) is left out with a warning, unless the
     run is `live`: then the next reading has it whole. Raises CheckpointError for anything else
     that is no log.
     """
-    path = folder / LOG
+    path = folder.log_file
     rows: dict[int, dict[str, Any]] = {}
     content = files.read(path, _LOG_LIMIT, CheckpointError) if path.exists() else b""
     for number, line in enumerate(lines := content.splitlines(), 1):
@@ -70,30 +69,28 @@ def read(folder: Path, *, live: bool = False) -> History:
     epochs = tuple(sorted(rows))
     paths = dict.fromkeys(path for row in rows.values() for path in row)
     values = {path: tuple(_number(rows[epoch].get(path)) for epoch in epochs) for path in paths}
-    return History(
-        folder.name, run_folder.status(folder)["state"], _settings(folder), epochs, values
-    )
+    return History(folder.name, folder.status()["state"], _settings(folder), epochs, values)
 
 
 def labels(histories: Sequence[History]) -> list[str]:
     """Each run's name, and of several runs the first settings that they do not share."""
     keys = dict.fromkeys(key for history in histories for key in history.settings)
-    apart = [
+    differing = [
         key
         for key in keys
         if len({json.dumps(history.settings.get(key)) for history in histories}) > 1
         and key not in ("model", "data", "weights")
     ]
-    found = []
+    texts = []
     for history in histories:
-        own = [(key, history.settings[key]) for key in apart if key in history.settings]
-        text = ", ".join(f"{key} {_plain(value)}" for key, value in own[:_SHOWN])
-        found.append(f"{history.name}: {text}" if text else history.name)
-    return found
+        shown = [key for key in differing if key in history.settings][:_SHOWN]
+        text = ", ".join(f"{key} {_plain(history.settings[key])}" for key in shown)
+        texts.append(f"{history.name}: {text}" if text else history.name)
+    return texts
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    path = folder.config_file
     settings = files.read_json(path, CheckpointError) if path.exists() else {}
     options = settings.pop("model_options", {})
     return settings | (options if isinstance(options, dict) else {})

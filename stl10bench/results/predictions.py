@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError
 from stl10bench.core.safetensors import read_safetensors
+from stl10bench.metrics.classification import confusion_matrix
 
 FORMAT = 1
 _KEY = "stl10bench-predictions"
@@ -23,16 +24,28 @@ Labels = NDArray[np.int64]
 
 
 class Predictions(NamedTuple):
-    """What a finished run answered: one row per image, in the order of the split."""
+    """What a finished run predicted: one row per image, in the order of the split."""
 
     logits: Logits  # (N, C), test split; not all finite, perhaps
     labels: Labels  # (N,), 0..C-1
-    val_logits: Logits | None  # (V, C), hold-out; None without one, and in older files
+    val_logits: Logits | None  # (V, C), validation images; None without any, and in older files
     val_labels: Labels | None  # (V,)
+
+    def hits(self) -> str:
+        """Which of the N test images are classified correctly, as hexadecimal.
+
+        A bit an image, in the order of the split, the first one highest; zeros fill the last byte.
+        Of equal logits the first class counts. `significance.decode_hits` reads it.
+        """
+        return np.packbits(self.logits.argmax(1) == self.labels).tobytes().hex()
+
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """The confusion matrix of the test images, see `classification.confusion_matrix`."""
+        return tuple(map(tuple, confusion_matrix(self.logits, self.labels).tolist()))
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write `logits`, `labels` and, with a hold-out, `val_logits` and `val_labels`.
+    """Write `logits`, `labels` and, with validation images, `val_logits` and `val_labels`.
 
     The metadata hold a sha256 over all of it. Raises StorageError.
     """
@@ -64,7 +77,7 @@ def read(path: Path) -> Predictions:
     ):
         raise CheckpointError(
             f"{path} holds no predictions: float32 logits (N, C) and int64 labels (N,) of 0..C-1 "
-            "are needed, and no more than the same of the hold-out"
+            "must be in it, and no more than the same of the validation images"
         )
     held_out = arrays.get("val_logits"), arrays.get("val_labels")
     return Predictions(arrays["logits"], arrays["labels"], *held_out)

@@ -2,54 +2,64 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from stl10bench.config import make_config
 from stl10bench.metrics.significance import SIGNIFICANCE, holm
 from stl10bench.results.aggregate import hits_of, rows_p_value
+from stl10bench.results.rows import Failure, Row
 
-Row = dict[str, Any]
 _SIDE = 96  # pixels of an image; a crop of as many is the whole
 
 
-def annotate(rows: Sequence[Row]) -> list[Row]:
+def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
     """Copies of rows on one test split that say where they stand among each other.
 
     - `at_chance`: whether the 95 % interval reaches what needs no image: 1 / C, or the share of
       the most frequent class. None where no row has the counts of the classes.
-    - `p_vs_best`: the p-value (`repeats.p_value`) against the row with the highest accuracy (then
+    - `p_vs_best`: the p-value (`rows_p_value`) against the row with the highest accuracy (then
       the lowest loss), Holm-corrected for all that could be tested against it.
     - `vs_best`: best; tied where that p-value is SIGNIFICANCE or more; else worse.
 
-    The last two are None where there is nothing to test: a failed run, a baseline, a row without
-    hits or with repeats that are missing, or one that saw another part of the images than the best.
+    The last two are None where there is nothing to test: a baseline, a row without hits or with
+    repeats that are missing, or one that saw another part of the images than the best.
     """
-    rows = [{**row, "at_chance": None, "vs_best": None, "p_vs_best": None} for row in rows]
-    finished = [row for row in rows if "error" not in row and not row.get("baseline")]
-    if shares := class_shares(finished):
-        for row in finished:
-            low, high = row["test_accuracy_interval"]
-            row["at_chance"] = low <= max(shares) and high >= 1 / len(shares)
-    ranked = [row for row in finished if row.get("runs") == row.get("runs_asked")]
-    if len(ranked) < 2:
-        return rows
-    best = max(ranked, key=lambda row: (row["test_accuracy"], -_loss(row)))
-    best["vs_best"] = "best"
-    others = [
-        row
-        for row in ranked
-        if row is not best
-        and input_rule(row) == input_rule(best)
-        and hits_of(row)
-        and hits_of(best)
+    shares = class_shares(rows)
+    standing: dict[int, dict[str, object]] = {}  # by the place in `rows`
+    finished = [
+        (place, row) for place, row in enumerate(rows) if isinstance(row, Row) and not row.baseline
     ]
-    p_values = [rows_p_value(best, row) for row in others]
-    for row, p in zip(others, holm(p_values), strict=True):
-        row["p_vs_best"] = p
-        row["vs_best"] = "tied" if p >= SIGNIFICANCE else "worse"
-    return rows
+    if shares:
+        for place, row in finished:
+            if row.test_accuracy_interval is not None:
+                low, high = row.test_accuracy_interval
+                reaches = low <= max(shares) and high >= 1 / len(shares)
+                standing[place] = {"at_chance": reaches}
+    ranked = [(place, row) for place, row in finished if row.runs == row.runs_asked]
+    if len(ranked) > 1:
+        best_place, best = max(ranked, key=lambda pair: (pair[1].test_accuracy, -_loss(pair[1])))
+        standing.setdefault(best_place, {})["vs_best"] = "best"
+        others = [
+            (place, row)
+            for place, row in ranked
+            if place != best_place
+            and input_rule(row) == input_rule(best)
+            and hits_of(row)
+            and hits_of(best)
+        ]
+        p_values = holm([rows_p_value(best, row) for _, row in others])
+        for (place, _), p in zip(others, p_values, strict=True):
+            verdict = "tied" if p >= SIGNIFICANCE else "worse"
+            standing.setdefault(place, {}).update(p_vs_best=p, vs_best=verdict)
+    unknown = {"at_chance": None, "vs_best": None, "p_vs_best": None}
+    return [
+        row.model_copy(update={**unknown, **standing.get(place, {})})
+        if isinstance(row, Row)
+        else row
+        for place, row in enumerate(rows)
+    ]
 
 
-def baselines(rows: Sequence[Row]) -> list[Row]:
+def baselines(rows: Sequence[Row | Failure]) -> list[Row]:
     """What needs no image, as rows: a uniform guess, and always the most frequent class.
 
     Their losses are those of equal probabilities, and of the classes' shares of the test split as
@@ -59,39 +69,36 @@ def baselines(rows: Sequence[Row]) -> list[Row]:
     if not shares:
         return []
     count, most = len(shares), max(shares)
-    first = next(row for row in rows if "error" not in row)
-    given: Row = {
-        "baseline": True,
-        "run": None,
-        "model_options": {},
-        "dataset": first["dataset"],
-        "test_images": first["test_images"],
-        "config": {"data": first["config"]["data"], "model_options": {}},
-    }
+    first = next(row for row in rows if isinstance(row, Row))
+
+    def baseline(model: str, accuracy: float, loss: float, brier: float, f1: float | None) -> Row:
+        return Row(
+            model=model,
+            baseline=True,
+            dataset=first.dataset,
+            config=make_config({"model": model, "data": first.config.data}),
+            test_images=first.test_images,
+            test_accuracy=accuracy,
+            test_loss=loss,
+            test_brier=brier,
+            test_macro_f1=f1,
+        )
+
+    entropy = -sum(share * math.log(share) for share in shares if share)
+    constant_f1 = 2 * most / (1 + most) / sum(share > 0 for share in shares)
     return [
-        {
-            **given,
-            "model": "chance",
-            "test_accuracy": 1 / count,
-            "test_loss": math.log(count),
-            "test_brier": 1 - 1 / count,
-        },
-        {
-            **given,
-            "model": "constant class",
-            "test_accuracy": most,
-            "test_loss": -sum(share * math.log(share) for share in shares if share),
-            "test_brier": 1 - sum(share**2 for share in shares),
-            "test_macro_f1": 2 * most / (1 + most) / sum(share > 0 for share in shares),
-        },
+        baseline("chance", 1 / count, math.log(count), 1 - 1 / count, None),
+        baseline(
+            "constant class", most, entropy, 1 - sum(share**2 for share in shares), constant_f1
+        ),
     ]
 
 
-def class_shares(rows: Sequence[Row]) -> list[float]:
+def class_shares(rows: Sequence[Row | Failure]) -> list[float]:
     """Each class's share of the test split; empty where no row has a confusion matrix."""
     for row in rows:
-        if row.get("confusion"):
-            counts = [sum(line) for line in row["confusion"]]
+        if isinstance(row, Row) and row.confusion:
+            counts = [sum(line) for line in row.confusion]
             return [count / sum(counts) for count in counts]
     return []
 
@@ -102,11 +109,10 @@ def input_rule(row: Row) -> str:
     The whole, at whatever resolution (that is the model's choice), or with `--input crop` a square
     in its centre, smaller the smaller the input size.
     """
-    size = row["image_size"]
-    if row["config"].get("input", "resize") == "crop" and size < _SIDE:
-        return f"the central {size}x{size} px"
+    if row.config.input == "crop" and row.image_size < _SIDE:
+        return f"the central {row.image_size}x{row.image_size} px"
     return "the whole image"
 
 
 def _loss(row: Row) -> float:
-    return math.inf if row["test_loss"] is None else float(row["test_loss"])
+    return math.inf if row.test_loss is None else row.test_loss

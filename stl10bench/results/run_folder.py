@@ -1,5 +1,6 @@
-"""The run folder: who owns it, what state it is in, and what is kept when it is made anew."""
+"""The run folder: its files, its state, and who owns it."""
 
+import math
 import os
 import platform
 import re
@@ -7,10 +8,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stl10bench.config import RunConfig
+import numpy as np
+from filelock import FileLock, Timeout
+
+from stl10bench.config import RunConfig, make_config
 from stl10bench.core import files
 from stl10bench.core.console import is_main
 from stl10bench.core.errors import (
@@ -23,246 +28,362 @@ from stl10bench.core.errors import (
     UsageError,
     unknown,
 )
+from stl10bench.metrics import calibration
+from stl10bench.results import predictions
+from stl10bench.results.predictions import Predictions
+from stl10bench.results.rows import Failure, Row, read_row
 
 OLD = ".old-"  # in the names of folders that were moved aside
-_LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
 STATES = ("running", "interrupted", "finished", "diverged", "failed")
+_LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
 
 
-def ended(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """The row of a run that is finished, or None for one that is still to do.
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<model>-<hash8>/`: the only place that knows the names of its files."""
 
-    Raises the DivergedError of a run that diverged, as it would again, and CheckpointError for a
-    folder that is not this config's. What a killed process left in a finished folder is removed.
-    """
-    if (row := stored(folder, config)) is not None:
-        if is_main() and status(folder)["state"] != "finished":
-            with lock(folder):
-                _tidy(folder)
-        return row
-    if status(folder)["state"] == "diverged":
-        check_config(folder, config)
-        facts = status(folder)
-        raise DivergedError(
-            f"{facts['reason']} ({folder.name} is on record; --overwrite trains it again)",
-            **{key: facts[key] for key in ("step", "lr", "last_finite_loss") if key in facts},
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def log_file(self) -> Path:
+        """A line of JSON for each epoch, and one for the test."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of a run that is not finished, to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def best_file(self) -> Path:
+        """The weights of the epoch with the highest validation accuracy."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last_file(self) -> Path:
+        """The weights of the last epoch."""
+        return self.path / "last.safetensors"
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.path / "predictions.safetensors"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def tracker_id_file(self) -> Path:
+        """The run's id at Weights & Biases, so that a resumed run continues there too."""
+        return self.path / "wandb-id"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.result_file.is_file()
+
+    def config(self) -> RunConfig:
+        """The run's settings, completed with the defaults where an older version had fewer.
+
+        Raises CheckpointError.
+        """
+        values = files.read_json(self.config_file, CheckpointError)
+        try:
+            return make_config(values)
+        except UsageError as error:
+            raise CheckpointError(f"{self.config_file}: {error}; remove that folder") from None
+
+    def row(self) -> Row:
+        """The row of a finished run; raises CheckpointError for a file that holds none."""
+        return read_row(self.result_file)
+
+    def predictions(self, row: Row) -> Predictions:
+        """What a finished run predicted; raises CheckpointError where that is not its row's."""
+        path = self.predictions_file
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing: train the run again with --overwrite, or leave it out"
+            )
+        predicted = predictions.read(path)
+        loss = calibration.nll(predicted.logits.astype(np.float64), predicted.labels)
+        images = len(predicted.labels)
+        accuracy = int((predicted.logits.argmax(1) == predicted.labels).sum()) / images
+        if (images, accuracy) != (row.test_images, row.test_accuracy) or (
+            math.isfinite(loss)
+            and (row.test_loss is None or not math.isclose(loss, row.test_loss, rel_tol=1e-6))
+        ):
+            raise CheckpointError(
+                f"{path} is not of this run: it has {images} images, accuracy {accuracy:.4f} and "
+                f"loss {loss:.4f}; result.json says {row.test_images}, {row.test_accuracy:.4f} and "
+                f"{row.test_loss}; train it again with --overwrite, or leave it out"
+            )
+        return predicted
+
+    def with_hits(self, row: Row) -> Row:
+        """The row with what a ranking needs: the confusion matrix, and which images were correct.
+
+        Raises CheckpointError for predictions that are missing or not the row's.
+        """
+        if row.test_hits is not None and row.confusion is not None:
+            return row
+        predicted = self.predictions(row)
+        return row.model_copy(
+            update={"confusion": predicted.confusion(), "test_hits": predicted.hits()}
         )
-    return None
 
+    def failure(self) -> Failure | None:
+        """How a run diverged or failed; None for any other. Raises CheckpointError."""
+        if self.is_finished:
+            return None
+        status = self.status()
+        if status["state"] not in ("diverged", "failed"):
+            return None
+        config = self.config()
+        return Failure(
+            run=self.name,
+            model=config.model,
+            model_options=config.model_options,
+            config=config,
+            state=status["state"],
+            error=status["reason"],
+        )
 
-def stored(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """The row in a run folder, None without one; raises CheckpointError for another config's."""
-    path = folder / "result.json"
-    if not path.exists():
+    def ended(self, config: RunConfig) -> Row | None:
+        """The row of a run that is finished, or None for one that is still to do.
+
+        Raises the DivergedError of a run that diverged, as it would again, and CheckpointError for
+        a folder that is not this config's. What a killed process left in a finished folder goes.
+        """
+        if self.is_finished:
+            row = self.row()
+            self._check_same(row.config, config, self.result_file)
+            if is_main() and self.status()["state"] != "finished":
+                with self.lock():
+                    self._tidy()
+            return row
+        status = self.status()
+        if status["state"] == "diverged":
+            self.check_config(config)
+            raise DivergedError(
+                f"{status['reason']} ({self.name} is on record; --overwrite trains it again)",
+                **{key: status[key] for key in ("step", "lr", "last_finite_loss") if key in status},
+            )
         return None
-    row = files.read_json(path, CheckpointError)
-    check_same(row.get("config"), config, path)
-    return row
 
+    def status(self) -> dict[str, Any]:
+        """What status.json says: `state` (one of STATES, or "new" without a file), `reason`, ...
 
-def status(folder: Path) -> dict[str, Any]:
-    """What status.json says: `state` (one of STATES, or "new" without a file), `reason`, ...
+        Raises CheckpointError for a file that says no such thing.
+        """
+        if not self.status_file.exists():
+            return {"state": "new", "reason": ""}
+        status = files.read_json(self.status_file, CheckpointError)
+        if status.get("state") not in STATES or not isinstance(status.get("reason"), str):
+            raise CheckpointError(
+                f"{self.status_file} holds no state of a run; delete it, or --overwrite starts the "
+                "run anew"
+            )
+        return status
 
-    Raises CheckpointError for a file that says no such thing.
-    """
-    path = folder / "status.json"
-    if not path.exists():
-        return {"state": "new", "reason": ""}
-    facts = files.read_json(path, CheckpointError)
-    if facts.get("state") not in STATES or not isinstance(facts.get("reason"), str):
-        raise CheckpointError(
-            f"{path} tells no state of a run; delete it, or --overwrite starts the run anew"
+    def check_config(self, config: RunConfig) -> None:
+        """Raise CheckpointError when the folder was made for another config, with what differs."""
+        if self.config_file.exists():
+            self._check_same(self.config(), config, self.config_file)
+
+    def describe(self) -> dict[str, Any]:
+        """What the folder holds: name, model, state, reason, epochs done and planned, bytes.
+
+        A run whose process is gone without a word is `killed`, one that was moved aside `old`. A
+        file that cannot be believed makes the state `damaged`, and its fault the reason.
+        """
+        facts: dict[str, Any] = {"run": self.name, "model": None, "epoch": None, "epochs": None}
+        try:
+            config = files.read_json(self.config_file, CheckpointError)
+            facts |= {"model": str(config.get("model")), "epochs": config.get("epochs")}
+            status = self.status()
+            facts |= {"state": status["state"], "reason": status["reason"]}
+            facts["epoch"] = self._last_epoch()
+        except CheckpointError as error:
+            facts |= {"state": "damaged", "reason": str(error)}
+        if OLD in self.name:
+            facts["state"] = "old"
+        elif facts["state"] == "running":
+            try:
+                with self.lock():
+                    facts |= {"state": "killed", "reason": "its process ended without a word"}
+            except BusyError:
+                facts["reason"] = self._owner()
+        facts["bytes"] = sum(files.sizes(self.path).values())
+        return facts
+
+    def remove(self) -> int:
+        """Remove the folder, unless a run is at work in it (BusyError); returns the bytes freed."""
+        freed: int = self.describe()["bytes"]
+        with self.lock():
+            try:
+                files.remove_folder(self.path)
+            except OSError as error:
+                raise StorageError(f"cannot remove {self.path}: {error}") from error
+        return freed
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the folder, which is made if need be; the lock dies with its process.
+
+        Raises BusyError, with its owner, when another process owns it, and StorageError when the
+        folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Beside the folder, so that --overwrite can move the folder away.
+            guard = FileLock(self.path.with_name(f".{self.name}.lock"))
+            guard.acquire(timeout=0.2)  # longer than `describe` holds it
+        except Timeout:
+            raise BusyError(
+                f"{self.path} is being written by {self._owner()}: wait for it, or stop it"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"cannot write the run folder {self.path}: {error}") from error
+        with guard:
+            yield
+
+    @contextmanager
+    def owned(self, config: RunConfig, *, overwrite: bool = False) -> Iterator[None]:
+        """Own the folder while a run writes it; status.json says running, finished or why not.
+
+        A run that did not finish is left as it is, to be resumed; `overwrite` moves what is there
+        to `<folder>.old-<n>`. Raises what `lock` raises, and CheckpointError for another config's
+        folder.
+        """
+        with self.lock():
+            try:
+                if overwrite and any(self.path.iterdir()):
+                    self.path.rename(self._unused())
+                    self.path.mkdir()
+                files.sweep(self.path)
+                files.sweep(self.checkpoints)
+            except OSError as error:
+                raise StorageError(f"cannot write the run folder {self.path}: {error}") from error
+            self.check_config(config)
+            files.write_json(self.config_file, config.model_dump(mode="json"))
+            self._write_status("running", "", pid=os.getpid(), host=platform.node())
+            try:
+                yield
+            except DivergedError as error:
+                self._record("diverged", str(error), **error.facts)
+                raise
+            except InterruptedRunError as error:
+                self._record("interrupted", str(error))
+                raise
+            except BenchError as error:
+                self._record("failed", str(error))
+                raise
+            except (KeyboardInterrupt, SystemExit):
+                self._record("interrupted", "before its first step or after its last")
+                raise
+            except Exception as error:
+                self._record("failed", f"{type(error).__name__}: {error}")
+                raise
+            self._tidy()
+
+    def _check_same(self, stored: RunConfig, config: RunConfig, path: Path) -> None:
+        """Raise CheckpointError, with what differs, when `stored` in `path` is not the config."""
+        before, now = stored.model_dump(mode="json"), config.model_dump(mode="json")
+        for key in sorted(now):
+            if before[key] != now[key]:
+                raise CheckpointError(
+                    f"{path}: {key} = {before[key]!r}, but {config.name} is the name of {key} = "
+                    f"{now[key]!r}: it was edited, or comes from another version; --overwrite "
+                    "moves the folder aside"
+                )
+
+    def _tidy(self) -> None:
+        """A finished run needs no checkpoints; its state says so when they are gone."""
+        try:
+            if self.checkpoints.exists():
+                files.remove_folder(self.checkpoints)
+            files.sweep(self.path)
+        except OSError as error:
+            raise StorageError(f"cannot remove {self.checkpoints}: {error}") from error
+        self._write_status("finished", "")
+
+    def _record(self, state: str, reason: str, **facts: Any) -> None:
+        """Write how a run ended; no room for that is a warning: what ended it counts."""
+        try:
+            self._write_status(state, reason, **facts)
+        except StorageError as error:
+            warnings.warn(f"{error}: status.json does not say that the run {state}", stacklevel=2)
+
+    def _write_status(self, state: str, reason: str, **facts: Any) -> None:
+        home = os.path.expanduser("~")  # noqa: PTH111  leaves it where there is none
+        reason = reason.replace(home, "~") if len(home) > 1 else reason
+        files.write_json(
+            self.status_file, {"state": state, "reason": reason, "since": time.time(), **facts}
         )
-    return facts
+
+    def _owner(self) -> str:
+        """The process that wrote status.json last, as far as it can be told."""
+        try:
+            status = self.status()
+            seconds = max(0.0, time.time() - status["since"])
+            return f"process {status['pid']} on {status['host']}, for {seconds:,.0f} s"
+        except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
+            return "another process"
+
+    def _last_epoch(self) -> int | None:
+        """The newest epoch in metrics.jsonl; a last line that is being written does not count."""
+        if not self.log_file.exists():
+            return None
+        content = files.read(self.log_file, _LOG_LIMIT, CheckpointError)
+        epochs = re.findall(rb'"epoch": (\d{1,9})[,}]', content)
+        return int(epochs[-1]) if epochs else 0
+
+    def _unused(self) -> Path:
+        number = 1
+        while (aside := self.path.with_name(f"{self.name}{OLD}{number}")).exists():
+            number += 1
+        return aside
 
 
-def check_config(folder: Path, config: RunConfig) -> None:
-    """Raise CheckpointError when the folder was made for another config, with what differs."""
-    path = folder / "config.json"
-    if path.exists():
-        check_same(files.read_json(path, CheckpointError), config, path)
+def run_folders(runs_dir: Path) -> list[RunFolder]:
+    """All run folders below `runs_dir`, by name; those that were moved aside among them."""
+    return [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/config.json"))]
 
 
-def check_same(stored: Any, config: RunConfig, path: Path) -> None:
-    """Raise CheckpointError, with what differs, when `stored` in `path` is not the config."""
-    asked = config.model_dump(mode="json")
-    if stored == asked:
-        return
-    found = stored if isinstance(stored, dict) else {}
-    keys = sorted(key for key in {**asked, **found} if asked.get(key) != found.get(key))
-    key = keys[0] if keys else "config"
-    raise CheckpointError(
-        f"{path}: {key} = {found.get(key)!r}, but {config.name} is the name of {key} = "
-        f"{asked.get(key)!r}: it was edited, or comes from another version; --overwrite moves the "
-        "folder aside"
-    )
+def current_folders(runs_dir: Path) -> list[RunFolder]:
+    """All folders below `runs_dir` that have a row or a state, by name, but those moved aside."""
+    names = ("result.json", "status.json")
+    paths = {path.parent for name in names for path in runs_dir.glob(f"*/{name}")}
+    return [RunFolder(path) for path in sorted(paths) if OLD not in path.name]
 
 
-def find(runs_dir: Path, name: str) -> Path:
+def find_run(runs_dir: Path, name: str) -> RunFolder:
     """The run folder of a `name`, of the beginning of one name alone, or of a path.
 
     Raises UsageError with the nearest name.
     """
-    if (Path(name) / "config.json").is_file():
-        return Path(name)
-    names = [path.parent.name for path in runs_dir.glob("*/config.json")]
+    if RunFolder(Path(name)).config_file.is_file():
+        return RunFolder(Path(name))
+    names = [folder.name for folder in run_folders(runs_dir)]
     if not names:
         raise UsageError(f"no run {name!r}: there is none in {runs_dir}; give --runs-dir")
-    begun = [one for one in names if one.startswith(name) and OLD not in one]
-    fitting = [name] if name in names else begun
-    if len(fitting) > 1:
-        raise UsageError(f"run {name!r} could be any of {', '.join(sorted(fitting))}: give more")
-    if not fitting:
+    begun = [other for other in names if other.startswith(name) and OLD not in other]
+    matching = [name] if name in names else begun
+    if len(matching) > 1:
+        raise UsageError(
+            f"run {name!r} is ambiguous: {', '.join(sorted(matching))}; type more of the name"
+        )
+    if not matching:
         raise unknown("run", name, names, remedy=f"(runs are looked for in {runs_dir})")
-    return runs_dir / fitting[0]
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """What a run folder holds: name, model, state, reason, epochs done and asked, bytes.
-
-    A run whose process is gone without a word is `killed`, one that was moved aside `old`. A file
-    that cannot be believed makes the state `damaged`, and its fault the reason.
-    """
-    facts: dict[str, Any] = {"run": folder.name, "model": None, "epoch": None, "epochs": None}
-    try:
-        config = files.read_json(folder / "config.json", CheckpointError)
-        facts |= {"model": str(config.get("model")), "epochs": config.get("epochs")}
-        found = status(folder)
-        facts |= {"state": found["state"], "reason": found["reason"]}
-        facts["epoch"] = _last_epoch(folder / "metrics.jsonl")
-    except CheckpointError as error:
-        facts |= {"state": "damaged", "reason": str(error)}
-    if OLD in folder.name:
-        facts["state"] = "old"
-    elif facts["state"] == "running":
-        try:
-            with lock(folder):
-                facts |= {"state": "killed", "reason": "its process ended without a word"}
-        except BusyError:
-            facts["reason"] = _owner(folder)
-    facts["bytes"] = sum(files.sizes(folder).values())
-    return facts
-
-
-def remove(folder: Path) -> int:
-    """Remove a run folder, unless a run is at work in it (BusyError); returns the bytes freed."""
-    freed: int = describe(folder)["bytes"]
-    with lock(folder):
-        try:
-            files.remove_folder(folder)
-        except OSError as error:
-            raise StorageError(f"cannot remove {folder}: {error}") from error
-    return freed
-
-
-def _last_epoch(path: Path) -> int | None:
-    """The newest epoch in metrics.jsonl; a last line that is still being written does not count."""
-    if not path.exists():
-        return None
-    epochs = re.findall(rb'"epoch": (\d{1,9})[,}]', files.read(path, _LOG_LIMIT, CheckpointError))
-    return int(epochs[-1]) if epochs else 0
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Own `folder`, which is made if need be; the lock dies with its process, however it ends.
-
-    Raises BusyError, with its owner, when another process owns it, and StorageError when the
-    folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        guard = FileLock(folder.with_name(f".{folder.name}.lock"))
-        guard.acquire(timeout=0.2)  # longer than `describe` holds it
-    except Timeout:
-        raise BusyError(
-            f"{folder} is being written by {_owner(folder)}: wait for it, or stop it"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot write the run folder {folder}: {error}") from error
-    with guard:
-        yield
-
-
-@contextmanager
-def owned(folder: Path, config: RunConfig, *, overwrite: bool = False) -> Iterator[None]:
-    """Own `folder` while a run writes it; its status.json says running, finished or why not.
-
-    A run that did not finish is left as it is, to go on from; `overwrite` moves what is there to
-    `<folder>.old-<n>`. Raises what `lock` raises, and CheckpointError for another config's folder.
-    """
-    with lock(folder):
-        try:
-            if overwrite and any(folder.iterdir()):
-                folder.rename(_unused(folder))
-                folder.mkdir()
-            files.sweep(folder)
-            files.sweep(folder / "checkpoints")
-        except OSError as error:
-            raise StorageError(f"cannot write the run folder {folder}: {error}") from error
-        check_config(folder, config)
-        files.write_json(folder / "config.json", config.model_dump(mode="json"))
-        _write_status(folder, "running", "", pid=os.getpid(), host=platform.node())
-        try:
-            yield
-        except DivergedError as error:
-            _record(folder, "diverged", str(error), **error.facts)
-            raise
-        except InterruptedRunError as error:
-            _record(folder, "interrupted", str(error))
-            raise
-        except BenchError as error:
-            _record(folder, "failed", str(error))
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            _record(folder, "interrupted", "before its first step or after its last")
-            raise
-        except Exception as error:
-            _record(folder, "failed", f"{type(error).__name__}: {error}")
-            raise
-        _tidy(folder)
-
-
-def _tidy(folder: Path) -> None:
-    """A finished run needs no checkpoints; its state says so when they are gone."""
-    try:
-        if (folder / "checkpoints").exists():
-            files.remove_folder(folder / "checkpoints")
-        files.sweep(folder)
-    except OSError as error:
-        raise StorageError(f"cannot remove {folder}/checkpoints: {error}") from error
-    _write_status(folder, "finished", "")
-
-
-def _record(folder: Path, state: str, reason: str, **facts: Any) -> None:
-    """Write how a run ended; that there is no room for it is a warning: what ended it counts."""
-    try:
-        _write_status(folder, state, reason, **facts)
-    except StorageError as error:
-        warnings.warn(f"{error}: status.json does not say that the run {state}", stacklevel=2)
-
-
-def _write_status(folder: Path, state: str, reason: str, **facts: Any) -> None:
-    home = os.path.expanduser("~")  # noqa: PTH111  leaves it where there is none
-    reason = reason.replace(home, "~") if len(home) > 1 else reason
-    facts = {"state": state, "reason": reason, "since": time.time(), **facts}
-    files.write_json(folder / "status.json", facts)
-
-
-def _owner(folder: Path) -> str:
-    """The process that wrote status.json last, as far as it can be told."""
-    try:
-        facts = status(folder)
-        seconds = max(0.0, time.time() - facts["since"])
-        return f"process {facts['pid']} on {facts['host']}, for {seconds:,.0f} s"
-    except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
-        return "another process"
-
-
-def _unused(folder: Path) -> Path:
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}{OLD}{number}")).exists():
-        number += 1
-    return aside
+    return RunFolder(runs_dir / matching[0])

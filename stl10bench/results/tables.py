@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stl10bench.core import files
 from stl10bench.core.console import clean, escape_csv, escape_html, escape_latex, escape_markdown
 from stl10bench.core.errors import CheckpointError, unknown
 from stl10bench.metrics.significance import SIGNIFICANCE
-from stl10bench.results import columns, ranking, run_folder
+from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate
 from stl10bench.results.columns import Column
-from stl10bench.results.rows import Row, failed_rows, read_row
+from stl10bench.results.rows import Failure, Row
+from stl10bench.results.run_folder import current_folders
 
 _CSS = (
     "body{font:14px/1.5 system-ui,sans-serif;margin:2rem;overflow-x:auto}"
@@ -171,30 +172,42 @@ _UNFINISHED = "n/m: n of m runs are done; a row with fewer than the others is no
 _CHANCE = "= chance: the interval reaches what a uniform guess or a constant class scores"
 
 
-def stored_rows(runs_dir: Path) -> list[Row]:
+def stored_rows(runs_dir: Path) -> list[Row | Failure]:
     """The rows of all finished runs below `runs_dir`, by data and test accuracy, then the failed.
 
-    Raises CheckpointError for a file that holds no row.
+    One damaged file hides no other: it is named in a warning and left out. Raises the first of
+    these errors where nothing else is left.
     """
-    found = [read_row(path) for path in result_files(runs_dir)]
-    found.sort(key=lambda row: (data_title(row), row["test_accuracy"]))
-    return found + failed_rows(runs_dir)
-
-
-def result_files(runs_dir: Path) -> list[Path]:
-    """The result.json of all finished runs below `runs_dir` but those that were moved aside."""
-    found = sorted(runs_dir.glob("*/result.json"))
-    return [path for path in found if run_folder.OLD not in path.parent.name]
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    damaged: list[CheckpointError] = []
+    for folder in current_folders(runs_dir):
+        try:
+            if folder.is_finished:
+                rows.append(folder.row())
+            elif (failure := folder.failure()) is not None:
+                failures.append(failure)
+                continue
+            else:
+                continue
+            rows[-1] = folder.with_hits(rows[-1])
+        except CheckpointError as error:
+            damaged.append(error)
+            warnings.warn(str(error), stacklevel=2)
+    if damaged and not rows and not failures:
+        raise damaged[0]
+    rows.sort(key=lambda row: (data_title(row), row.test_accuracy))
+    return [*rows, *failures]
 
 
 def reference_rows(name: str) -> list[Row]:
     """The rows of a file that ships with the package, each with the file's title.
 
-    `report`: the course report's. `photos96`, `folds`: ours, of photos in STL-10's layout. Raises
-    CheckpointError for a file that was changed into something else.
+    `report`: the course report's. `photos96`, `folds`: ours, of photos in STL-10's layout.
     """
-    content = files.read_json(_REFERENCE / f"{name}.json", CheckpointError)
-    return [{**row, "title": f"reference: {content['title']}"} for row in content["rows"]]
+    content = json.loads((_REFERENCE / f"{name}.json").read_text(encoding="utf-8"))
+    title = f"reference: {content['title']}"
+    return [Row.model_validate_json(json.dumps({**row, "title": title})) for row in content["rows"]]
 
 
 def all_reference_rows() -> list[Row]:
@@ -202,97 +215,105 @@ def all_reference_rows() -> list[Row]:
     return [row for path in sorted(_REFERENCE.glob("*.json")) for row in reference_rows(path.stem)]
 
 
-def row_label(row: Row) -> str:
+def row_label(row: Row | Failure) -> str:
     """The model as a reader knows it: its name, what learns, and options of its own."""
     marks = []
-    options = dict(row.get("model_options", {}))
+    options = dict(row.model_options)
     if "freeze" in options:
-        marks.append("frozen" if options.pop("freeze") else "learned")
-        if not row.get("pretrained") and not row.get("error"):
-            marks.append("from scratch")
-    given = row.get("config", {}).get("model_options", {})
+        marks.append("frozen" if options.pop("freeze") else "fine-tuned")
+        if isinstance(row, Row) and not row.pretrained:
+            marks[-1] = marks[-1] if marks[-1] == "frozen" else "from scratch"
+    given = row.config.model_options if row.config is not None else {}
     marks += [f"{key} {_plain(options[key])}" for key in given if key in options]
-    if row.get("selection") == "last epoch":
-        marks.append("last epoch")
-    if row.get("stacked", 1) > 1:  # its seconds are those of all that were trained with it
-        marks.append(f"{row['stacked']} stacked")
-    if row.get("baseline"):
-        marks.append("baseline")
-    return f"{row['model']} ({', '.join(marks)})" if marks else str(row["model"])
+    if isinstance(row, Row):
+        if row.selection == "last epoch":
+            marks.append("last epoch")
+        if row.stacked > 1:  # its seconds are those of all that were trained with it
+            marks.append(f"{row.stacked} stacked")
+        if row.baseline:
+            marks.append("baseline")
+    return f"{row.model} ({', '.join(marks)})" if marks else row.model
 
 
 def data_title(row: Row) -> str:
     """Which images a finished row was tested on; only the official ones are called STL-10 alone."""
-    if "title" in row:
-        return f"{row['title']}{_protocol(row)}"
-    name, fingerprint = row["dataset"], row["config"]["data"][:12]
-    note = {"STL-10": "", "demo": f" {fingerprint}: drawn images, not STL-10"}.get(
-        name, f" {fingerprint}: not the STL-10 images"
-    )
-    return clean(f"{name}{note}, {row['test_images']:,} test images{_protocol(row)}")
+    if row.title:
+        return f"{row.title}{_training_images(row)}"
+    note = {
+        "STL-10": "",
+        "demo": f" {row.config.data[:12]}: drawn images, not STL-10",
+    }.get(row.dataset, f" {row.config.data[:12]}: not the STL-10 images")
+    return clean(f"{row.dataset}{note}, {row.test_images:,} test images{_training_images(row)}")
 
 
-def _protocol(row: Row) -> str:
-    """How the training images were chosen, where they are not all but a hold-out."""
-    config = row["config"]
-    if config.get("fold") is not None:
-        shared = row.get("fold_overlap")
+def _training_images(row: Row | Failure) -> str:
+    """How the training images were chosen, where they are not all but the validation images."""
+    config = row.config
+    if config is None:
+        return ""
+    if config.fold is not None:
+        shared = row.fold_overlap if isinstance(row, Row) else None
         overlap = "" if shared is None else f", which share {shared:.1%} of their images pairwise"
         return f", each trained on one of the pre-defined folds{overlap}"
-    if config.get("labels_per_class"):
-        return f", {config['labels_per_class']:,} labelled images a class"
+    if config.labels_per_class:
+        return f", {config.labels_per_class:,} labelled images a class"
     return ""
 
 
-def show_rows(
-    given: Sequence[Row],
-    style: str,
-    console: Console,
-    *,
-    keys: Sequence[str] = (),
-    sort: str | None = None,
-    descending: bool = False,
-    baselines: bool = False,
-    combine: bool = True,
-) -> None:
-    """Print rows to `console`, a table for the data and each protocol.
+@dataclass(frozen=True)
+class View:
+    """What of the rows a table shows.
 
-    `keys` name the columns beside the model, `sort` the one that orders the rows (else they stay
-    in their order), `baselines` adds what needs no image, and `combine` makes one row of the seeds
-    or folds of a setting. Raises UsageError, with the nearest name, for another style or a column
-    that no row has.
+    `columns` name those beside the model (none: the default ones), `sort` the one that orders the
+    rows (else they stay in their order), `baselines` adds what needs no image, and `combine` makes
+    one row of the seeds or folds of a setting.
+    """
+
+    columns: tuple[str, ...] = ()
+    sort: str | None = None
+    descending: bool = False
+    baselines: bool = False
+    combine: bool = True
+
+
+def show_rows(
+    rows: Sequence[Row | Failure], style: str, console: Console, view: View = View()
+) -> None:
+    """Print rows to `console` in one of FORMATS, a table for the data and each protocol.
+
+    Raises UsageError, with the nearest name, for another style or a column that no row has.
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
-    parts = [(title, aggregate(part) if combine else part) for title, part in by_data(given)]
-    parts = [
-        (title, ranking.annotate([*(ranking.baselines(part) if baselines else ()), *part]))
-        for title, part in parts
-    ]
+    parts: list[tuple[str, list[Row | Failure]]] = []
+    for title, part in by_protocol(rows):
+        combined = aggregate(part) if view.combine else part
+        baselines = ranking.baselines(combined) if view.baselines else []
+        parts.append((title, ranking.annotate([*baselines, *combined])))
     shown = [row for _, part in parts for row in part]
-    chosen = columns.choose(keys or columns.DEFAULT, shown)
-    if sort is not None:
-        columns.choose([sort], shown)
-        parts = [(title, ordered(part, sort, descending=descending)) for title, part in parts]
+    chosen = columns.choose(view.columns or columns.DEFAULT, shown)
+    if view.sort is not None:
+        columns.choose([view.sort], shown)
+        parts = [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
     everything = [
         row
         for number, (_, part) in enumerate(parts)
         for row in part
-        if number == 0 or "error" not in row  # a failed row is in each part
-    ]
+        if number == 0 or isinstance(row, Row) or row.config is not None
+    ]  # a failure without data is in each part
     if style == "json":
-        console.out(rows_to_json(everything, keys), highlight=False)
+        console.out(rows_to_json(everything, view.columns), highlight=False)
         return
     if style == "csv":
-        console.out(rows_to_csv(everything, keys), end="", highlight=False)
+        console.out(rows_to_csv(everything, view.columns), end="", highlight=False)
         return
-    if not keys:  # a column that tells nothing is no column
+    if not view.columns:  # a column that tells nothing is no column
         idle = {
             key
             for key in ("vs_best", "test_accuracy_sd", "contamination")
             if all(columns.value(row, key) in (None, "none") for row in everything)
         }
-        if all(row.get("runs_asked", 1) == 1 for row in everything):
+        if all(row.runs_asked in (None, 1) for row in everything if isinstance(row, Row)):
             idle.add("runs")
         chosen = [column for column in chosen if column.key not in idle]
     grids = [rows_to_grid(title, part, chosen) for title, part in parts]
@@ -302,108 +323,104 @@ def show_rows(
         if style == "table":
             print_table(grid, console, expendable=columns.EXPENDABLE)
         elif style != "html":
-            draw = to_markdown if style == "markdown" else to_latex
-            console.out(draw(grid), highlight=False)
+            render = to_markdown if style == "markdown" else to_latex
+            console.out(render(grid), highlight=False)
 
 
-def by_data(given: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows on the same images by the same protocol, with a title.
+def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Failure]]]:
+    """Rows of the same protocol on the same images, with a title.
 
-    A failed one that does not say on which data it was is in each part.
+    Reference rows stand apart from one's own. A failure that does not say on which data it was is
+    in each part.
     """
-    finished = [row for row in given if "error" not in row]
-    titles = {(*_split(row), _named(row)): data_title(row) for row in finished}
-    for row in given:
-        if "error" in row and row.get("config") and _split(row) not in {key[:3] for key in titles}:
-            titles[*_split(row), ""] = f"data {row['config']['data'][:12]}{_protocol(row)}"
-    parts = []
-    for key in sorted(titles, key=lambda key: (titles[key], key)) or [("", "", "", "")]:
-        part = [
-            row
-            for row in given
-            if not row.get("config")
-            or (_split(row) == key[:3] and ("error" in row or _named(row) == key[3]))
-        ]
-        parts.append((titles.get(key, ""), part))
-    return parts
+    titles = {_part_key(row): data_title(row) for row in rows if isinstance(row, Row)}
+    protocols = {protocol for protocol, _ in titles}
+    for row in rows:
+        if isinstance(row, Failure) and row.config is not None and row.protocol not in protocols:
+            title = f"data {row.config.data[:12]}{_training_images(row)}"
+            titles[str(row.protocol), ""] = title
+
+    def belongs(row: Row | Failure, key: tuple[str, str]) -> bool:
+        if isinstance(row, Failure):
+            return row.protocol in (None, key[0])
+        return _part_key(row) == key
+
+    keys = sorted(titles, key=lambda key: (titles[key], key)) or [("", "")]
+    return [(titles.get(key, ""), [row for row in rows if belongs(row, key)]) for key in keys]
 
 
-def ordered(part: Sequence[Row], key: str, *, descending: bool) -> list[Row]:
+def _part_key(row: Row) -> tuple[str, str]:
+    return row.protocol, row.title or row.dataset
+
+
+def ordered(
+    part: Sequence[Row | Failure], key: str, descending: bool = False
+) -> list[Row | Failure]:
     """Rows sorted by a column: numbers before text, and what lacks it last."""
-    found = [(columns.value(row, key), row) for row in part]
-    known = [(value, row) for value, row in found if value is not None]
-    known.sort(
+    values = [(columns.value(row, key), row) for row in part]
+    present = [(value, row) for value, row in values if value is not None]
+    present.sort(
         key=lambda pair: (
             (0, pair[0], "") if isinstance(pair[0], int | float) else (1, 0, str(pair[0]))
         ),
         reverse=descending,
     )
-    return [row for _, row in known] + [row for value, row in found if value is None]
+    return [row for _, row in present] + [row for value, row in values if value is None]
 
 
-def rows_to_grid(title: str, part: Sequence[Row], chosen: Sequence[Column]) -> Grid:
+def rows_to_grid(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Grid:
     """One table as text; a failed run says why in place of its accuracy, at length in a note."""
     lines, notes = [], []
     for row in part:
-        if "error" in row:
-            reason = _short(row)
+        if isinstance(row, Failure):
+            reason = _short(row.error)
             cells = [reason if column.key == "test_accuracy" else "" for column in chosen]
-            if reason not in cells or reason != row["error"]:
-                notes.append((columns.LABEL, f"{row_label(row)}: {row['error']}"))
+            if reason not in cells or reason != row.error:
+                notes.append((columns.LABEL, f"{row_label(row)}: {row.error}"))
         else:
             cells = [columns.text(row, column) for column in chosen]
-            notes += [
-                (columns.LABEL, f"{row_label(row)}: {one}") for one in row.get("failures", ())
-            ]
+            notes += [(columns.LABEL, f"{row_label(row)}: {error}") for error in row.failures]
         lines.append((row_label(row), *cells))
     titles = {column.key: column.title for column in chosen}
-    if "vs_best" in titles and any(row["vs_best"] == "tied" for row in part):
+    finished = [row for row in part if isinstance(row, Row)]
+    if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
         notes.append((titles["vs_best"], _TIED))
-    if "runs" in titles and any(row.get("runs") != row.get("runs_asked") for row in part):
+    if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
         notes.append((titles["runs"], _UNFINISHED))
-    if "test_accuracy" in titles and any(row["at_chance"] for row in part):
+    if "test_accuracy" in titles and any(row.at_chance for row in finished):
         notes.append((titles["test_accuracy"], _CHANCE))
     header = (columns.LABEL, *(column.title for column in chosen))
     left = (columns.COLUMNS["test_accuracy"].title,)  # for some say more than a number
     return Grid(title, header, tuple(lines), tuple(notes), left)
 
 
-def rows_to_csv(given: Sequence[Row], keys: Sequence[str] = ()) -> str:
+def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
     """Rows as CSV with full numbers; text that a spreadsheet would run is quoted with '."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ("label", *keys) if keys else columns.CSV
     writer.writerow(names)
-    for row in given:
-        named = {**row, "label": row_label(row)}
-        writer.writerow([escape_csv(columns.value(named, name)) for name in names])
+    for row in rows:
+        values = [row_label(row) if key == "label" else columns.value(row, key) for key in names]
+        cells = [list(value) if isinstance(value, tuple) else value for value in values]
+        writer.writerow([escape_csv(cell) for cell in cells])
     return out.getvalue()
 
 
-def rows_to_json(given: Sequence[Row], keys: Sequence[str] = ()) -> str:
+def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
     """Rows as a JSON list: all that they say, or their label and the columns `keys`."""
     if keys:
-        given = [
-            {"label": row_label(row), **{k: columns.value(row, k) for k in keys}} for row in given
+        content = [
+            {"label": row_label(row), **{key: columns.value(row, key) for key in keys}}
+            for row in rows
         ]
-    return json.dumps(given, indent=2)
+    else:
+        content = [row.model_dump(mode="json") for row in rows]
+    return json.dumps(content, indent=2)
 
 
-def _split(row: Row) -> tuple[str, str, str]:
-    """What rows of one table have in common: the data, and how training images were chosen."""
-    config = row["config"]
-    folds = "folds" if config.get("fold") is not None else ""
-    return config["data"], folds, str(config.get("labels_per_class") or "")
-
-
-def _named(row: Row) -> str:
-    """What a finished row's table is called, but for the number of images."""
-    return str(row.get("title", row["dataset"]))
-
-
-def _short(row: Row) -> str:
+def _short(reason: str) -> str:
     """The part of a failed run's reason that fits into a cell."""
-    reason: str = row["error"]
     return reason.partition(",")[0] if len(reason) > _LONGEST else reason
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,13 +11,12 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
 
-from stl10bench.config import RunConfig
 from stl10bench.core.errors import DivergedError
 from stl10bench.core.seeding import DROPOUT, seed_of
 from stl10bench.models import checkpoint
 from stl10bench.training.resume import Position
+from stl10bench.training.setup import Run
 
 
 def nan_if_infinite(losses: Tensor) -> Tensor:
@@ -74,16 +73,9 @@ def diverged(what: str, step: int, lr: float, last_loss: float) -> DivergedError
 
 
 def train_epoch(
-    model: nn.Module,
-    optimizer: AcceleratedOptimizer,
-    schedule: LRScheduler,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    config: RunConfig,
-    accelerator: Accelerator,
+    run: Run,
     at: Position,
-    *,
-    first_step: int,
-    last_loss: float = math.nan,
+    last_loss: float,
     pauses: Callable[[], bool],
     advance: Callable[[], None],
 ) -> Position:
@@ -94,6 +86,8 @@ def train_epoch(
     at most one more is computed (with fp16's loss scaling, those up to the end or the pause).
     Raises it as well, at the end or the pause, for weights that are not finite.
     """
+    config, accelerator, optimizer = run.config, run.accelerator, run.optimizer
+    first_step = at.step(run.steps_per_epoch)
     started = time.monotonic()
     skips = can_skip(optimizer)
     checks: deque[Check] = deque()
@@ -103,11 +97,12 @@ def train_epoch(
     sums = own_sums(at, accelerator)
     batch = 0
 
-    model.train()
+    run.learner.train()
+    batches = run.batches(epoch=at.epoch + 1, start=at.batch)
     for batch, (images, labels) in enumerate(batches, 1):
         step = first_step + batch
         torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
-        logits = model(images)
+        logits = run.learner(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         accelerator.backward(nan_if_infinite(loss))
         if accelerator.scaler is None:  # which skips such steps by itself
@@ -118,7 +113,7 @@ def train_epoch(
             if len(checks) > skips:
                 raise_if_broken(checks.popleft())
         optimizer.step()
-        schedule.step()
+        run.schedule.step()
         optimizer.zero_grad()
 
         loss_of_last = loss.detach()
@@ -132,7 +127,8 @@ def train_epoch(
     for check in checks:
         raise_if_broken(check)
     step = first_step + batch
-    gathered = accelerator.gather(torch.cat([sums, broken_weights(model).to(sums)[None]])[None])
+    broken = broken_weights(run.learner).to(sums)
+    gathered = accelerator.gather(torch.cat([sums, broken[None]])[None])
     if not gathered[:, :3].isfinite().all():  # as far as fp16's loss scaling lets it come
         raise diverged("losses up to", step, at.lr, math.nan)
     if gathered[:, 3].any():
@@ -182,7 +178,7 @@ def loss_before(at: Position, header: checkpoint.Header) -> float:
 def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
     """What one epoch prints."""
     line = f"epoch {epoch:{len(str(epochs))}}/{epochs}"
-    for split, title in (("train", "train"), ("val", "hold-out")):
+    for split, title in (("train", "train"), ("val", "validation")):
         if f"{split}/loss" in values:
             line += f"  {title} {values[f'{split}/loss']:.3f} {values[f'{split}/accuracy']:.1%}"
     return f"{line}  {values['images_per_second']:,.0f} images/s"

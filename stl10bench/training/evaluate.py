@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stl10bench.config import RunConfig
 from stl10bench.data import augment
@@ -46,6 +47,20 @@ def compute_logits(
             logits.append(model(normalise(batch)))
     gathered: Tensor = accelerator.gather(torch.cat(logits).float())
     return gathered[: len(images)].cpu()
+
+
+def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
+    """`<split>/loss`, the mean NLL in nats, and `<split>/accuracy`, top-1 in 0..1.
+
+    Of logits (N, C) and labels (N,), in float64 on the CPU; hits are counted as integers and of
+    equal logits the first class counts.
+    """
+    logits, labels = logits.cpu().double(), labels.cpu()
+    hits = int((logits.argmax(1) == labels).sum())
+    return {
+        f"{split}/loss": F.cross_entropy(logits, labels).item(),
+        f"{split}/accuracy": hits / len(labels),
+    }
 
 
 def fuse_frozen(model: nn.Module, images: Images, normalise: Normalise, config: RunConfig) -> None:

@@ -1,6 +1,6 @@
 """Settings as a user gives them -> a complete RunConfig, and the weights it starts from.
 
-torch takes seconds to import: only `resolve`, which needs the device, imports it.
+torch takes seconds to import: only the rule for the precision, which asks the device, imports it.
 """
 
 from collections.abc import Mapping
@@ -27,17 +27,17 @@ def check_settings(
     Raises UsageError for names and values that cannot be, CheckpointError for unreadable weights.
     """
     registry.check_name(model)
-    given = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
+    fields = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
     options = {key: value for key, value in settings.items() if key not in RunConfig.model_fields}
-    options = {**given.pop("model_options", {}), **options}
+    options = {**fields.pop("model_options", {}), **options}
     frozen = None
     if registry.backbone_name(model) is not None:
         frozen = check_freeze(options.get("freeze", True))
     base = recipe_settings(recipe, model, frozen=frozen)
     options = {**base.get("model_options", {}), **options}
-    if given.get("fold") is not None:
+    if fields.get("fold") is not None:  # all 1,000 images train: 10 percent of them decide little
         base = {**base, "val_fraction": 0.0}
-    config = make_config({**base, **given, "model": model, "model_options": options})
+    config = make_config({**base, **fields, "model": model, "model_options": options})
     if config.cache_views and not frozen:
         raise UsageError(
             f"cache_views = {config.cache_views}: only the features of a frozen backbone stay the "
@@ -49,43 +49,43 @@ def check_settings(
 
 def resolve_config(config: RunConfig, fingerprint: str, start: Weights, device: str) -> RunConfig:
     """The config with everything filled in that its name is made of: data, weights, precision."""
-
-    precision = choose_precision(
-        config.precision,
-        device,
-        config.model,
-        image_size=config.image_size,
-        frozen=bool(check_options(config.model, config.model_options).get("freeze")),
-    )
     return make_config(
         {
             **config.model_dump(),
             "model_options": changed_options(config.model, config.model_options),
             "data": fingerprint,
             "weights": start.source,
-            "precision": precision,
+            "precision": choose_precision(config, device),
         }
     )
 
 
-def choose_precision(asked: str, device: str, model: str, *, image_size: int, frozen: bool) -> str:
+def is_frozen(config: RunConfig) -> bool | None:
+    """Whether the run's backbone is frozen; None for a model without a backbone."""
+    if registry.backbone_name(config.model) is None:
+        return None
+    return bool(check_options(config.model, config.model_options)["freeze"])
+
+
+def choose_precision(config: RunConfig, device: str) -> str:
     """What `auto` means: a rule from what the device can do, not a timing.
 
     CUDA: bf16 where the GPU has it (Ampere and later). CPU with bf16 instructions (AVX512-BF16,
     AMX): bf16 for the mlp, the cnn, a frozen backbone, and any backbone from 96 px on, where the
-    products outweigh the conversions (measured; a trained MobileNetV2 at 64 px is faster in
+    products outweigh the conversions (measured; a fine-tuned MobileNetV2 at 64 px is faster in
     fp32). Everything else is fp32. Raises UsageError for fp16 on a CPU.
     """
-    if asked == "fp16" and device == "cpu":
+    if config.precision == "fp16" and device == "cpu":
         raise UsageError("--precision fp16 does not work on a CPU: use bf16, no or auto")
-    if asked != "auto":
-        return asked
+    if config.precision != "auto":
+        return config.precision
     if device == "cuda":
         import torch
 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    large = registry.backbone_name(model) is not None and image_size >= 96
-    heavy = model in ("mlp", "cnn") or frozen or large
+    frozen = is_frozen(config)
+    large = frozen is not None and config.image_size >= 96
+    heavy = config.model in ("mlp", "cnn") or frozen or large
     return "bf16" if device == "cpu" and heavy and _cpu_has_bf16() else "no"
 
 

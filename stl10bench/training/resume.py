@@ -23,6 +23,7 @@ from stl10bench.config import RunConfig
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, StorageError, UsageError
 from stl10bench.models import checkpoint
+from stl10bench.results.run_folder import RunFolder
 
 FORMAT = 1
 _KEPT = 2  # the newest, and the one before it in case the newest is found damaged
@@ -81,6 +82,7 @@ class State(NamedTuple):
     position: Position
     mark: LogMark
     processes: int
+    threads: int | None  # of each process; None in checkpoints of 0.1.0
     model: dict[str, Tensor]
     optimizer: dict[str, Any]  # a torch state_dict
     scaler: dict[str, Any]  # of fp16's loss scaling; empty without
@@ -88,13 +90,13 @@ class State(NamedTuple):
     best: Best | None
 
 
-def save_state(folder: Path, config: RunConfig, step: int, state: State) -> None:
+def save_state(folder: RunFolder, config: RunConfig, step: int, state: State) -> None:
     """Write a checkpoint of a run folder, then remove all but the two newest.
 
     Raises StorageError; what was there is then still there, and UsageError for an optimizer whose
     state holds more than tensors, numbers, text, lists and dictionaries.
     """
-    target = folder / "checkpoints" / _name(step)
+    target = folder.checkpoints / _name(step)
     if target.exists():  # written before the hold-out of this epoch was measured: as good
         return
     header, weights = state.best or (None, {})
@@ -105,6 +107,7 @@ def save_state(folder: Path, config: RunConfig, step: int, state: State) -> None
         "position": state.position.model_dump(),
         "mark": state.mark.model_dump(),
         "processes": state.processes,
+        "threads": state.threads,
         "model": _pack(state.model, "model", tensors),
         "optimizer": _pack(state.optimizer, "optimizer", tensors),
         "scaler": _pack(state.scaler, "scaler", tensors),
@@ -118,27 +121,27 @@ def save_state(folder: Path, config: RunConfig, step: int, state: State) -> None
         with files.new_folder(target) as part:
             files.write(part / _TENSORS, data)
             files.write(part / _MANIFEST, _signed(content))
-        for old in _found(folder)[_KEPT:]:
+        for old in _stored_checkpoints(folder)[_KEPT:]:
             files.remove_folder(old)
     except OSError as error:
         raise files.cannot_write(target, len(data), error) from error
 
 
-def newest(folder: Path, config: RunConfig) -> State | None:
+def newest(folder: RunFolder, config: RunConfig) -> State | None:
     """The newest checkpoint of a run folder that proves whole, or None where there is none.
 
     One that is damaged is left out with a warning, and the one before it taken. Raises
     CheckpointError when there are checkpoints and none is whole.
     """
     damaged: list[str] = []
-    for path in _found(folder):
+    for path in _stored_checkpoints(folder):
         try:
             state = load_state(path, config)
         except CheckpointError as error:
             damaged.append(str(error))
             continue
         for reason in damaged:
-            warnings.warn(f"{reason}; going on from {path.name}", stacklevel=2)
+            warnings.warn(f"{reason}; resuming from {path.name}", stacklevel=2)
         return state
     if damaged:
         raise CheckpointError(f"{damaged[0]}; --overwrite starts the run anew")
@@ -156,7 +159,7 @@ def load_state(path: Path, config: RunConfig) -> State:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CheckpointError(f"{path}: manifest: {first['loc']}: {first['msg']}") from None
-    if facts.config != config.model_dump(mode="json"):
+    if facts.config != config:
         raise CheckpointError(f"{path} is of another run: its config is not this one's")
     if (fault := _fault(facts, config)) is not None:
         raise CheckpointError(f"{path}: manifest: {fault}")
@@ -176,6 +179,7 @@ def load_state(path: Path, config: RunConfig) -> State:
         position=facts.position,
         mark=facts.mark,
         processes=facts.processes,
+        threads=facts.threads,
         model=model,
         optimizer=optimizer,
         scaler=scaler,
@@ -184,10 +188,10 @@ def load_state(path: Path, config: RunConfig) -> State:
     )
 
 
-def forget_after(folder: Path, step: int) -> None:
+def forget_after(folder: RunFolder, step: int) -> None:
     """Remove the checkpoints of a run folder that are newer than `step`: they were damaged."""
     try:
-        for path in _found(folder):
+        for path in _stored_checkpoints(folder):
             if path.name > _name(step):
                 files.remove_folder(path)
     except OSError as error:
@@ -226,12 +230,12 @@ def room_needed(model: nn.Module) -> int:
     return (_KEPT + 1) * (2 * weights + 2 * learning) + 2 * weights
 
 
-def check_room(folder: Path, model: nn.Module) -> None:
+def check_room(folder: RunFolder, model: nn.Module) -> None:
     """Raise StorageError when the disk has less free than `room_needed`."""
-    needed, free = room_needed(model), files.free_space(folder)
+    needed, free = room_needed(model), files.free_space(folder.path)
     if free < needed:
         raise StorageError(
-            f"no room for {folder}: its checkpoints need {needed:,} bytes, {free:,} are free; "
+            f"no room for {folder.path}: its checkpoints need {needed:,} bytes, {free:,} are free; "
             "make room, or give --runs-dir on another disk"
         )
 
@@ -247,10 +251,11 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
     format: int = Field(ge=FORMAT, le=FORMAT)
-    config: dict[str, Any]
+    config: RunConfig  # completed with the defaults, where an older version had fewer settings
     position: Position
     mark: LogMark
     processes: int = Field(ge=1)
+    threads: int | None = Field(default=None, ge=1)
     model: Any
     optimizer: Any
     scaler: Any
@@ -263,7 +268,7 @@ class _Manifest(BaseModel):
 def _fault(facts: _Manifest, config: RunConfig) -> str | None:
     """What in a manifest contradicts the rest of it, if anything does."""
     at, headers = facts.position, [facts.header, *([facts.best] if facts.best else [])]
-    if any(header.config.model_dump(mode="json") != facts.config for header in headers):
+    if any(header.config != facts.config for header in headers):
         return "a header is of another run"
     if at.epoch > config.epochs or facts.header.epoch != at.epoch:
         return f"epoch {at.epoch} of {config.epochs}, its header says {facts.header.epoch}"
@@ -279,10 +284,10 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _found(folder: Path) -> list[Path]:
+def _stored_checkpoints(folder: RunFolder) -> list[Path]:
     """The checkpoints of a run folder, the newest first."""
-    found = (folder / "checkpoints").glob("step-*")
-    return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+    paths = folder.checkpoints.glob("step-*")
+    return sorted((path for path in paths if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _signed(content: dict[str, Any]) -> bytes:

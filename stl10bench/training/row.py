@@ -1,43 +1,44 @@
 """A tested model -> its row: quality, cost, and what made it."""
 
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
 import torch
-from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stl10bench.core.device import memory_format
 from stl10bench.data import augment
-from stl10bench.data.loader import Images, Normalise
+from stl10bench.data.loader import Images
+from stl10bench.data.splits import fold_overlap
+from stl10bench.metrics.classification import measures
 from stl10bench.metrics.significance import wilson_interval
-from stl10bench.models import checkpoint, summary
+from stl10bench.models import summary
+from stl10bench.models.checkpoint import Header
 from stl10bench.models.factory import check_options
 from stl10bench.models.pretrained import NO_WEIGHTS, contamination
-from stl10bench.results import predictions
+from stl10bench.results.rows import Row
+from stl10bench.training.resume import Position
+from stl10bench.training.setup import Run
 
-MEASURED = ("latency_ms", "latency_p95_ms", "inference_images_per_second", "peak_memory_mb")
+T = TypeVar("T")
 BATCH = 250  # images of the throughput, or all where there are fewer
 _WARM_UP = 3  # forward passes that do not count
 _MOST_SECONDS = 1.0  # after which no further pass is begun
 _PASSES = 5, 200  # at least, at most
 
 
-def measure_cost(
-    model: nn.Module,
-    test: Images,
-    normalise: Normalise,
-    image_size: int,
-    accelerator: Accelerator,
-) -> dict[str, float]:
+def measure_cost(run: Run, test: Images) -> dict[str, Any]:
     """What a row says of the cost of inference, uint8 images in and logits out, in one process.
 
     - `latency_ms`, `latency_p95_ms`: median and 95th percentile of single images, milliseconds
@@ -45,6 +46,7 @@ def measure_cost(
     - `peak_memory_mb`: the most that this process held until now, 10^6 bytes, of the GPU's memory
       where it uses one, else of the host's
     """
+    model, accelerator = run.model, run.accelerator
     model.eval()
     few = test.images[:BATCH].to(accelerator.device)
 
@@ -56,24 +58,38 @@ def measure_cost(
         ):
             started = time.perf_counter()
             with accelerator.autocast():
-                model(normalise(augment.centre(images, image_size))).cpu()
+                model(run.normalise(augment.centre(images, run.config.image_size))).cpu()
             times.append(time.perf_counter() - started)
         return times[_WARM_UP:]
 
+    peak = _peak_bytes(accelerator.device)
     alone = seconds(few[:1])
     return {
         "latency_ms": 1000 * statistics.median(alone),
         "latency_p95_ms": 1000 * statistics.quantiles(alone, n=20)[-1],
         "inference_images_per_second": len(few) / statistics.median(seconds(few)),
-        "peak_memory_mb": _peak_bytes(accelerator.device) / 1e6,
+        "peak_memory_mb": None if peak is None else peak / 1e6,
     }
 
 
-def _peak_bytes(device: torch.device) -> int:
+def _peak_bytes(device: torch.device) -> int | None:
+    """The most memory that this process held until now, of the GPU's or the host's; None: unknown.
+
+    psutil has no such figure on Linux and macOS.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    system = platform.system()
+    if system == "Linux":
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        peak = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        return int(peak[1]) * 1024 if peak else None
+    if system == "Darwin":
+        import resource  # not there on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", None)
 
 
 _PACKAGE = Path(__file__).parents[1]  # all of it, not this folder alone
@@ -135,34 +151,16 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def tested_row(
-    header: checkpoint.Header,
-    model: nn.Module,
-    dataset: str,
-    images: int,
-    accelerator: Accelerator,
-    *,
-    split: str = "test",
-) -> dict[str, Any]:
-    """The part of a row that an evaluation knows; accuracies and intervals in 0..1."""
-    config, values = header.config, header.metrics
-    accuracy = values[f"{split}/accuracy"] or 0.0
+def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
+    """The part of a row that a checkpoint's header and its model know."""
+    config = header.config
     total, trainable = summary.parameters(model)
-    with accelerator.autocast():  # a folded backbone has the run's precision
-        macs = summary.macs(model, config.image_size)
     return {
         "model": config.model,
         "model_options": check_options(config.model, config.model_options),
-        "dataset": dataset,
-        "val_accuracy": values.get("val/accuracy"),
-        "val_loss": values.get("val/loss"),
-        f"{split}_accuracy": accuracy,
-        f"{split}_accuracy_interval": list(wilson_interval(accuracy, images)),
-        f"{split}_loss": values[f"{split}/loss"],
-        f"{split}_images": images,
+        "config": config,
         "parameters": total,
         "trainable_parameters": trainable,
-        "macs": macs,
         "image_size": config.image_size,
         "pretrained": config.weights != NO_WEIGHTS,
         "contamination": contamination(config.weights),
@@ -171,27 +169,68 @@ def tested_row(
         "seed": config.seed,
         "precision": config.precision,
         "memory_format": str(memory_format(model)).removeprefix("torch."),
-        "mean": list(header.mean),
-        "std": list(header.std),
-        "processes": accelerator.num_processes,
+        "mean": header.mean,
+        "std": header.std,
         "version": header.version,
-        "config": config.model_dump(mode="json"),
-        **provenance(accelerator.device),
     }
 
 
-def save_predictions(
-    path: Path,
-    logits: Tensor,
-    labels: Tensor,
-    val_logits: Tensor | None = None,
-    val_labels: Tensor | None = None,
-) -> None:
-    """Write float32 logits (N, C) and int64 labels (N,), in the order of the test split.
+def make_row(
+    run: Run, at: Position, header: Header, arrays: Mapping[str, NDArray[Any]], test: Images
+) -> Row:
+    """The row of a run that was trained up to `at`; its model holds the weights that were tested.
 
-    Those of the hold-out, where there is one, are in the order of its sorted rows.
+    `header` has the metrics of that epoch and of the test, `arrays` are those of the predictions
+    file. A figure that cannot be had (MACs, latency) is None, and a note says why.
     """
-    tensors = {"logits": logits, "labels": labels}
-    if val_logits is not None and val_labels is not None and len(val_labels):
-        tensors |= {"val_logits": val_logits, "val_labels": val_labels}
-    predictions.save(path, {key: value.cpu().numpy() for key, value in tensors.items()})
+    config, values, accelerator = run.config, header.metrics, run.accelerator
+    accuracy, images = values["test/accuracy"] or 0.0, len(arrays["labels"])
+    validation = None
+    if "val_logits" in arrays:
+        validation = arrays["val_logits"], arrays["val_labels"]
+    facts = {
+        **describe_model(header, run.model),
+        **provenance(accelerator.device),
+        **measures(arrays["logits"], arrays["labels"], validation),
+    }
+    notes = list(facts.pop("test_notes"))
+    steps = at.step(run.steps_per_epoch)
+    with accelerator.autocast():  # a fused backbone has the run's precision
+        macs = _attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
+    costs = None
+    if run.is_main:
+        costs = _attempt("latency", lambda: measure_cost(run, test), notes)
+    file = run.folder.best_file if config.val_fraction else run.folder.last_file
+    return Row(
+        run=run.folder.name,
+        dataset=run.dataset.name,
+        selection="validation" if config.val_fraction else "last epoch",
+        val_accuracy=values.get("val/accuracy"),
+        val_loss=values.get("val/loss"),
+        test_accuracy=accuracy,
+        test_accuracy_interval=wilson_interval(accuracy, images),
+        test_loss=values["test/loss"],
+        test_images=images,
+        test_notes=tuple(notes),
+        macs=macs,
+        weights={"source": config.weights, "sha256": run.weights.sha256},
+        fold_overlap=None if config.fold is None else fold_overlap(run.dataset),
+        train_seconds=at.total_seconds,
+        images_per_second=steps * config.batch_size / at.trained_seconds,
+        checkpoint=f"{run.folder.name}/{file.name}",
+        checkpoint_mb=file.stat().st_size / 1e6 if run.is_main else None,
+        processes=accelerator.num_processes,
+        compiled=run.job.compile,
+        **(costs or {}),
+        **facts,
+    )
+
+
+def _attempt(name: str, measure: Callable[[], T], notes: list[str]) -> T | None:
+    """What `measure` returns, or None with a note: no figure beside the result loses the result."""
+    try:
+        return measure()
+    except Exception as error:  # of any model's own code
+        reason = str(error).partition("\n")[0][:200]
+        notes.append(f"{name}: not known ({type(error).__name__}: {reason})")
+        return None

@@ -1,17 +1,28 @@
-"""A config and data -> what a run starts from: images, model, normalisation, header."""
+"""A job, data and weights -> the run: images, model, optimizer and schedule, where it left off."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.optimizer import AcceleratedOptimizer
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from stl10bench.config import RunConfig
 from stl10bench.core.device import memory_format
-from stl10bench.core.errors import UsageError
+from stl10bench.core.errors import CheckpointError, StorageError, UsageError
 from stl10bench.core.seeding import WEIGHTS, seed_of
 from stl10bench.data.loader import (
     Images,
     Normalise,
+    augmented_batches,
+    cached_batches,
     channel_statistics,
     load_images,
     make_normalise,
@@ -19,15 +30,125 @@ from stl10bench.data.loader import (
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import checkpoint, registry
+from stl10bench.models.classifier import Classifier
 from stl10bench.models.factory import build_model
 from stl10bench.models.pretrained import Weights
 from stl10bench.models.timm_backbone import load_pretrained
+from stl10bench.results.run_folder import RunFolder
+from stl10bench.training import resume
+from stl10bench.training.evaluate import features_of_views, fuse_frozen
+from stl10bench.training.job import Job
+from stl10bench.training.optim import make_optimizer, make_schedule
+from stl10bench.training.resume import State
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run is made of; its weights change, but nothing of it is replaced."""
+
+    job: Job
+    dataset: Dataset
+    weights: Weights  # that a backbone starts from
+    accelerator: Accelerator
+    console: Console
+    train: Images
+    validation: Images  # none with val_fraction 0
+    model: nn.Module  # whole and unprepared: what is evaluated and saved
+    normalise: Normalise
+    learner: nn.Module  # prepared: what takes the batches, the model or its head alone
+    optimizer: AcceleratedOptimizer
+    schedule: LRScheduler
+    batches: Callable[..., Iterator[tuple[Tensor, Tensor]]]  # (epoch=, start=)
+    steps_per_epoch: int
+    started: float  # on the monotonic clock, as if the run had never been interrupted
+
+    @property
+    def config(self) -> RunConfig:
+        return self.job.config
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.job.folder
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return bool(self.accelerator.is_main_process)
+
+    def seconds(self) -> float:
+        """Seconds of training and validation so far, all sessions together."""
+        return time.monotonic() - self.started
+
+
+def set_up(
+    job: Job, accelerator: Accelerator, dataset: Dataset, weights: Weights, console: Console
+) -> tuple[Run, checkpoint.Header, State | None]:
+    """The run, its checkpoints' header before the first epoch, and the state that it resumes from.
+
+    Raises UsageError for settings that do not fit the data or the processes, DataError,
+    CheckpointError, and StorageError when the disk has no room for the checkpoints.
+    """
+    config = job.config
+    train, validation = load_training_images(config, dataset, accelerator)
+    steps = len(train.labels) // config.batch_size
+    model, normalise, header = create_model(config, dataset, weights, train, accelerator)
+    resume.check_room(job.folder, model)
+    state = resume.newest(job.folder, config)
+    taken = 0
+    if state is not None:
+        taken = state.position.step(steps)
+        fill_weights(model, state, job.folder, steps)
+        resume_threads(state, accelerator, console)
+    check_agreement(taken, job.folder, accelerator)
+    model.to(accelerator.device)
+    fuse_frozen(model, train, normalise, config)
+
+    started = time.monotonic() - (state.position.total_seconds if state is not None else 0.0)
+    learner, batches = model, partial(augmented_batches, train, normalise, config, accelerator)
+    if config.cache_views:  # only the head learns, on features that are computed once
+        assert isinstance(model, Classifier)  # checked with the settings
+        views = features_of_views(model, train, normalise, config, accelerator)
+        batches = partial(cached_batches, views, train.labels, config, accelerator)
+        learner = model.get_submodule("head")
+    optimizer = make_optimizer(config, model)
+    learner, optimizer = accelerator.prepare(learner, optimizer)
+    if job.compile:
+        learner = torch.compile(learner)  # type: ignore[assignment]
+    # Not prepared: accelerate would step it once per process.
+    schedule = make_schedule(config, optimizer.optimizer, steps, taken=taken)
+    if state is not None:
+        restore(state, optimizer, accelerator)
+        if accelerator.is_main_process:
+            resume.forget_after(job.folder, taken)
+        console.print(
+            f"Resuming at epoch {state.position.epoch + 1}/{config.epochs}, "
+            f"step {state.position.batch}/{steps}",
+            highlight=False,
+        )
+    run = Run(
+        job=job,
+        dataset=dataset,
+        weights=weights,
+        accelerator=accelerator,
+        console=console,
+        train=train,
+        validation=validation,
+        model=model,
+        normalise=normalise,
+        learner=learner,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        steps_per_epoch=steps,
+        started=started,
+    )
+    return run, header, state
 
 
 def load_training_images(
     config: RunConfig, dataset: Dataset, accelerator: Accelerator
 ) -> tuple[Images, Images]:
-    """The images to train on, and the hold-out (none with val_fraction 0).
+    """The images to train on, and those to validate on (none with val_fraction 0).
 
     Raises UsageError when the batch does not fit the images or the processes, and DataError.
     """
@@ -48,9 +169,8 @@ def load_training_images(
 
 def load_test_images(config: RunConfig, dataset: Dataset, accelerator: Accelerator) -> Images:
     """All images of the test split."""
-    return load_images(
-        dataset.test, np.arange(len(dataset.test.labels)), config, accelerator.device
-    )
+    rows = np.arange(len(dataset.test.labels))
+    return load_images(dataset.test, rows, config, accelerator.device)
 
 
 def create_model(
@@ -59,9 +179,12 @@ def create_model(
     """The model with its first weights, what normalises its input, and its checkpoints' header.
 
     Normalisation is by the backbone's own mean and std where it is pretrained, else by the training
-    images' (hold-out excluded), per channel.
+    images' (validation images excluded), per channel.
     """
-    model = build_random_model(config, dataset)
+    torch.manual_seed(seed_of(config.seed, WEIGHTS))
+    classes = len(dataset.class_names)
+    model = build_model(config.model, classes, config.image_size, config.model_options)
+    model = model.to(memory_format=memory_format(model))
     name = registry.backbone_name(config.model)
     if name is None or weights.file is None:
         mean, std = channel_statistics(train.images)
@@ -76,9 +199,48 @@ def create_model(
     return model, normalise, header
 
 
-def build_random_model(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """The model with the random weights of its seed, in its memory layout."""
-    torch.manual_seed(seed_of(config.seed, WEIGHTS))
-    classes = len(dataset.class_names)
-    model = build_model(config.model, classes, config.image_size, config.model_options)
-    return model.to(memory_format=memory_format(model))
+def fill_weights(model: nn.Module, state: State, folder: RunFolder, steps: int) -> None:
+    """Give the model its stored weights; raises CheckpointError for a state that cannot be."""
+    if state.position.batch > steps:
+        raise CheckpointError(
+            f"{folder.path}: {state.position.batch} steps of an epoch of {steps} are stored"
+        )
+    if state.best is not None:  # the best weights must fit as well
+        checkpoint.check_fit(model, state.best.weights, folder.path)
+    checkpoint.fill(model, state.model, folder.path)
+
+
+def resume_threads(state: State, accelerator: Accelerator, console: Console) -> None:
+    """Compute with as many threads as the run began with: another number gives other bits."""
+    same_processes = state.processes == accelerator.num_processes
+    if state.threads is None or not same_processes or state.threads == torch.get_num_threads():
+        return
+    console.print(f"{state.threads} threads, with which the run began", highlight=False)
+    torch.set_num_threads(state.threads)
+
+
+def check_agreement(step: int, folder: RunFolder, accelerator: Accelerator) -> None:
+    """Raise StorageError unless all processes found a checkpoint of the same step."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise StorageError(
+            f"the processes found checkpoints of the steps {steps} in {folder.path}: the runs "
+            "folder must be on a disk that they share"
+        )
+
+
+def restore(state: State, optimizer: AcceleratedOptimizer, accelerator: Accelerator) -> None:
+    """Give optimizer and loss scaling what they had; raises CheckpointError when it does not fit.
+
+    Warns when the number of processes is another: their rows then add up in another order.
+    """
+    resume.restore_optimizer(optimizer.optimizer, state.optimizer)
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state.scaler)
+    if state.processes != accelerator.num_processes:
+        warnings.warn(
+            f"this run was trained by {state.processes} process(es) and resumes with "
+            f"{accelerator.num_processes}: equal to a straight run up to rounding, and dropout is "
+            "drawn per process",
+            stacklevel=2,
+        )

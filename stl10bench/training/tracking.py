@@ -21,6 +21,7 @@ from stl10bench.config import RunConfig
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, StorageError, UsageError, unknown
 from stl10bench.core.network import reachable
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.training.resume import LogMark
 
 PROJECT = "stl10bench"
@@ -50,14 +51,14 @@ class Log:
 
     def __init__(
         self,
-        folder: Path,
+        folder: RunFolder,
         config: RunConfig,
         accelerator: Accelerator,
         tracker: str,
         mark: LogMark | None = None,
     ) -> None:
         self._accelerator = accelerator
-        self._path = folder / "metrics.jsonl"
+        self._path = folder.log_file
         self._tracker = tracker
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -65,7 +66,7 @@ class Log:
             return
         self._file = _open(self._path, mark)
         if tracker != "none":
-            accelerator.project_configuration.set_directories(str(folder))
+            accelerator.project_configuration.set_directories(str(folder.path))
             self._calls.put(lambda: _start(accelerator, folder, config, tracker))
             self._thread.start()
 
@@ -160,12 +161,12 @@ def _open(path: Path, mark: LogMark | None) -> TextIO:
         raise StorageError(f"cannot write {path}: {error}") from error
 
 
-def _start(accelerator: Accelerator, folder: Path, config: RunConfig, tracker: str) -> None:
+def _start(accelerator: Accelerator, folder: RunFolder, config: RunConfig, tracker: str) -> None:
     settings = {tracker: _wandb(folder, config)} if tracker == "wandb" else {}
     accelerator.init_trackers(PROJECT, _flat(config), settings)
 
 
-def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
+def _wandb(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     """Settings of a run that never asks, never prints and never waits long.
 
     Online with a key and a server that answers, else offline; WANDB_MODE decides where it is set.
@@ -183,16 +184,16 @@ def _wandb(folder: Path, config: RunConfig) -> dict[str, Any]:
             else:
                 warnings.warn(
                     f"no connection to {server}: logging to W&B offline; later: "
-                    f"wandb sync {folder / 'wandb'}/offline-run-*",
+                    f"wandb sync {folder.path / 'wandb'}/offline-run-*",
                     stacklevel=4,
                 )
-    identity = folder / "wandb-id"  # a run that goes on goes on there too
+    identity = folder.tracker_id_file
     if not identity.exists():
         files.write(identity, uuid4().hex[:8].encode())
     return {
         "id": files.read(identity, 64, StorageError).decode("ascii", "replace"),
         "resume": "allow",
-        "dir": str(folder),
+        "dir": str(folder.path),
         "name": folder.name,
         "group": os.environ.get("WANDB_RUN_GROUP", config.model),
         "mode": mode,

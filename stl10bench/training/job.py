@@ -1,0 +1,78 @@
+"""One run to be: what it computes, where its files lie, how it computes; a file for a child."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stl10bench.config import Limits, RunConfig
+from stl10bench.core import files
+from stl10bench.core.errors import UsageError
+from stl10bench.results.run_folder import RunFolder
+
+_BYTE_LIMIT = 1 << 20
+
+
+class Job(BaseModel):
+    """A run, and what does not change its numbers: the one list of `train`'s other keywords.
+
+    A field's description is its option's help.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    config: RunConfig
+
+    dataset: str = "stl10"
+    """stl10, or demo: images drawn by code."""
+    data_dir: Path | None = None
+    """Folder that holds stl10_binary/ (demo data: in its subfolder demo)."""
+    download: bool = False
+    """Download STL-10 when it is missing."""
+    verify: bool = True
+    """Verify the MD5 checksums of STL-10's files."""
+    weights: Path | None = None
+    """The backbone's weights: safetensors in timm's keys."""
+    runs_dir: Path = Path("runs")
+    """Folder of the run folders."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per process [default: cores / processes]."""
+    compile: bool = False
+    """Compile the step with torch.compile: minutes first, then perhaps faster."""
+    deterministic: bool = False
+    """Use only kernels that give the same bits each time (matters on GPUs)."""
+    tracker: str = "wandb"
+    """wandb (offline without a key), tensorboard or none."""
+    plugin: str | None = None
+    """Module that registers models; the working folder is searched too."""
+    overwrite: bool = False
+    """Train again; the old run folder is moved aside."""
+    limits: Limits = Limits()
+    """When the run writes checkpoints, and when it stops."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run lies."""
+        return RunFolder(self.runs_dir / self.config.name)
+
+
+OPTIONS = frozenset(Job.model_fields) - {"config", "weights", "limits"}
+
+
+def read_job(path: Path) -> Job:
+    """The job in a file that `write_job` made; raises UsageError for anything else."""
+    content = files.read(path, _BYTE_LIMIT, UsageError)
+    try:
+        return Job.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(f"{path} holds no job: {first['loc']}: {first['msg']}") from None
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write a job for a child process. Raises StorageError."""
+    files.write(path, job.model_dump_json().encode())
