@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stl10bench.results.tables import reference_rows, show_rows
+from stl10bench.results.tables import View, reference_rows, show_rows
 
 README = Path(__file__).parents[1] / "README.md"
 _PLACE = re.compile(
@@ -22,7 +22,8 @@ _PLACE = re.compile(
 def table(name: str, columns: str) -> str:
     """The Markdown of one reference file's rows."""
     console = Console(file=io.StringIO(), width=1000)
-    show_rows(reference_rows(name), "markdown", console, keys=columns.split(","))
+    view = View(columns=tuple(columns.split(",")))
+    show_rows(reference_rows(name), "markdown", console, view)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text.strip()
 

@@ -192,6 +192,7 @@ def machine() -> Iterator[Finding]:
     import torch
 
     from stl10bench.core.device import choose_device, set_threads
+    from stl10bench.config import make_config
     from stl10bench.training.resolve import choose_precision
 
     threads = set_threads(None)
@@ -212,7 +213,7 @@ def machine() -> Iterator[Finding]:
         )
     else:
         yield Finding("gpu", "ok", "none found: runs on the CPU")
-    chosen = choose_precision("auto", kind, _LARGEST, image_size=64, frozen=False)
+    chosen = choose_precision(make_config({"model": _LARGEST}), kind)
     name = {"cuda": "the GPU", "mps": "MPS"}.get(kind, "the CPU")
     bf16 = "has bf16: used where it is faster" if chosen == "bf16" else "has no fast bf16: fp32"
     yield Finding("precision", "ok", f"{name} {bf16} (--precision auto)")

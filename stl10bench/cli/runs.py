@@ -13,7 +13,7 @@ from stl10bench.cli.options import JSON, with_options
 from stl10bench.core import files
 from stl10bench.core.console import clean, stdout
 from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.results import run_folder
+from stl10bench.results.run_folder import find_run, run_folders
 
 app = typer.Typer(help="List, show and remove runs.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ _STATES = "running, interrupted, killed, finished, diverged, failed, damaged, ol
 @with_options(JSON)
 def list_runs(*, runs_dir: RunsDir = Path("runs"), as_json: bool) -> None:
     """List the runs with their states and sizes, finished or not."""
-    found = [run_folder.describe(path.parent) for path in sorted(runs_dir.glob("*/config.json"))]
+    found = [folder.describe() for folder in run_folders(runs_dir)]
     if as_json:
         typer.echo(json.dumps({"runs": found}))
         return
@@ -52,10 +52,10 @@ def show(
     as_json: bool,
 ) -> None:
     """Show one run: its state, its settings and its files."""
-    folder = run_folder.find(runs_dir, run)
-    facts = run_folder.describe(folder)
-    config = files.read_json(folder / "config.json", CheckpointError)
-    sizes = files.sizes(folder)
+    folder = find_run(runs_dir, run)
+    facts = folder.describe()
+    config = files.read_json(folder.config_file, CheckpointError)
+    sizes = files.sizes(folder.path)
     if as_json:
         typer.echo(json.dumps({**facts, "config": config, "files": sizes}))
         return
@@ -77,16 +77,15 @@ def rm(
     state: Annotated[str | None, typer.Option(help=f"All in a state: {_STATES}.")] = None,
 ) -> None:
     """Remove runs, by name or by state; one that is at work is not removed."""
-    chosen = [run_folder.find(runs_dir, name) for name in run or []]
+    chosen = [find_run(runs_dir, name) for name in run or []]
     if state is not None:
         if state not in _STATES.split(", "):
             raise UsageError(f"state {state!r}: must be one of {_STATES}")
-        every = [path.parent for path in sorted(runs_dir.glob("*/config.json"))]
-        chosen += [folder for folder in every if run_folder.describe(folder)["state"] == state]
+        chosen += [f for f in run_folders(runs_dir) if f.describe()["state"] == state]
     if not run and state is None:
         raise UsageError("remove what? Name runs (stl10bench runs list has them), or --state")
     for folder in dict.fromkeys(chosen):
-        typer.echo(f"removed {clean(folder.name)}: {size(run_folder.remove(folder))}")
+        typer.echo(f"removed {clean(folder.name)}: {size(folder.remove())}")
 
 
 def size(count: int) -> str:

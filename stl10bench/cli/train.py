@@ -28,7 +28,7 @@ from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import DifferentError, UsageError, unknown
 from stl10bench.data.stl10 import Dataset
 from stl10bench.metrics.significance import SIGNIFICANCE
-from stl10bench.results import run_folder
+from stl10bench.results.run_folder import find_run
 from stl10bench.results.tables import FORMATS, show_rows
 from stl10bench.studies.benchmark import fit_options, plan_benchmark
 from stl10bench.studies.jobs import Known
@@ -96,7 +96,7 @@ def train(
     if not is_main():
         return
     if as_json:
-        typer.echo(json.dumps(row))
+        typer.echo(json.dumps(row.stored()))
     else:
         show_rows([row], "table", stdout())
 
@@ -215,27 +215,37 @@ def reproduce(
     **where: Any,
 ) -> None:
     """Train a stored run again and say whether bits, or only statistics, agree."""
+    from stl10bench.training.job import Job
     from stl10bench.training.reproduce import reproduce_run
 
     load_plugin(plugin)
-    folder = run_folder.find(runs_dir, run)
-    found = reproduce_run(folder, into, console=stderr(), weights=weights, tracker="none", **where)
-    accuracies = [row["test_accuracy"] for row in (found.first, found.second)]
+    folder = find_run(runs_dir, run)
+    job = Job(
+        config=folder.config(),
+        weights=weights,
+        runs_dir=into,
+        tracker="none",
+        plugin=plugin,
+        **where,
+    )
+    outcome = reproduce_run(folder, job, stderr())
+    first, second = outcome.first.test_accuracy, outcome.second.test_accuracy
     if as_json:
-        facts = {"run": folder.name, "bits": found.bits, "p": found.p, "accuracies": accuracies}
-        typer.echo(json.dumps({**facts, "differences": found.differences}))
-    elif found.bits:
+        facts = {"run": folder.name, "bits": outcome.bits, "p": outcome.p}
+        facts |= {"accuracies": [first, second], "differences": outcome.differences}
+        typer.echo(json.dumps(facts))
+    elif outcome.bits:
         typer.echo(f"{folder.name}: the same bits, weights and predictions")
     else:
         typer.echo(
-            f"{folder.name}: other bits; test accuracy {accuracies[0]:.4f} and "
-            f"{accuracies[1]:.4f}, exact McNemar p = {found.p:.3f}"
+            f"{folder.name}: other bits; test accuracy {first:.4f} and {second:.4f}, exact McNemar "
+            f"p = {outcome.p:.3f}"
         )
-        for key, (stored, new) in found.differences.items():
+        for key, (stored, new) in outcome.differences.items():
             typer.echo(f"  {key}: {stored} and {new}")
-    if not found.bits and found.p < SIGNIFICANCE:
+    if not outcome.bits and outcome.p < SIGNIFICANCE:
         raise DifferentError(
-            f"{folder.name} was not reproduced: accuracies {accuracies[0]:.4f} and "
-            f"{accuracies[1]:.4f} differ by more than chance (p = {found.p:.3g}); what differs in "
-            "machine and versions stands above"
+            f"{folder.name} was not reproduced: accuracies {first:.4f} and {second:.4f} differ by "
+            f"more than chance (p = {outcome.p:.3g}); what differs in machine and versions stands "
+            "above"
         )

@@ -22,6 +22,7 @@ from stl10bench.data.stl10 import Dataset
 from stl10bench.inference.predictor import Predictor, load
 from stl10bench.metrics.classification import none_if_not_finite
 from stl10bench.metrics.significance import wilson_interval
+from stl10bench.models import summary
 from stl10bench.training.evaluate import compute_logits, fuse_frozen, score
 from stl10bench.training.row import describe_model, provenance
 
@@ -93,6 +94,8 @@ def evaluate_split(
     logits = compute_logits(model, images.images, normalise, config.image_size, accelerator)
     scores = none_if_not_finite(score(logits, images.labels, split))
     accuracy = scores[f"{split}/accuracy"] or 0.0
+    with accelerator.autocast():  # a fused backbone has the run's precision
+        macs = summary.macs(model, config.image_size)
     return {
         **describe_model(header, model),
         "config": config.model_dump(mode="json"),
@@ -103,6 +106,7 @@ def evaluate_split(
         f"{split}_accuracy_interval": list(wilson_interval(accuracy, len(rows))),
         f"{split}_loss": scores[f"{split}/loss"],
         f"{split}_images": len(rows),
+        "macs": macs,
         "processes": accelerator.num_processes,
         **provenance(device),
     }

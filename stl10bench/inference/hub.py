@@ -8,6 +8,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor, nn
 
 from stl10bench.core import files
@@ -16,7 +17,8 @@ from stl10bench.core.errors import CheckpointError
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.classifier import Classifier
-from stl10bench.results.rows import Row, read_row
+from stl10bench.results.rows import Row
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.results.tables import row_label
 
 _TERMS = """\
@@ -30,16 +32,16 @@ _CITATIONS = """\
 - R. Wightman. *PyTorch Image Models*, 2019. doi:10.5281/zenodo.4414861"""
 
 
-def row_of(checkpoint: Path, header: Header) -> Row | None:
-    """The row of the run that `checkpoint` still lies beside, if it is of this very checkpoint."""
-    path = checkpoint.parent / "result.json"
-    if checkpoint.is_dir() or not path.is_file():
+def row_of(checkpoint_file: Path, header: Header) -> Row | None:
+    """The row of the run that a checkpoint still lies beside, if it is of this very checkpoint."""
+    folder = RunFolder(checkpoint_file.parent)
+    if checkpoint_file.is_dir() or not folder.is_finished:
         return None
-    row = read_row(path)
+    row = folder.row()
     same = (
         row.config == header.config
         and row.test_accuracy == header.metrics.get("test/accuracy")
-        and str(row.checkpoint).endswith(f"/{checkpoint.name}")
+        and str(row.checkpoint).endswith(f"/{checkpoint_file.name}")
     )
     return row if same else None
 
@@ -49,13 +51,7 @@ def model_card(header: Header, row: Row | None) -> str:
     backbone = registry.backbone_name(header.config.model)
     title = row_label(row) if row else header.config.model
     lines = [
-        "---",
-        f"library_name: {'timm' if backbone else 'stl10bench'}",
-        "pipeline_tag: image-classification",
-        f"tags: {json.dumps(['image-classification', 'stl10bench'])}",
-        "license: other",
-        "license_name: see-terms-below",
-        "---",
+        f"---\n{_metadata(header, row).to_yaml()}\n---",
         "",
         f"# {escape_markdown(title)}, {header.config.image_size} px",
         "",
@@ -77,6 +73,35 @@ def model_card(header: Header, row: Row | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _metadata(header: Header, row: Row | None) -> ModelCardData:
+    """The card's YAML: what the Hub shows and searches; the data are called by their own name."""
+    backbone = registry.backbone_name(header.config.model)
+    hub_weights = header.config.weights.startswith("hub:")
+    results = None
+    if row is not None:
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type="stl10" if row.dataset == "STL-10" else "other",
+                dataset_name=row.dataset,
+                dataset_split="test",
+                metric_type="accuracy",
+                metric_value=row.test_accuracy,
+            )
+        ]
+    return ModelCardData(
+        library_name="timm" if backbone else "stl10bench",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "stl10bench"],
+        license="other",
+        license_name="see-terms-below",
+        base_model=header.config.weights.removeprefix("hub:") if hub_weights else None,
+        metrics=["accuracy"],
+        model_name=header.config.model,
+        eval_results=results,
+    )
 
 
 def _notice(row: Row | None) -> str:
@@ -106,7 +131,7 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
         ("data", f"{row.dataset if row else 'not known'}, fingerprint {config.data or 'none'}"),
     ]
     if row:
-        low, high = row.test_accuracy_interval
+        low, high = row.test_accuracy_interval or (0.0, 1.0)
         accuracy = f"{row.test_accuracy:.4f} [{low:.4f}, {high:.4f}]"
         facts += [
             (
@@ -117,7 +142,7 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
             ("chosen by", str(row.selection)),
             ("parameters, trainable", f"{row.parameters}, {row.trainable_parameters}"),
             ("MACs an image", str(row.macs)),
-            ("trained in", f"{row.train_seconds:.0f} s, {row.device}, {row.cpu}"),
+            ("trained in", f"{row.train_seconds or 0:.0f} s, {row.device}, {row.cpu}"),
             ("versions", json.dumps(row.libraries)),
         ]
     else:
@@ -176,22 +201,22 @@ def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} is a folder without {MODEL}: give a run's best.safetensors, or a folder from "
             "'stl10bench export --to hub'"
         )
-    tensors, found = checkpoint.read_tensors(path / MODEL)
+    tensors, metadata = checkpoint.read_tensors(path / MODEL)
     if (path / HEAD).is_file():
         tensors = {f"{_BACKBONE}{key}": value for key, value in tensors.items()}
         tensors |= checkpoint.read_tensors(path / HEAD)[0]
-    return tensors, found
+    return tensors, metadata
 
 
 def load_folder(path: Path) -> tuple[dict[str, Tensor], Header]:
     """Tensors and header of a hub folder; raises CheckpointError as `checkpoint.load` does."""
-    tensors, found = read_folder(path)
-    return tensors, checkpoint.verified(tensors, found, path)
+    tensors, metadata = read_folder(path)
+    return tensors, checkpoint.verified(tensors, metadata, path)
 
 
 def write_folder(source: Path, header: Header, card: str, folder: Path) -> None:
     """Write the checkpoint `source`, with `header`, as a hub folder with the model card `card`."""
-    tensors, found = read_folder(source)
+    tensors, metadata = read_folder(source)
     name = registry.backbone_name(header.config.model)
     if name is None:
         config: dict[str, Any] = {"architecture": header.config.model}
@@ -204,7 +229,7 @@ def write_folder(source: Path, header: Header, card: str, folder: Path) -> None:
             for key, value in tensors.items()
             if key.startswith(_BACKBONE)
         }
-    files.write(folder / MODEL, safetensors.torch.save(tensors, found))
+    files.write(folder / MODEL, safetensors.torch.save(tensors, metadata))
     files.write_json(folder / CONFIG, config | export_metadata(header))
     files.write(folder / CARD, card.encode())
 

@@ -64,7 +64,7 @@ def run_job(job: Job, console: Console) -> Row:
     dataset = _open(job, console)
     if dataset.fingerprint != job.config.data:
         raise DataError(
-            f"{dataset.folder} holds data {dataset.fingerprint[:12]}, the job was made for "
+            f"{dataset.folder} holds data {dataset.fingerprint[:12]}, the run was made from "
             f"{job.config.data[:12]}: give its --dataset and --data-dir"
         )
     start = choose_weights(
@@ -75,7 +75,7 @@ def run_job(job: Job, console: Console) -> Row:
     )
     if start.source != job.config.weights:
         raise UsageError(
-            f"the job starts from weights {job.config.weights}, these are {start.source}: give "
+            f"the run starts from weights {job.config.weights}, these are {start.source}: give "
             "--weights FILE with those"
         )
     return _train(job, dataset, start, console)

@@ -9,14 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn import metrics as sklearn_metrics
+from sklearn.metrics import f1_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from stl10bench.core.errors import DataError
 from stl10bench.core.seeding import AUGMENT, DROPOUT, HOLDOUT, ORDER, WEIGHTS, generator, seed_of
 from stl10bench.data.loader import channel_statistics
-from stl10bench.metrics.classification import measures, none_if_not_finite, score
+from stl10bench.metrics.classification import confusion_matrix, measures, none_if_not_finite
 from stl10bench.metrics.significance import Z95, decode_hits, wilson_interval
+from stl10bench.results.predictions import Predictions
+from stl10bench.training.evaluate import score
 
 SCORES = st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 
@@ -86,9 +89,10 @@ def test_confusion_f1_and_class_accuracies_are_scikit_learns(
 ) -> None:
     classes, pairs = case
     labels, predicted = zip(*pairs, strict=True)
-    logits = torch.eye(classes)[list(predicted)]
-    row = measures(logits, torch.tensor(labels))
-    assert row["confusion"] == confusion_matrix(labels, predicted, labels=range(classes)).tolist()
+    logits = np.eye(classes, dtype=np.float32)[list(predicted)]
+    row = measures(logits, np.array(labels))
+    counts = sklearn_metrics.confusion_matrix(labels, predicted, labels=range(classes))
+    assert confusion_matrix(logits, np.array(labels)).tolist() == counts.tolist()
     theirs = f1_score(labels, predicted, average="macro", zero_division=0)
     assert row["test_macro_f1"] == pytest.approx(theirs, abs=1e-9)
     recalls = recall_score(
@@ -97,9 +101,10 @@ def test_confusion_f1_and_class_accuracies_are_scikit_learns(
     ours = [math.nan if one is None else one for one in row["per_class_accuracy"]]
     assert ours == pytest.approx(recalls.tolist(), abs=1e-9, nan_ok=True)
     hits = [label == guess for label, guess in pairs]
-    bits = bin(decode_hits("01" + row["test_hits"]))[3:][: len(hits)]
+    text = Predictions(logits, np.array(labels), None, None).hits()
+    bits = bin(decode_hits("01" + text))[3:][: len(hits)]
     assert [bit == "1" for bit in bits] == hits, "a bit an image, in their order"
-    assert decode_hits(row["test_hits"]).bit_count() == sum(hits)
+    assert decode_hits(text).bit_count() == sum(hits)
     json.dumps(row, allow_nan=False)
 
 

@@ -10,15 +10,14 @@ import torch
 
 from stl10bench.core.errors import CheckpointError
 from stl10bench.results import predictions
-from stl10bench.training.row import save_predictions
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 2, 1, 0])
 
 
 def written(folder: Path, *held_out: Any) -> Path:
-    tensors = [torch.from_numpy(x) for x in (LOGITS, LABELS, *held_out)]
-    save_predictions(folder / "p", *tensors)
+    names = ("logits", "labels", "val_logits", "val_labels")
+    predictions.save(folder / "p", dict(zip(names, (LOGITS, LABELS, *held_out), strict=False)))
     return folder / "p"
 
 
@@ -40,9 +39,8 @@ def test_what_a_run_answered_comes_back_with_its_hold_out(tmp_path: Path) -> Non
 
 
 def test_without_a_hold_out_there_is_none(tmp_path: Path) -> None:
-    found = predictions.read(written(tmp_path, LOGITS[:0], LABELS[:0]))
+    found = predictions.read(written(tmp_path))
     assert (found.val_logits, found.val_labels) == (None, None)
-    assert predictions.read(written(tmp_path)).val_logits is None
 
 
 def test_a_flipped_bit_in_any_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
         ({"logits": LOGITS, "labels": LABELS, "weight": LOGITS}, "no more"),
         (
             {"logits": LOGITS, "labels": LABELS, "val_logits": LOGITS, "val_labels": LABELS[1:]},
-            "hold-out",
+            "validation images",
         ),
     ],
 )

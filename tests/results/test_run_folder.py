@@ -11,7 +11,7 @@ from helpers.killer import Killer
 
 import stl10bench
 from stl10bench.core.errors import BusyError, UsageError
-from stl10bench.results import run_folder
+from stl10bench.results.run_folder import RunFolder, find_run
 from stl10bench.training.resolve import check_settings
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}
@@ -69,10 +69,10 @@ def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_pa
     folder = tmp_path / row["run"]
     config = check_settings("logistic", settings={})[0].model_validate(row["config"])
     (folder / "result.json").unlink()
-    with run_folder.owned(folder, config):
-        assert run_folder.describe(folder)["state"] == "running"
+    with RunFolder(folder).owned(config):
+        assert RunFolder(folder).describe()["state"] == "running"
         with pytest.raises(BusyError, match=r"written by process \d+ on .*, for \d+ s"):
-            run_folder.remove(folder)
+            RunFolder(folder).remove()
     assert folder.exists()
 
 
@@ -89,14 +89,14 @@ def test_a_run_is_shown_by_the_beginning_of_its_name(runs_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("logistic", r"run 'logistic' could be any of logistic-.*: give more"),
+        ("logistic", r"run 'logistic' is ambiguous: logistic-.*; type more of the name"),
         ("logistik-edda6f7e", r"unknown run 'logistik-.*': did you mean 'logistic-"),
         ("..", r"unknown run '\.\.'"),
     ],
 )
 def test_a_name_that_is_none_is_refused(runs_dir: Path, name: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        run_folder.find(runs_dir, name)
+        find_run(runs_dir, name)
 
 
 def test_runs_are_removed_by_name_and_by_state(data_dir: Path, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import torch
 from helpers.layout import write_layout
 
 import stl10bench
-from stl10bench.core.errors import UsageError
-from stl10bench.training.reproduce import reproduce_run
+from stl10bench.core.errors import DataError, UsageError
+from stl10bench.results.run_folder import RunFolder
+from stl10bench.training.job import Job
+from stl10bench.training.reproduce import Outcome, reproduce_run
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}
 
@@ -26,11 +28,19 @@ def run(data_dir: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / str(row["run"])
 
 
+def reproduce(run: Path, runs_dir: Path, data_dir: Path) -> Outcome:
+    folder = RunFolder(run)
+    job = Job(
+        config=folder.config(), data_dir=data_dir, runs_dir=runs_dir, threads=1, tracker="none"
+    )
+    return reproduce_run(folder, job)
+
+
 def test_the_same_machine_gives_the_same_bits(run: Path, data_dir: Path, tmp_path: Path) -> None:
-    found = reproduce_run(run, tmp_path / "again", data_dir=data_dir, threads=1, tracker="none")
-    assert found.bits
-    assert found.p == 1
-    assert found.differences == {}
+    outcome = reproduce(run, tmp_path / "again", data_dir)
+    assert outcome.bits
+    assert outcome.p == 1
+    assert outcome.differences == {}
     assert (tmp_path / "again" / run.name / "result.json").exists()
 
 
@@ -47,17 +57,19 @@ def test_other_weights_with_the_same_answers_are_the_same_statistics(
     with torch.no_grad():
         next(predictor.model.parameters())[0, 0] += 1e-4
     checkpoint.save(copy / row["checkpoint"], predictor.model, predictor.header)
-    found = reproduce_run(run, copy, data_dir=data_dir, tracker="none")
-    assert not found.bits
-    assert found.p == 1
+    outcome = reproduce(run, copy, data_dir)
+    assert not outcome.bits
+    assert outcome.p == 1
 
 
 def test_other_data_are_refused_with_both_fingerprints(run: Path, tmp_path: Path) -> None:
     other = write_layout(tmp_path / "other", train=44)
-    with pytest.raises(UsageError, match=r"made from data \w{12}, .* holds \w{12}: give its"):
-        reproduce_run(run, tmp_path / "again", data_dir=other, tracker="none")
+    with pytest.raises(
+        DataError, match=r"holds data \w{12}, the run was made from \w{12}: give its"
+    ):
+        reproduce(run, tmp_path / "again", other)
 
 
 def test_a_copy_beside_the_run_itself_is_refused(run: Path, data_dir: Path) -> None:
     with pytest.raises(UsageError, match="holds the run itself"):
-        reproduce_run(run, run.parent, data_dir=data_dir, tracker="none")
+        reproduce(run, run.parent, data_dir)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import stl10bench
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core.errors import CheckpointError, DivergedError, UsageError
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import epoch, resume
 from stl10bench.training.optim import make_optimizer, make_schedule
 
@@ -134,7 +135,7 @@ def test_a_damaged_checkpoint_is_left_out_with_one_warning_and_the_run_ends_the_
         row = train(data_dir, tmp_path / "runs")
     (warning,) = caught
     assert "step-00000006" in str(warning.message)
-    assert str(warning.message).endswith("in the manifest; going on from step-00000005")
+    assert str(warning.message).endswith("in the manifest; resuming from step-00000005")
     for name in ("best.safetensors", "last.safetensors", "predictions.safetensors"):
         expected = (tmp_path / "straight" / straight["run"] / name).read_bytes()
         assert (folder / name).read_bytes() == expected, name
@@ -158,8 +159,8 @@ def test_only_checkpoints_are_taken_for_checkpoints(
 ) -> None:
     mine = folder / "checkpoints" / "step-of-mine"
     mine.mkdir()
-    assert resume.newest(folder, config_of(folder)) is not None
-    resume.forget_after(folder, 5)
+    assert resume.newest(RunFolder(folder), config_of(folder)) is not None
+    resume.forget_after(RunFolder(folder), 5)
     assert sorted(p.name for p in mine.parent.iterdir()) == ["step-00000005", "step-of-mine"]
 
 

@@ -38,7 +38,7 @@ def test_a_row_says_what_made_it_and_nothing_of_who(data_dir: Path, tmp_path: Pa
     assert (row["threads"], row["processes"], row["deterministic"]) == (1, 1, True)
     assert row["contamination"] == "none"
     assert row["weights"] == {"source": "none", "sha256": None}
-    assert len(row["config"]["data"]) == 64
+    assert len(row.config.data) == 64
     text = (tmp_path / row["run"] / "result.json").read_text()
     assert str(tmp_path) not in text
     assert os.uname().nodename not in text
