@@ -1,7 +1,7 @@
-"""Write the reference rows into the README's tables, or check that they are there.
+"""Write the reference rows into the README's tables; `--check` says whether they are current.
 
-A table stands between `<!-- table NAME COLUMN,... -->` and `<!-- end -->`, where NAME is a file of
-`stl10bench/reference/` and the columns are those of `stl10bench table --columns`.
+A table stands between `<!-- table NAME COLUMN,... -->` and `<!-- end -->`: NAME is a file of
+`stl10bench/results/reference/`, the columns are those of `stl10bench table --columns`.
 """
 
 import io
@@ -29,20 +29,20 @@ def table(name: str, columns: str) -> str:
 
 
 def updated(text: str) -> str:
-    """The README with its tables made anew."""
+    """The README with its tables replaced by the current ones."""
     return _PLACE.sub(
-        lambda found: f"{found[1]}\n{table(found['name'], found['columns'])}\n\n{found[4]}", text
+        lambda place: f"{place[1]}\n{table(place['name'], place['columns'])}\n\n{place[4]}", text
     )
 
 
 def main() -> None:
-    """Rewrite the README; with --check only say whether that would change it, by the exit code."""
+    """Rewrite the README; with --check change nothing, and exit with 1 if a table is outdated."""
     before = README.read_text(encoding="utf-8")
     after = updated(before)
     if not _PLACE.search(before):
-        sys.exit("README.md has no table of reference rows: its markers are gone")
+        sys.exit(f"{README} has no table: restore its markers <!-- table NAME COLUMN,... -->")
     if sys.argv[1:] == ["--check"]:
-        sys.exit(0 if before == after else "README.md's tables are old: run make readme-table")
+        sys.exit(0 if before == after else f"{README}: outdated tables: run make readme-table")
     README.write_text(after, encoding="utf-8")
 
 

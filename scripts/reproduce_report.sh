@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The course report again: its nine ablations, then its table of five models.
+# Reproduce the course report: its nine ablations, then its table of five models.
 #
 #   scripts/reproduce_report.sh [--reduced] [OPTION...]
 #
-# Options go to every command, so they must be known to both `study run` and `benchmark`: --data-dir
-# DIR, --weights FILE, --runs-dir DIR, --tracker none, ... Run it again after any end: what is done
-# is not repeated. While it runs, `stl10bench study run NAME` and the same values, on any machine
-# that sees the runs folder, takes open runs of that study from it.
-# Whole, it needs a GPU; --reduced takes fewer values and epochs, and a CNN with fewer channels:
-# about an hour on two cores.
-# Rankings and figures are in RUNS_DIR/studies/NAME; the last table has the findings side by side.
+# Every OPTION goes to both `study run` and `benchmark`: --data-dir DIR, --weights FILE,
+# --runs-dir DIR, --tracker none, ... Run the same command again to resume: finished runs are
+# skipped. To share the work, run `stl10bench study run NAME` with the same values on any machine
+# that sees the runs folder.
+# The full report needs a GPU. --reduced takes fewer values, fewer epochs and a CNN with fewer
+# channels: about an hour on two cores.
+# Rankings and figures are in RUNS_DIR/studies/NAME; the last table summarises all studies.
 set -euo pipefail
 
 reduced=false
@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
 done
 options+=(--runs-dir "$runs_dir")
 
-study() { # NAME, and what is given besides for the reduced form
+study() { # NAME, and the options of the reduced form
   local name=$1
   shift
   $reduced || set --
@@ -54,5 +54,5 @@ else
   stl10bench benchmark --all --recipe report "${options[@]}"
 fi
 
-echo "== findings"
+echo "== summary of the studies"
 stl10bench study list --runs-dir "$runs_dir"

@@ -1,19 +1,41 @@
-"""How fast stl10bench is beside what else the same machine could do: `make speed`.
+"""How fast stl10bench is beside what the same machine could do: `make speed`.
 
-Each measurement is a child process, so that memory, threads and Accelerate's state never meet. The
-sides of a comparison take turns, and a ratio is that of their medians. Nothing is trained to the
-end: a side runs a few batches of noise, after some that are not counted.
+Each side of a comparison runs in a process of its own: a few batches of noise at 64 px, the first
+epoch not counted. Sides take turns, and `ours / this` divides medians: more than 1 is good in
+images/s, less than 1 in seconds. A difference within minimum and maximum is noise.
+
+- augmentation: our augmented batches; torchvision v2 in a DataLoader's workers, PIL or tensors
+- limit: our loop; the bare step, forward, backward and update of a batch in memory, its limit
+- peers: our loop; Accelerate's documented loop over torchvision's transforms as a user starts it
+  (fp32, NCHW), and in our precision and memory layout (peer-tuned)
+- evaluation: our evaluation; the bare forward pass of a batch in memory
+- commands: `--help` and a bare Typer app's; an epoch of 900 images, tested, and `import torch`
+- memory: growth of the peak with the number of images
+
+The machine must be idle: one busy core halves a side, another torch process costs 10 to 20 times.
+Compare numbers of one session only. Before and after a change: let two checkouts take turns,
+
+    PYTHONPATH=CHECKOUT python scripts/speed.py --side loop cnn 3     (a model, batches per epoch)
+
+`loop`, `memory` and `commands` use the public API alone and measure any version; the other sides
+need the functions that they import.
 """
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -21,224 +43,381 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-MODELS = ("cnn", "learned", "frozen", "mlp", "logistic")  # learned, frozen: mobilenetv2
-STACK = 8
-SIZES = (1, 2, 4, 8)  # times 1,000 images, of which a tenth is held out
+MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # -> the package's name, batches per epoch (a few seconds), settings beside the recipe `tuned`
+    "cnn": ("cnn", 3, {"batch_size": 64}),
+    "fine-tuned": ("mobilenetv2", 8, {"batch_size": 128, "freeze": False}),
+    "frozen": ("mobilenetv2", 25, {"batch_size": 128, "freeze": True}),  # batch norms fused
+    "mlp": ("mlp", 30, {"batch_size": 128}),
+    "logistic": ("logistic", 60, {"batch_size": 128}),
+}
+PIXELS = 64  # the default image_size
+EPOCHS = 4  # the first is not counted
+GROWTH = (1000, 2000, 4000, 8000)  # training images, validation included
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BARE_APP = "import typer; app = typer.Typer(); app.command()(lambda: None); app()"
 
-
-Figures = dict[str, float]  # min, median and max of what several turns measured
-
-
-def figures_of(values: list[float]) -> Figures:
-    """Minimum, median and maximum."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+Figures = dict[str, float]  # min, median, max over the turns; ratio of medians, ours over this
 
 
-def child(*arguments: str) -> Any:
-    """What `speed_sides.py ARGUMENTS` prints."""
-    command = [sys.executable, str(Path(__file__).with_name("speed_sides.py")), *arguments]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-
-
-def measure(sides: dict[str, tuple[str, str]], turns: int) -> dict[str, Figures]:
-    """Sides (a title -> what it measures, of which model) -> images per second, taking turns."""
-    found: dict[str, list[float]] = {title: [] for title in sides}
-    for _ in range(turns):
-        for title, side in sides.items():
-            found[title].append(child("side", *side))
-    return {title: figures_of(values) for title, values in found.items()}
-
-
-def seconds(commands: dict[str, list[str]], turns: int) -> dict[str, Figures]:
-    """Wall seconds of whole commands, taking turns, after one turn that is not counted."""
-    found: dict[str, list[float]] = {title: [] for title in commands}
-    for turn in range(turns + 1):
-        for title, command in commands.items():
-            started = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            if turn:
-                found[title].append(time.perf_counter() - started)
-    return {title: figures_of(values) for title, values in found.items()}
-
-
-def write_noise(folder: Path, images: int) -> Path:
-    """`images` training images of noise in STL-10's layout, a fifth as many to test on."""
+def write_noise(folder: Path, images: int, test_images: int) -> Path:
+    """Write uint8 noise of 96 px in STL-10's layout; returns `folder`."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    target = folder / f"{images}" / "stl10_binary"
+    target = folder / "stl10_binary"
     target.mkdir(parents=True)
-    for split, count in (("train", images), ("test", images // 5)):
-        pixels = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
-        pixels.tofile(target / f"{split}_X.bin")
+    for split, count in (("train", images), ("test", test_images)):
+        rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8).tofile(target / f"{split}_X.bin")
         (np.arange(count) % 10 + 1).astype(np.uint8).tofile(target / f"{split}_y.bin")
     (target / "class_names.txt").write_text("".join(f"noise {i}\n" for i in range(10)))
-    return target.parent
+    return folder
 
 
-def ratio(found: dict[str, Figures], first: str, second: str) -> float:
-    """The first's median over the second's."""
-    return found[first]["median"] / found[second]["median"]
+def rate(epoch: Callable[[], int]) -> float:
+    """Images per second of `epoch`, which returns how many it processed."""
+    rates = []
+    for _ in range(EPOCHS):
+        started = time.perf_counter()
+        images = epoch()
+        rates.append(images / (time.perf_counter() - started))
+    return statistics.median(rates[1:])
 
 
-KINDS = {  # a comparison -> its sides; the first over the second is the ratio
-    "limit": {"our loop": "loop", "bare step": "step"},
-    "peer": {
-        "our loop": "loop",
-        "peer": "peer",
-        "peer in our precision and layout": "peer in our precision and layout",
-    },
-    "evaluate": {"our evaluation": "evaluate", "bare forward": "forward"},
+def loop(model: str, batches: int) -> float:
+    """Our training loop with all that belongs to it, as `stl10bench.train` logs its epochs."""
+    import stl10bench
+
+    name, _, settings = MODELS[model]
+    settings = settings | {"epochs": EPOCHS, "val_fraction": 0.0, "tracker": "none"}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_noise(Path(temporary, "data"), batches * settings["batch_size"], 20)
+        if name == "mobilenetv2":  # a frozen backbone is not trained without weights
+            import timm
+            from safetensors.torch import save_model
+
+            settings["weights"] = f"{temporary}/random.safetensors"
+            save_model(timm.create_model("mobilenetv2_100"), settings["weights"])
+        stl10bench.train(name, data_dir=folder, runs_dir=f"{temporary}/runs", **settings)
+        (log,) = Path(temporary).glob("runs/*/metrics.jsonl")
+        epochs = [json.loads(line) for line in log.read_text().splitlines()][:EPOCHS]
+    return float(statistics.median(epoch["images_per_second"] for epoch in epochs[1:]))
+
+
+def noise_of(model: str, batches: int) -> SimpleNamespace:
+    """The resolved config of one of MODELS; uint8 images (N, 3, 64, 64) and their labels."""
+    import torch
+
+    from stl10bench.models.pretrained import Weights
+    from stl10bench.training.resolve import check_settings, resolve_config
+
+    name, _, settings = MODELS[model]
+    config = resolve_config(check_settings(name, settings=settings)[0], "", Weights(), "cpu")
+    size = (batches * config.batch_size, 3, PIXELS, PIXELS)
+    images = torch.randint(0, 256, size, dtype=torch.uint8)
+    return SimpleNamespace(config=config, images=images, labels=torch.arange(len(images)) % 10)
+
+
+def setup(model: str, batches: int) -> SimpleNamespace:
+    """`noise_of`, and what a run holds when its first epoch starts, as `trainer.train` makes it."""
+    from stl10bench.core import device
+    from stl10bench.data.loader import Images, make_normalise
+    from stl10bench.models.factory import build_model
+    from stl10bench.training.evaluate import fuse_frozen
+    from stl10bench.training.optim import make_optimizer
+
+    run = noise_of(model, batches)
+    device.set_threads(None)
+    device.keep_freed_memory()
+    run.accelerator = device.make_accelerator("cpu", run.config.precision, "none", None)
+    module = build_model(run.config.model, 10, PIXELS, run.config.model_options)
+    layout = device.memory_format(module)
+    run.model = module.to(memory_format=layout)
+    run.train = Images(run.images, run.labels)
+    run.normalise = make_normalise((0.5,) * 3, (0.25,) * 3, layout, run.accelerator.device)
+    fuse_frozen(run.model, run.train, run.normalise, run.config)
+    optimizer = make_optimizer(run.config, run.model)
+    run.learner, run.optimizer = run.accelerator.prepare(run.model, optimizer)
+    return run
+
+
+def train_on(loader: Any, run: SimpleNamespace) -> int:
+    """Forward, backward and update for each batch of (images, labels); returns the images."""
+    from torch.nn import functional as F
+
+    run.learner.train()
+    count = 0
+    for images, labels in loader:
+        logits = run.learner(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=run.config.label_smoothing)
+        run.accelerator.backward(loss)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        count += len(labels)
+    return count
+
+
+def step(model: str, batches: int) -> float:
+    """The bare step: one batch in memory, again and again."""
+    run = setup(model, batches)
+    size = run.config.batch_size
+    images = run.normalise(run.images[:size].float().div_(255))
+    return rate(lambda: train_on([(images, run.labels[:size])] * batches, run))
+
+
+def evaluate(model: str, batches: int) -> float:
+    """Our evaluation of images in memory."""
+    from stl10bench.training.evaluate import compute_logits
+
+    run = setup(model, batches)
+    arguments = (run.model, run.images, run.normalise, PIXELS, run.accelerator)
+    return rate(lambda: len(compute_logits(*arguments)))
+
+
+def forward(model: str, batches: int) -> float:
+    """The bare forward pass of one batch in memory, of evaluation's size."""
+    import torch
+
+    from stl10bench.training.evaluate import EVALUATION_BATCH
+
+    run = setup(model, batches)
+    images = run.normalise(run.images[:EVALUATION_BATCH].float().div_(255))
+    times = max(1, len(run.images) // len(images))
+    run.model.eval()
+
+    @torch.no_grad()
+    def epoch() -> int:
+        with run.accelerator.autocast():
+            return sum(len(run.model(images)) for _ in range(times))
+
+    return rate(epoch)
+
+
+def augment(model: str, batches: int) -> float:
+    """Our augmented, normalised batches; nothing is trained."""
+    from stl10bench.data.loader import augmented_batches
+
+    run = setup(model, batches)
+    source = partial(augmented_batches, run.train, run.normalise, run.config, run.accelerator)
+    return rate(lambda: sum(len(labels) for _, labels in source(epoch=1)))
+
+
+def torchvision(model: str, batches: int, *, pil: bool) -> float:
+    """The same operations by torchvision v2; nothing is trained."""
+    loader = loader_of(noise_of(model, batches), pil=pil)
+    return rate(lambda: sum(len(labels) for _, labels in loader))
+
+
+def loader_of(noise: SimpleNamespace, *, pil: bool) -> Any:
+    """A DataLoader that augments image by image, PIL images or tensors, with a worker per core.
+
+    A user's would resize from 96 px as well; this one need not, in its favour.
+    """
+    import torch
+    from PIL import Image
+    from torchvision.transforms import InterpolationMode, v2
+
+    config = noise.config
+    operations = (
+        v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue),
+        v2.RandomHorizontalFlip(config.flip),
+        v2.RandomRotation(config.rotation, interpolation=InterpolationMode.BILINEAR),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize((0.5,) * 3, (0.25,) * 3),
+    )
+    transform = v2.Compose(operations)
+    pixels = noise.images.permute(0, 2, 3, 1).contiguous().numpy()
+
+    class Photos(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(noise.labels)
+
+        def __getitem__(self, index: int) -> Any:
+            image = Image.fromarray(pixels[index]) if pil else noise.images[index]
+            return transform(image), noise.labels[index]
+
+    options: Any = {"shuffle": True, "drop_last": True, "persistent_workers": True}
+    return torch.utils.data.DataLoader(Photos(), config.batch_size, num_workers=CORES, **options)
+
+
+def peer(model: str, batches: int, *, tuned: bool) -> float:
+    """Accelerate's documented loop; its schedule's step is left out, in its favour."""
+    import torch
+    from accelerate import Accelerator
+
+    from stl10bench.core.device import memory_format
+    from stl10bench.models.factory import build_model
+
+    run = noise_of(model, batches)
+    config = run.config
+    run.accelerator = Accelerator(cpu=True, mixed_precision=config.precision if tuned else "no")
+    module = build_model(config.model, 10, PIXELS, config.model_options)
+    layout = memory_format(module) if tuned else torch.contiguous_format
+    module = module.to(memory_format=layout)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+    photos = loader_of(run, pil=True)
+    run.learner, run.optimizer, loader = run.accelerator.prepare(module, optimizer, photos)
+    return rate(lambda: train_on(((x.contiguous(memory_format=layout), y) for x, y in loader), run))
+
+
+def memory(data_dir: str) -> dict[str, float]:
+    """Seconds of `train logistic` for two epochs and its peak of anonymous memory, bytes; Linux.
+
+    Mapped pages of the data files, which the system can drop, are not anonymous.
+    """
+    import stl10bench
+
+    peaks, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            status = Path("/proc/self/status").read_text()
+            peaks.append(int(status.split("RssAnon:")[1].split()[0]) * 1024)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    with tempfile.TemporaryDirectory() as runs_dir:
+        started = time.perf_counter()
+        stl10bench.train("logistic", data_dir=data_dir, runs_dir=runs_dir, tracker="none", epochs=2)
+        seconds = time.perf_counter() - started
+    done.set()
+    watcher.join()
+    return {"seconds": seconds, "anonymous_bytes": max(peaks)}
+
+
+SIDES: dict[str, Callable[[str, int], float]] = {
+    "augment": augment,
+    "torchvision-pil": partial(torchvision, pil=True),
+    "torchvision-tensors": partial(torchvision, pil=False),
+    "loop": loop,
+    "step": step,
+    "peer": partial(peer, tuned=False),
+    "peer-tuned": partial(peer, tuned=True),
+    "evaluate": evaluate,
+    "forward": forward,
+}
+PARTS = {  # -> the sides compared, ours first
+    "augmentation": ("augment", "torchvision-pil", "torchvision-tensors"),
+    "limit": ("loop", "step"),
+    "peers": ("loop", "peer", "peer-tuned"),
+    "evaluation": ("evaluate", "forward"),
+    "commands": (),
+    "memory": (),
 }
 
 
-def show(title: str, unit: str, figures: dict[str, Figures]) -> None:
-    """Print minimum, median and maximum of each side."""
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    grid.add_column(unit)
-    for name in ("min", "median", "max"):
-        grid.add_column(name, justify="right")
-    for name, row in figures.items():
-        grid.add_row(
-            name, *(f"{value:,.2f}" if value < 100 else f"{value:,.0f}" for value in row.values())
-        )
-    Console(stderr=True).print(grid)
+def child(*arguments: str) -> Any:
+    """What `speed.py --side ARGUMENTS` prints; torch chooses its threads, not the shell."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, __file__, "--side", *arguments]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+    return json.loads(ended.stdout)
 
 
-def pipelines(turns: int) -> dict[str, Any]:
-    """Our augmented batches against torchvision's, the faster of two ways."""
-    others = ("torchvision on PIL", "torchvision on tensors")
-    sides = {"ours": ("pipeline", "logistic")} | {name: (name, "logistic") for name in others}
-    figures = measure(sides, turns)
-    show("augmentation alone", "images/s", figures)
-    fastest = max(others, key=lambda name: figures[name]["median"])
-    return {"against": fastest, "ratio": ratio(figures, "ours", fastest), "figures": figures}
+def seconds_of(*arguments: str) -> float:
+    """Wall seconds of `python ARGUMENTS`, the second time: its files are in the system's cache."""
+    for _ in range(2):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
-def models(kind: str, turns: int) -> dict[str, dict[str, Figures]]:
-    """The sides of one of KINDS for each model."""
-    found = {}
-    for model in MODELS:
-        sides = {title: (side, model) for title, side in KINDS[kind].items()}
-        found[model] = measure(sides, turns)
-        show(f"{kind}: {model}", "images/s", found[model])
-    return found
-
-
-def ratios(found: dict[str, dict[str, Figures]], other: int = 1) -> dict[str, float]:
-    """For each model, the first side over another."""
+def cases_of(part: str, folder: Path) -> dict[str, dict[str, Callable[[], float]]]:
+    """One of PARTS -> case -> side -> a function that measures it once."""
+    if part == "commands":
+        data, package = write_noise(folder / "short", 1000, 200), ("-m", "stl10bench")
+        options = ("--epochs=1", "--overwrite", "--tracker=none", f"--data-dir={data}")
+        train = (*package, "train", "logistic", *options, f"--runs-dir={folder}/runs")
+        return {
+            "--help": {
+                "stl10bench": partial(seconds_of, *package, "--help"),
+                "bare Typer app": partial(seconds_of, "-c", BARE_APP, "--help"),
+            },
+            "start": {
+                "train logistic": partial(seconds_of, *train),
+                "import torch": partial(seconds_of, "-c", "import torch"),
+            },
+        }
+    models = ("logistic",) if part == "augmentation" else MODELS
     return {
-        model: ratio(figures, next(iter(figures)), list(figures)[other])
-        for model, figures in found.items()
+        model: {side: partial(child, side, model, str(MODELS[model][1])) for side in PARTS[part]}
+        for model in models
     }
 
 
-def helps(turns: int) -> dict[str, Any]:
-    """--help against that of a bare typer app."""
-    ours, bare = "stl10bench --help", "a bare typer app's --help"
-    commands = {
-        ours: [sys.executable, "-m", "stl10bench", "--help"],
-        bare: [sys.executable, "-c", BARE_APP, "--help"],
-    }
-    figures = seconds(commands, 2 * turns + 1)
-    show("--help", "seconds", figures)
-    return {
-        "seconds": figures[ours]["median"],
-        "ratio": ratio(figures, ours, bare),
-        "figures": figures,
-    }
-
-
-def starts(folder: Path, turns: int) -> dict[str, Figures]:
-    """A whole short run against the import of torch, seconds."""
-    train = [*(sys.executable, "-m", "stl10bench", "train", "logistic"), "--tracker", "none"]
-    options = [*("--epochs", "1", "--overwrite"), "--data-dir", str(folder)]
-    figures = seconds(
-        {
-            "900 images once, tested on 200": [*train, *options, "--runs-dir", f"{folder}/runs"],
-            "import torch": [sys.executable, "-c", "import torch"],
-        },
-        turns,
-    )
-    show("start", "seconds", figures)
-    return figures
-
-
-def grow(folders: dict[int, Path]) -> dict[str, Any]:
-    """Seconds and peak anonymous memory of `train logistic` over the number of images."""
-    sizes = [images / 1000 for images in folders]
-    points = [child("growth", str(folder)) for folder in folders.values()]
-    smallest = next(iter(folders.values()))
-    with (smallest / "stl10_binary" / "unlabeled_X.bin").open("wb") as file:
-        file.truncate(100_000 * 3 * 96 * 96)  # sparse: it takes no disk
-    unlabelled = child("growth", str(smallest))
-    memory, time_ = (
-        statistics.linear_regression(sizes, [point[key] for point in points]).slope
-        for key in ("anonymous_bytes", "seconds")
-    )
-    uint8 = 1200 * 3 * 64 * 64  # of 1,000 training and 200 test images at input size
-    return {
-        "images": list(folders),
-        "points": points,
-        "with_100000_unlabelled_images": unlabelled,
-        "seconds_per_1000_images": time_,
-        "anonymous_bytes_over_uint8_bytes": memory / uint8,
-    }
-
-
-def stacks(folder: Path, turns: int) -> dict[str, Figures]:
-    """Seconds of eight settings of logistic regression at once, and of one."""
-    found: dict[str, list[float]] = {f"{STACK} settings stacked": [], "one setting": []}
+def measure(sides: dict[str, Callable[[], float]], turns: int) -> dict[str, Figures]:
+    """Figures of each side, ours first; the sides take turns."""
+    values: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
-        for title, members in zip(found, (STACK, 1), strict=True):
-            found[title].append(child("stack", str(folder), str(members)))
-    figures = {title: figures_of(values) for title, values in found.items()}
-    show("logistic regression, five epochs of 3,600 images, tested", "seconds", figures)
+        for name, side in sides.items():
+            values[name].append(side())
+    ours = statistics.median(next(iter(values.values())))
+    figures = {}
+    for name, some in values.items():
+        median = statistics.median(some)
+        figures[name] = {"min": min(some), "median": median, "max": max(some)}
+        figures[name]["ratio"] = ours / median
     return figures
+
+
+def grow(folder: Path) -> dict[str, Any]:
+    """Seconds and peak anonymous memory of `train logistic` over the number of images."""
+    folders = [write_noise(folder / str(count), count, count // 5) for count in GROWTH]
+    points = [child("memory", str(path)) for path in folders]
+    with (folders[0] / "stl10_binary" / "unlabeled_X.bin").open("wb") as file:
+        file.truncate(100_000 * 3 * 96 * 96)  # sparse: it takes no disk
+    seconds, size = (  # per image
+        statistics.linear_regression(GROWTH, [point[key] for point in points]).slope
+        for key in ("seconds", "anonymous_bytes")
+    )
+    return {
+        "images": GROWTH,
+        "points": points,
+        "with_100000_unlabelled_images": child("memory", str(folders[0])),
+        "seconds_per_1000_images": 1000 * seconds,
+        # with a fifth as many test images, at the input size
+        "anonymous_bytes_over_uint8_bytes": size / (1.2 * 3 * PIXELS * PIXELS),
+    }
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on and with."""
-    import torch
+    """The code that is measured, and on what."""
+    package = find_spec("stl10bench")
+    assert package is not None
+    git = ("git", "-C", str(Path(str(package.origin)).parent), "describe", "--always", "--dirty")
+    info = Path("/proc/cpuinfo")
+    return {
+        "cpu": re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")[:1],
+        "cores": CORES,
+        "libraries": {name: version(name) for name in ("torch", "torchvision", "accelerate")},
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+    }
 
-    from stl10bench.training.row import provenance
 
-    return {**provenance(torch.device("cpu")), "cores": os.cpu_count()}
-
-
-def summary(found: dict[str, Any]) -> Table:
-    """All ratios on one screen."""
-    grid = Table(title="ratios of medians", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("", *MODELS):
-        grid.add_column(name, justify="right" if name else "left")
-    for title, kind in (
-        ("our loop / the bare step", "limit"),
-        ("our loop / the peer's as it starts", "peer"),
-        ("our loop / the peer's in our precision and layout", "peer_in_ours"),
-        ("our evaluation / the bare forward", "evaluate"),
-    ):
-        grid.add_row(title, *(f"{found[kind][model]:.2f}" for model in MODELS))
-    pipeline, growth = found["pipeline"], found["growth"]
-    grid.caption = (
-        f"our augmentation / {pipeline['against']}: {pipeline['ratio']:.2f}; "
-        f"{STACK} settings stacked / one: {found['stack']:.2f}; "
-        f"--help / a bare typer app's: {found['help']['ratio']:.2f}; "
-        f"memory / uint8 images: {growth['anonymous_bytes_over_uint8_bytes']:.2f}"
-    )
-    return grid
+def show(part: str, figures: dict[str, dict[str, Figures]]) -> None:
+    """Print minimum, median and maximum of each side, and ours over it."""
+    unit = "seconds" if part == "commands" else "images/s"
+    grid = Table(title=f"{part}, {unit}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "side", "min", "median", "max", "ours / this"):
+        grid.add_column(column, justify="left" if column in ("", "side") else "right")
+    for case, sides in figures.items():
+        for name, row in sides.items():
+            values = [f"{value:,.2f}" if value < 100 else f"{value:,.0f}" for value in row.values()]
+            grid.add_row(case, name, *values)
+    Console().print(grid)
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
-    """Images per second of each side, with minimum and maximum, as a picture."""
+    """Draw images/s of each side of `limit` and `peers`, with minimum and maximum."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(11, 2.6), layout="constrained")
     for axes, model in zip(picture.subplots(1, len(MODELS), sharey=True), MODELS, strict=True):
-        bars = {**figures["limit"][model], **figures["peer"][model]}
-        for height, (title, row) in enumerate(reversed(bars.items())):
-            colour = "tab:blue" if title == "our loop" else "silver"
-            axes.barh(height, row["median"], color=colour)
+        bars = {**figures["limit"][model], **figures["peers"][model]}
+        for height, (name, row) in enumerate(reversed(bars.items())):
+            axes.barh(height, row["median"], color="tab:blue" if name == "loop" else "silver")
             axes.plot([row["min"], row["max"]], [height, height], color="black")
         axes.set_title(model)
         axes.set_xlabel("images/s")
@@ -247,36 +426,43 @@ def plot(figures: dict[str, Any], path: Path) -> None:
 
 
 def main(
+    parts: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(PARTS)}.")] = None,
     turns: Annotated[int, typer.Option(help="Times that each side is measured.", min=1)] = 3,
     to_json: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
-    plot_to: Annotated[Path | None, typer.Option("--plot", help="Draw them (PNG, SVG).")] = None,
+    plot_to: Annotated[Path | None, typer.Option("--plot", help="Plot limit and peers.")] = None,
 ) -> None:
-    """Measure this machine: about ten minutes a turn on two cores."""
-    if plot_to and find_spec("matplotlib") is None:
-        raise SystemExit("error: --plot needs: pip install 'stl10bench[plots]'")
-    with tempfile.TemporaryDirectory() as name:
-        folders = {size * 1000: write_noise(Path(name), size * 1000) for size in SIZES}
-        pipeline = pipelines(turns)
-        kinds = {kind: models(kind, turns) for kind in KINDS}
-        stack = stacks(folders[4000], turns)
-        found: dict[str, Any] = {
-            "machine": machine(),
-            "turns": turns,
-            "pipeline": pipeline,
-            **{kind: ratios(sides) for kind, sides in kinds.items()},
-            "peer_in_ours": ratios(kinds["peer"], 2),
-            "stack": ratio(stack, *stack),
-            "help": helps(turns),
-            "start": starts(folders[1000], turns),
-            "growth": grow(folders),
-            "figures": {**kinds, "stack": stack},
-        }
-    Console().print(summary(found))
+    """Measure this machine, by default all parts: about ten minutes a turn on two idle cores."""
+    chosen = parts or list(PARTS)
+    if unknown := set(chosen) - set(PARTS):
+        sys.exit(f"error: unknown part {min(unknown)!r}: choose from {', '.join(PARTS)}")
+    if plot_to and not (find_spec("matplotlib") and {"limit", "peers"} <= set(chosen)):
+        sys.exit("error: --plot needs the parts limit and peers, and stl10bench[plots] installed")
+    loads = {"before": os.getloadavg()}
+    if loads["before"][0] > 0.5:
+        print(f"load average {loads['before'][0]:.1f}: expect noise", file=sys.stderr)
+    figures: dict[str, Any] = {}
+    result: dict[str, Any] = {"machine": machine(), "turns": turns, "figures": figures}
+    with tempfile.TemporaryDirectory() as temporary:
+        for part in chosen:
+            if part == "memory":
+                result["memory"] = growth = grow(Path(temporary))
+                times = growth["anonymous_bytes_over_uint8_bytes"]
+                print(f"memory: its peak grows by {times:.2f} times the images at 64 px")
+                continue
+            cases = cases_of(part, Path(temporary))
+            figures[part] = {case: measure(sides, turns) for case, sides in cases.items()}
+            show(part, figures[part])
+    result["load_average"] = loads | {"after": os.getloadavg()}
     if to_json:
-        to_json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if plot_to:
-        plot(found["figures"], plot_to)
+        plot(figures, plot_to)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    if sys.argv[1:2] == ["--side"]:
+        _, _, side, argument, *batches = sys.argv
+        value = SIDES[side](argument, int(batches[0])) if batches else memory(argument)
+        print(json.dumps(value))
+    else:
+        typer.run(main)

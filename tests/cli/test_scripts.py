@@ -1,4 +1,4 @@
-"""The programs in scripts/ run: what they measure is not tested, machines differ."""
+"""The programs in scripts/ run; what they measure is not tested, for machines differ."""
 
 import json
 import os
@@ -14,26 +14,50 @@ from stl10bench.studies import parse, plan, presets, study
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-@pytest.mark.parametrize("side", ["loop", "peer"])
-def test_a_side_of_the_speed_comparison_is_measured(side: str) -> None:
-    command = [sys.executable, str(SCRIPTS / "speed_sides.py"), "side", side, "logistic"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+
+
+def test_every_side_of_the_speed_comparison_is_measured() -> None:
+    code = "import speed, json; print(json.dumps([f('logistic', 1) for f in speed.SIDES.values()]))"
+    ended = run_python("-c", f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); {code}")
+    assert ended.returncode == 0, ended.stderr
+    speeds = json.loads(ended.stdout)
+    assert len(speeds) == 9
+    assert min(speeds) > 0
+
+
+def test_one_side_of_the_speed_comparison_runs_alone() -> None:
+    ended = run_python(str(SCRIPTS / "speed.py"), "--side", "step", "logistic", "1")
+    assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) > 0
 
 
-def test_the_speed_comparison_explains_itself() -> None:
-    command = [sys.executable, str(SCRIPTS / "speed.py"), "--help"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--json" in ended.stdout
+def test_a_ratio_of_speeds_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import speed
+
+    ours, bare = iter([1.0, 9.0, 2.0]), iter([4.0, 4.0, 5.0])
+    figures = speed.measure({"ours": lambda: next(ours), "bare": lambda: next(bare)}, turns=3)
+    assert figures["ours"] == {"min": 1.0, "median": 2.0, "max": 9.0, "ratio": 1.0}
+    assert figures["bare"]["ratio"] == 0.5
+
+
+def test_the_speed_comparison_names_its_parts() -> None:
+    ended = run_python(str(SCRIPTS / "speed.py"), "limits")
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "error: unknown part 'limits': choose from augmentation, limit, peers, evaluation, "
+        "commands, memory\n"
+    )
 
 
 def test_the_readmes_tables_are_those_of_the_reference_rows() -> None:
-    script = SCRIPTS / "readme_table.py"
-    ended = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    ended = run_python(str(SCRIPTS / "readme_table.py"), "--check")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_an_old_table_in_the_readme_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outdated_table_in_the_readme_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import readme_table
 
@@ -55,24 +79,23 @@ def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
     stub.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
     options = ["--tracker", "none", "--runs-dir", "here"]
-    given = ["--runs-dir=here", *form, "--tracker", "none"]  # in any order
-    script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *given]
+    arguments = ["--runs-dir=here", *form, "--tracker", "none"]  # in any order
+    script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *arguments]
     subprocess.run(script, env=environment, check=True, capture_output=True)
-    *studies, table, findings = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
+    *studies, table, summary = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
     assert {words[2] for words in studies} == set(presets.REPORT)
     assert len(studies) == 9
     for words in studies:
         assert words[:2] == ["study", "run"]
         assert words[-4:] == options
-        given = list(zip(words[3:-4:2], words[4:-4:2], strict=True))
-        vary = [value for key, value in given if key == "--vary"]
+        pairs = list(zip(words[3:-4:2], words[4:-4:2], strict=True))
+        vary = [value for key, value in pairs if key == "--vary"]
         settings = {"epochs": 3} if "--epochs" in words else {}
-        made = parse.define(
+        definition = parse.define(
             words[2], model=None, recipe=None, seeds=None, vary=vary, settings=settings
         )
-        plan.check(made, plan.Start())
-        assert tuple(made.best[factor] for factor in made.vary) in {
-            point.labels for point in study.points(made)
-        }
+        plan.check(definition, plan.Start())
+        best = tuple(definition.best[factor] for factor in definition.vary)
+        assert best in {point.labels for point in study.points(definition)}
     assert table[0] == "benchmark"
-    assert findings == ["study", "list", "--runs-dir", "here"]
+    assert summary == ["study", "list", "--runs-dir", "here"]
