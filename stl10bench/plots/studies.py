@@ -172,7 +172,8 @@ def heat_map(results: Results) -> Figure:
     image = axes.imshow(means, cmap="cividis", aspect="auto")
     low, high = image.get_clim()
     for (y, x), place in cells.items():
-        ink = "white" if means[y, x] < low + 0.55 * (high - low) else "black"  # can be read
+        # Grey in the middle of cividis is read better in black.
+        ink = "white" if means[y, x] < low + 0.55 * (high - low) else "black"
         axes.text(x, y, _cell_text(place), ha="center", va="center", size=8, color=ink)
     _name_columns(axes, columns, room=style.DPI * 0.75 * len(columns))
     axes.set_yticks(range(len(rows)), [style.fitted(row, _LABEL) for row in rows])
@@ -273,7 +274,8 @@ def _draw_ranking(axes: Axes, places: Sequence[Place], colours: Mapping[Labels, 
     names = []
     for y, place in enumerate(places):
         mark = _MARKS.get(place.verdict, "") if place.is_whole else f" ({place.verdict[:18]})"
-        names.append(style.fitted(", ".join(place.labels), _LABEL) + mark)
+        room = 1.3 * _LABEL / len(place.labels)  # for each, or the first would hide the others
+        names.append(", ".join(style.fitted(label, room) for label in place.labels) + mark)
         if place.sample is not None:
             colour, accuracies = colours[place.labels], place.sample.accuracies
             axes.plot(accuracies, [y] * len(accuracies), "o", color=colour, alpha=0.6, markersize=4)
