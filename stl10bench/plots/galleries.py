@@ -188,7 +188,6 @@ ORDERS = ("random", "surest", "unsurest")
 _KERNEL = 32  # pixels, the least side of a filter
 _KERNEL_COLUMNS = 16
 _HEAT = 0.7  # opacity of a heat map where it is highest
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @figure_style()
@@ -277,7 +276,7 @@ def heat_maps(
     colours = matplotlib.colormaps["inferno"](explanation.heat)[..., :3]
     opacity = _HEAT * explanation.heat[..., None]
     images = hwc(explanation.images)
-    grey = images @ np.array(_LUMA)  # in colour, the image would look like heat
+    grey = images @ np.array(augment.GREY)  # in colour, the image would look like heat
     mixed = np.rint((1 - opacity) * grey[..., None] + opacity * 255 * colours).astype(np.uint8)
     tiles = []
     for number, source in enumerate(sources):
@@ -288,8 +287,8 @@ def heat_maps(
         tiles.append(Tile(mixed[number], (line,), ORANGE if is_wrong else BLUE))
     height, width = explanation.map_size
     title = (
-        f"Grad-CAM of {header.config.model} at layer {layer} ({height}x{width}): evidence for the "
-        "class, from none (grey) to the map's maximum (yellow)"
+        f"Grad-CAM, {header.config.model}, layer {layer} ({height}x{width}): evidence from none "
+        "(grey) to each map's maximum (yellow)"
     )
     return gallery(title, [Section("", tiles)])
 

@@ -172,7 +172,7 @@ def heat_map(results: Results) -> Figure:
     image = axes.imshow(means, cmap="cividis", aspect="auto")
     low, high = image.get_clim()
     for (y, x), place in cells.items():
-        # Grey in the middle of cividis is read better in black.
+        # Cividis is dark up to about half of its range.
         ink = "white" if means[y, x] < low + 0.55 * (high - low) else "black"
         axes.text(x, y, _cell_text(place), ha="center", va="center", size=8, color=ink)
     _name_columns(axes, columns, room=style.DPI * 0.75 * len(columns))

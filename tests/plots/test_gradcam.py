@@ -18,7 +18,7 @@ from stl10bench.core.errors import UsageError
 from stl10bench.inference.predictor import Predictor, load
 from stl10bench.models.classifier import Classifier
 from stl10bench.plots import galleries, gradcam
-from stl10bench.plots.galleries import GAP, LINE
+from stl10bench.plots.galleries import GAP, LINE, MIN_WIDTH
 
 CNN: dict[str, Any] = {"channels": (6, 6, 6, 8), "hidden": (7,)}
 MODELS: list[tuple[str, dict[str, Any]]] = [
@@ -162,6 +162,7 @@ def test_where_there_is_no_evidence_the_picture_is_grey_and_a_wrong_class_orange
     cell = bright[top : top + side, left : left + side].astype(int)
     assert (cell[..., 0] > cell[..., 2]).all(), "yellow lies on it"
     figure = galleries.heat_maps(predictor.header, "14", shown, ["ant"])
+    assert texts(figure)[0].endswith("each map's maximum (yellow)"), "the title is not cut"
     assert texts(figure)[1:] == ["ant", f"bee {shown.confidences[0]:.2f}"]
     assert [text.get_color() for text in figure.texts[1:]] == ["black", "#d55e00"]
 
@@ -171,7 +172,7 @@ def test_gradcam_draws_files_and_test_images(cli: Entry, tmp_path: Path, data_di
     Image.fromarray(noise(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / "photo [red].png")
     ended = cli("visualize", "gradcam", "m.safetensors", "photo [red].png", "--class", "cow")
     assert (ended.code, ended.out, ended.err) == (0, "gradcam.png\n", "")
-    assert written(tmp_path / "gradcam.png").shape == (LINE + GAP + 128 + GAP + LINE, 560, 3)
+    assert written(tmp_path / "gradcam.png").shape == (LINE + GAP + 128 + GAP + LINE, MIN_WIDTH, 3)
     cli("visualize", "gradcam", "m.safetensors", "photo [red].png", "--output", "class.svg")
     predicted = "ant|bee|cow|dog"
     assert len(re.findall(rf"<!-- ({predicted}) 0\.\d\d -->", Path("class.svg").read_text())) == 1
