@@ -90,9 +90,9 @@ def augmentations(
     if image is not None and image >= count:
         raise UsageError(f"--image {image}: the training images are 0 to {count - 1}")
 
-    row = int(inspection.some_rows(data.train, 1, config.seed)[0]) if image is None else image
+    row = int(inspection.sample_rows(data.train, 1, config.seed)[0]) if image is None else image
     original, found = galleries.variants(data.train, row, config, draws)
-    title = f"{galleries.source(data)}, training image {row}, augmented as for {model}"
+    title = f"{galleries.data_label(data)}, training image {row}, augmented as for {model}"
     _finish(galleries.augmentations(original, found, title=title), output)
 
 
@@ -117,8 +117,8 @@ def predictions(
     dataset = _open(**data)
     from stl10bench.plots import galleries, inspection
 
-    judged = inspection.judge(predictor, dataset, images=images, seed=seed)
-    _finish(galleries.predictions(dataset, judged, count=count, order=order), output)
+    predicted = inspection.predict(predictor, dataset, images=images, seed=seed)
+    _finish(galleries.predictions(dataset, predicted, count=count, order=order), output)
 
 
 @app.command()
@@ -176,7 +176,7 @@ def gradcam(
     else:
         dataset = _open(**data)
         inspection.check_classes(predictor, dataset)
-        rows = inspection.some_rows(dataset.test, count, seed)
+        rows = inspection.sample_rows(dataset.test, count, seed)
         pixels = dataset.test.images[rows]
         sources = [names[actual] for actual in dataset.test.labels[rows]]
     shown = gradcam.explain(predictor, place, pixels, label)
@@ -202,12 +202,12 @@ def embedding(
     from stl10bench.plots import galleries, inspection
     from stl10bench.plots.embedding import project, scatter
 
-    rows = inspection.some_rows(dataset.test, images, seed)
+    rows = inspection.sample_rows(dataset.test, images, seed)
     inspection.check_classes(predictor, dataset)
     features = inspection.penultimate(predictor, dataset.test.images, rows)
     figure = scatter(
-        f"{features.shape[1]:,} features of {len(rows):,} test images before the last layer of "
-        f"{predictor.header.config.model}, {galleries.source(dataset)}",
+        f"{predictor.header.config.model}: {features.shape[1]:,} penultimate features of "
+        f"{len(rows):,} test images, {galleries.data_label(dataset)}",
         project(features),
         dataset.test.labels[rows],
         dataset.class_names,

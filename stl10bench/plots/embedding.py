@@ -11,10 +11,10 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from stl10bench.core.errors import UsageError
-from stl10bench.plots.style import COLOURS, GREY, figure_style, fitted, legend
+from stl10bench.plots import style
 
-LEAST = 8  # images
-_KEPT = 50  # principal components that t-SNE starts from
+MIN_IMAGES = 8
+_COMPONENTS = 50  # principal components that t-SNE starts from
 _PERPLEXITY = 30.0
 _MARKERS = "osD^vP<>Xph"  # a prime number of them: 110 classes look different
 _LEGEND_LINES = 25
@@ -24,17 +24,17 @@ def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
     """Features (N, F) -> a title and coordinates (N, 2) for each of PCA and t-SNE.
 
     PCA's title says the share of the variance that its two components have. t-SNE (van der Maaten
-    and Hinton 2008) starts from the first 50 components, as there, at perplexity 30, less for fewer
-    than 91 images. In one thread, so that the same features give the same picture. Raises
-    UsageError for fewer than 8 images and for features that are all the same or not finite.
+    and Hinton 2008, "Visualizing data using t-SNE") starts from the first 50 components, as there,
+    at perplexity 30, less for fewer than 91 images. Raises UsageError for fewer than 8 images and
+    for features that are all the same or not finite.
     """
     count, width = features.shape
-    if count < LEAST:
-        raise UsageError(f"{count} images: an embedding needs at least {LEAST}")
+    if count < MIN_IMAGES:
+        raise UsageError(f"{count} images: an embedding needs at least {MIN_IMAGES}")
     if not np.isfinite(features).all() or not np.ptp(features, axis=0).any():
-        raise UsageError("the model gives every image the same features, or none that are finite")
-    with threadpool_limits(1):
-        pca = PCA(min(_KEPT, count, width), svd_solver="full")
+        raise UsageError("the model's features are not finite, or the same for every image")
+    with threadpool_limits(1):  # so that the same features give the same figure
+        pca = PCA(min(_COMPONENTS, count, width), svd_solver="full")
         components = pca.fit_transform(features.astype(np.float64))
         if components.shape[1] < 2:
             components = np.pad(components, ((0, 0), (0, 1)))
@@ -48,7 +48,7 @@ def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-@figure_style()
+@style.figure_style()
 def scatter(
     title: str,
     projections: Mapping[str, NDArray[np.float64]],
@@ -58,24 +58,21 @@ def scatter(
     """A panel for each projection; a class has a colour and a shape, told apart by either."""
     legend_columns = math.ceil(len(class_names) / _LEGEND_LINES)
     figure = Figure(figsize=(4.4 * len(projections) + 1.6 * legend_columns, 4.6))
-    figure.set_layout_engine("constrained")
-    figure.suptitle(fitted(title, 100 * 4.2 * len(projections), 9), color=GREY, size=9)
+    style.headline(figure, title)
     panels = figure.subplots(1, len(projections), squeeze=False)[0]
     for panel, (name, points) in zip(panels, projections.items(), strict=True):
         for label in range(len(class_names)):
-            shown = points[labels == label]
             panel.scatter(
-                shown[:, 0],
-                shown[:, 1],
+                *points[labels == label].T,
                 s=20,
                 marker=_MARKERS[label % len(_MARKERS)],
-                color=[COLOURS[label % len(COLOURS)]],
+                color=[style.COLOURS[label % len(style.COLOURS)]],
                 edgecolors="black",
                 linewidths=0.3,
             )
-        panel.set_title(name, size=10)
-        panel.set_xticks([])  # distances count, coordinates mean nothing
-        panel.set_yticks([])
+        panel.set_title(name)
+        # Only distances mean something, and those of t-SNE only between neighbours.
+        panel.set(xticks=[], yticks=[])
         panel.spines[["top", "right"]].set_visible(True)
-    legend(figure, panels[0].collections, class_names, columns=legend_columns)
+    style.legend(figure, panels[0].collections, class_names, "right center", ncols=legend_columns)
     return figure

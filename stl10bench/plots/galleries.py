@@ -17,16 +17,16 @@ from stl10bench.data import augment
 from stl10bench.data.loader import load_images
 from stl10bench.data.stl10 import Dataset, Split
 from stl10bench.models.checkpoint import Header
-from stl10bench.plots.gradcam import Explained
-from stl10bench.plots.inspection import Judged
-from stl10bench.plots.style import BLUE, GREY, ORANGE, Pixels, Sheet, figure_style
+from stl10bench.plots.gradcam import Explanation
+from stl10bench.plots.inspection import Predictions
+from stl10bench.plots.style import BLUE, GREY, ORANGE, Pixels, Sheet, TextStyle, figure_style
 
 GAP = 4  # pixels between tiles
 LINE = 16  # pixels, the height of a line of text
 SIDE = 96  # pixels, the least side of a tile; smaller images are enlarged by whole numbers
 COLUMNS = 10  # of a gallery, and the classes of a band of samples
-_LEFT = 120  # pixels for the headings of rows
-TITLE = 560  # pixels that a title has at least
+MIN_WIDTH = 560  # pixels, for the title
+_TITLE, _HEADING = TextStyle(8, "left", GREY), TextStyle(10, "left")
 
 
 class Tile(NamedTuple):
@@ -36,6 +36,15 @@ class Tile(NamedTuple):
     lines: tuple[str, ...] = ()
     colour: str = "black"
 
+    def paint(self, sheet: Sheet, left: int, top: int, scale: int) -> None:
+        """Paint the image enlarged by `scale`, and write its lines below."""
+        sheet.image(left, top, self.pixels, scale=scale)
+        height, width = (scale * side for side in self.pixels.shape[:2])
+        for number, line in enumerate(self.lines):
+            middle = top + height + (number + 0.5) * LINE
+            style = TextStyle(8, colour=self.colour)
+            sheet.text(left + width / 2, middle, line, width=width, style=style)
+
 
 class Section(NamedTuple):
     """Tiles that belong together, and what they are."""
@@ -44,105 +53,70 @@ class Section(NamedTuple):
     tiles: Sequence[Tile]
 
 
-class Measures(NamedTuple):
-    """Of tiles of one size, in pixels of the picture."""
+class TileSize(NamedTuple):
+    """How large tiles of one size are in the figure, in its pixels."""
 
     scale: int
     width: int
     height: int
 
     @classmethod
-    def of(cls, sections: Sequence[Section], least: int) -> "Measures":
-        """Raises UsageError when there is no tile."""
-        tiles = [tile for section in sections for tile in section.tiles]
-        if not tiles:
-            raise UsageError("there is nothing to show")
-        height, width = tiles[0].pixels.shape[:2]
-        scale = math.ceil(least / max(height, width))
+    def of(cls, sections: Sequence[Section], min_side: int) -> "TileSize":
+        """Enlarged to a longer side of at least `min_side`; raises UsageError without a tile."""
+        first = next((tile for section in sections for tile in section.tiles), None)
+        if first is None:
+            raise UsageError("no images to show")
+        height, width = first.pixels.shape[:2]
+        scale = math.ceil(min_side / max(height, width))
         return cls(scale, width * scale, height * scale)
 
     @property
-    def across(self) -> int:
+    def column(self) -> int:
         """From the left of a tile to that of the next."""
         return self.width + GAP
 
-    def down(self, section: Section) -> int:
+    def row(self, section: Section) -> int:
         """From the top of a tile to that of the one below, its lines of text between."""
-        return (
-            self.height + GAP + LINE * max((len(tile.lines) for tile in section.tiles), default=0)
-        )
-
-
-@figure_style()
-def tile_table(title: str, rows: Sequence[Section], columns: Sequence[str]) -> Figure:
-    """Rows of tiles with their headings at the left, and a heading over each column."""
-    size = Measures.of(rows, SIDE)
-    width = max(TITLE, _LEFT + len(columns) * size.across)
-    top = 2 * LINE + GAP
-    sheet = Sheet(width, top + sum(map(size.down, rows)))
-    title_line(sheet, title)
-    for place, name in enumerate(columns):
-        middle = _LEFT + place * size.across + size.width / 2
-        sheet.text(middle, 1.5 * LINE, name, width=size.width)
-    for row in rows:
-        middle = top + size.height / 2
-        sheet.text(_LEFT - 2 * GAP, middle, row.heading, width=_LEFT - 3 * GAP, align="right")
-        for place, tile in enumerate(row.tiles):
-            _paint(sheet, _LEFT + place * size.across, top, tile, size.scale)
-        top += size.down(row)
-    return sheet.finish()
+        lines = max((len(tile.lines) for tile in section.tiles), default=0)
+        return self.height + GAP + LINE * lines
 
 
 @figure_style()
 def gallery(
-    title: str, sections: Sequence[Section], *, columns: int = COLUMNS, least: int = SIDE
+    title: str, sections: Sequence[Section], *, columns: int = COLUMNS, min_side: int = SIDE
 ) -> Figure:
     """Sections of tiles, each under its heading ("": none), wrapped after `columns`.
 
-    `least` is the least side of a tile in the picture.
+    `min_side` is the least side of a tile in the figure, in pixels.
     """
-    size = Measures.of(sections, least)
-    used = min(columns, max(len(section.tiles) for section in sections))
-    width = max(TITLE, used * size.across + GAP)
-    heads = [(LINE + GAP) * bool(section.heading) for section in sections]
-    bodies = [math.ceil(len(section.tiles) / used) * size.down(section) for section in sections]
-    sheet = Sheet(width, LINE + GAP + sum(heads) + sum(bodies))
-    title_line(sheet, title)
+    size = TileSize.of(sections, min_side)
+    columns = min(columns, max(len(section.tiles) for section in sections))
+    headings = [(LINE + GAP) * bool(section.heading) for section in sections]
+    bodies = [math.ceil(len(section.tiles) / columns) * size.row(section) for section in sections]
     top = LINE + GAP
-    for section, head, body in zip(sections, heads, bodies, strict=True):
-        if head:
-            text, room = section.heading, width - 2 * GAP
-            sheet.text(GAP, top + LINE / 2, text, width=room, size=10, align="left")
+    sheet = _titled_sheet(title, columns * size.column + GAP, top + sum(headings) + sum(bodies))
+    room = sheet.width - 2 * GAP
+    for section, heading, body in zip(sections, headings, bodies, strict=True):
+        if section.heading:
+            sheet.text(GAP, top + LINE / 2, section.heading, width=room, style=_HEADING)
         for number, tile in enumerate(section.tiles):
-            left = GAP + number % used * size.across
-            below = top + head + number // used * size.down(section)
-            _paint(sheet, left, below, tile, size.scale)
-        top += head + body
+            row, column = divmod(number, columns)
+            below = top + heading + row * size.row(section)
+            tile.paint(sheet, GAP + column * size.column, below, size.scale)
+        top += heading + body
     return sheet.finish()
 
 
-def title_line(sheet: Sheet, text: str) -> None:
-    """What the picture is, small, at its top."""
-    width = sheet.pixels.shape[1] - 2 * GAP
-    sheet.text(GAP, LINE / 2, text, width=width, size=8, align="left", colour=GREY)
+def _titled_sheet(title: str, width: int, height: int) -> Sheet:
+    """A sheet at least as wide as a title needs, with the title small at its top."""
+    sheet = Sheet(max(MIN_WIDTH, width), height)
+    sheet.text(GAP, LINE / 2, title, width=sheet.width - 2 * GAP, style=_TITLE)
+    return sheet
 
 
-def _paint(sheet: Sheet, left: int, top: int, tile: Tile, scale: int) -> None:
-    sheet.image(left, top, tile.pixels, scale=scale)
-    height, width = (scale * side for side in tile.pixels.shape[:2])
-    for number, line in enumerate(tile.lines):
-        middle = top + height + (number + 0.5) * LINE
-        sheet.text(left + width / 2, middle, line, width=width, size=8, colour=tile.colour)
-
-
-_OFF: dict[str, Any] = {
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-    "flip": 0.0,
-    "rotation": (0.0, 0.0),
-}
+# What each operation is when it is off, in the order in which they are applied.
+_OFF: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)
+_OFF["rotation"] = (0.0, 0.0)
 
 
 class Variants(NamedTuple):
@@ -161,27 +135,31 @@ def variants(
     By the very functions that training uses, with the draws of the first batch: those of the single
     operations are those of all together, which come last. What `config` leaves out is left out.
     """
-    source = load_images(split, np.array([row]), config, torch.device("cpu")).images
-    size, side = config.image_size, source.shape[-1]
+    image = load_images(split, np.array([row]), config, torch.device("cpu")).images
+    size, side = config.image_size, image.shape[-1]
+    images = image.expand(count, -1, -1, -1)
     draws = augment.draw(config, count, side, epoch=1, batch=0)
-    middle = torch.full((count,), float((side - size) // 2))
-    images = source.expand(count, -1, -1, -1)
-    found = []
-    shows = _values(draws)
-    for name, off in _OFF.items():
-        if getattr(config, name) != off:
-            alone = config.model_copy(update={**_OFF, name: getattr(config, name)})
-            only = draws._replace(left=middle, top=middle)
-            only = only if name == "flip" else only._replace(flip=torch.zeros(count))
-            only = only if name == "rotation" else only._replace(angle=torch.zeros(count))
-            found.append(Variants(name, _uint8(augment.apply(images, only, alone)), shows[name]))
-    if side != size:
-        alone = config.model_copy(update=_OFF)
-        only = draws._replace(flip=torch.zeros(count), angle=torch.zeros(count))
-        found.append(Variants("crop", _uint8(augment.apply(images, only, alone)), shows["crop"]))
+    centre = torch.full((count,), float((side - size) // 2))
+    neutral = draws._replace(
+        flip=torch.zeros(count), angle=torch.zeros(count), left=centre, top=centre
+    )
+    # Colours that are off in the config are not applied whatever is drawn; places always are.
+    placed = {
+        "flip": {"flip": draws.flip},
+        "rotation": {"angle": draws.angle},
+        "crop": {"left": draws.left, "top": draws.top},
+    }
+    values = _values(draws)
+    operations = [name for name, off in _OFF.items() if getattr(config, name) != off]
+    results = []
+    for name in [*operations, "crop"] if side != size else operations:
+        others_off = {key: off for key, off in _OFF.items() if key != name}
+        alone = config.model_copy(update=others_off)
+        shown = augment.apply(images, neutral._replace(**placed.get(name, {})), alone)
+        results.append(Variants(name, _uint8(shown), values[name]))
     together = _uint8(augment.apply(images, draws, config))
-    found.append(Variants("all together", together, ("",) * count))
-    return _uint8(augment.centre(source, size))[0], found
+    results.append(Variants("all together", together, ("",) * count))
+    return _uint8(augment.centre(image, size))[0], results
 
 
 def _uint8(images: Tensor) -> NDArray[np.uint8]:
@@ -192,18 +170,17 @@ def _uint8(images: Tensor) -> NDArray[np.uint8]:
 def _values(draws: augment.Draws) -> dict[str, tuple[str, ...]]:
     """What was drawn, as text, by the operation that uses it."""
 
-    def each(form: Callable[[float], str], values: Tensor) -> tuple[str, ...]:
-        return tuple(form(value) for value in values.tolist())
+    def texts(form: Callable[..., str], *values: Tensor) -> tuple[str, ...]:
+        return tuple(map(form, *(value.tolist() for value in values)))
 
-    offsets = zip(draws.left.tolist(), draws.top.tolist(), strict=True)
     return {
-        "brightness": each("x {:.2f}".format, draws.brightness),
-        "contrast": each("x {:.2f}".format, draws.contrast),
-        "saturation": each("x {:.2f}".format, draws.saturation),
-        "hue": each(lambda turns: f"{round(turns * 360):+d}°", draws.hue),
-        "flip": each(lambda drawn: "mirrored" if drawn else "as it is", draws.flip),
-        "rotation": each("{:+.1f}°".format, draws.angle),
-        "crop": tuple(f"from {left:.0f}, {top:.0f}" for left, top in offsets),
+        "brightness": texts("x {:.2f}".format, draws.brightness),
+        "contrast": texts("x {:.2f}".format, draws.contrast),
+        "saturation": texts("x {:.2f}".format, draws.saturation),
+        "hue": texts(lambda turns: f"{round(turns * 360):+d}°", draws.hue),
+        "flip": texts(lambda flip: "mirrored" if flip else "unchanged", draws.flip),
+        "rotation": texts("{:+.1f}°".format, draws.angle),
+        "crop": texts("from {:.0f}, {:.0f}".format, draws.left, draws.top),
     }
 
 
@@ -211,7 +188,6 @@ ORDERS = ("random", "surest", "unsurest")
 _KERNEL = 32  # pixels, the least side of a filter
 _KERNEL_COLUMNS = 16
 _HEAT = 0.7  # opacity of a heat map where it is highest
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @figure_style()
@@ -219,65 +195,64 @@ def samples(dataset: Dataset, *, split: str = "train", per_class: int = 4, seed:
     """`per_class` images of each class, in columns of a class each, ten classes to a band.
 
     Which ones is drawn by `seed`; a class that has fewer shows those. Raises UsageError when the
-    picture would be too large.
+    figure would be too large.
     """
     part = dataset.test if split == "test" else dataset.train
     rng = np.random.default_rng(seed)
     names = dataset.class_names
     step, band_height = SIDE + GAP, LINE + per_class * (SIDE + GAP) + GAP
-    bands = -(-len(names) // COLUMNS)
-    width = max(TITLE, min(COLUMNS, len(names)) * step + GAP)
-    sheet = Sheet(width, LINE + bands * band_height)
-    title_line(sheet, f"{source(dataset)}, {split} split, seed {seed}")
+    bands = math.ceil(len(names) / COLUMNS)
+    title = f"{data_label(dataset)}, {split} split, seed {seed}"
+    sheet = _titled_sheet(title, min(COLUMNS, len(names)) * step + GAP, LINE + bands * band_height)
     for label, name in enumerate(names):
-        left = GAP + label % COLUMNS * step
-        top = LINE + label // COLUMNS * band_height
-        sheet.text(left + SIDE / 2, top + LINE / 2, name, width=SIDE, size=10)
+        band, column = divmod(label, COLUMNS)
+        left, top = GAP + column * step, LINE + band * band_height
+        sheet.text(left + SIDE / 2, top + LINE / 2, name, width=SIDE, style=TextStyle(10))
         rows = rng.permutation(np.flatnonzero(part.labels == label))[:per_class]
         for place, pixels in enumerate(hwc(part.images[rows])):
             sheet.image(left, top + LINE + place * step, pixels)
     return sheet.finish()
 
 
-def augmentations(original: NDArray[np.uint8], found: Sequence[Variants], *, title: str) -> Figure:
+def augmentations(
+    original: NDArray[np.uint8], operations: Sequence[Variants], *, title: str
+) -> Figure:
     """The image uint8 (3, S, S) at the left of each operation's results, a row each."""
-    before = Tile(hwc(original))
-    rows = [
-        Section(
-            row.operation,
-            [before, *map(Tile, hwc(row.images), ((value,) for value in row.values))],
-        )
-        for row in found
-    ]
-    draws = len(found[0].images)
-    return tile_table(title, rows, ["original", *(f"draw {n}" for n in range(1, draws + 1))])
+    sections = []
+    for operation in operations:
+        captions = [(value,) for value in operation.values]
+        drawn = map(Tile, hwc(operation.images), captions)
+        sections.append(Section(operation.operation, [Tile(hwc(original), ("original",)), *drawn]))
+    return gallery(title, sections, columns=len(sections[0].tiles))
 
 
-def predictions(dataset: Dataset, judged: Judged, *, count: int, order: str = "random") -> Figure:
+def predictions(
+    dataset: Dataset, predicted: Predictions, *, count: int, order: str = "random"
+) -> Figure:
     """At most `count` test images that are right and as many that are wrong, with confidences.
 
-    `order` is random (that of `judged`), surest or unsurest first. Raises UsageError for another.
+    `order` is random (that of `predicted`), surest or unsurest first. Raises UsageError for
+    another.
     """
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
-    actual = dataset.test.labels[judged.rows]
-    places = np.arange(len(actual))
+    names, actual = dataset.class_names, dataset.test.labels[predicted.rows]
+    ranked = np.arange(len(actual))
     if order != "random":
-        places = np.argsort(judged.confidences, kind="stable")
-        places = places[::-1] if order == "surest" else places
-    names = dataset.class_names
+        ranked = np.argsort(predicted.confidences, kind="stable")[
+            :: 1 if order == "unsurest" else -1
+        ]
     sections = []
-    for heading, wanted in (("right", True), ("wrong", False)):
-        chosen = places[(judged.classes == actual)[places] == wanted]
+    for heading, is_right in (("right", True), ("wrong", False)):
+        chosen = ranked[(predicted.classes == actual)[ranked] == is_right]
         tiles = []
-        for place in chosen[:count]:
-            line = f"{names[judged.classes[place]]} {judged.confidences[place]:.2f}"
-            lines = (line,) if wanted else (line, f"is {names[actual[place]]}")
-            pixels = hwc(dataset.test.images[judged.rows[place]])
-            tiles.append(Tile(pixels, lines, BLUE if wanted else ORANGE))
-        shown = f"{heading}: {len(chosen):,} of {len(places):,}"
-        sections.append(Section(shown if tiles else f"{shown}, none to show", tiles))
-    title = f"{source(dataset)}, test split; predicted class and its probability; {order} order"
+        for index in chosen[:count]:
+            line = f"{names[predicted.classes[index]]} {predicted.confidences[index]:.2f}"
+            lines = (line,) if is_right else (line, f"true: {names[actual[index]]}")
+            pixels = hwc(dataset.test.images[predicted.rows[index]])
+            tiles.append(Tile(pixels, lines, BLUE if is_right else ORANGE))
+        sections.append(Section(f"{heading}: {len(chosen):,} of {len(ranked):,} images", tiles))
+    title = f"{data_label(dataset)}, test split: predicted class and probability, {order} order"
     return gallery(title, sections)
 
 
@@ -285,44 +260,41 @@ def filters(header: Header, layer: str, kernels: NDArray[np.uint8], names: Seque
     """Kernels (K, 3, H, W) as tiles; `names`, one for each or none, stand below."""
     lines: list[tuple[str, ...]] = [(name,) for name in names] or [()] * len(kernels)
     tiles = list(map(Tile, hwc(kernels), lines))
-    large = bool(names) or kernels.shape[-1] > _KERNEL
-    title = f"{header.config.model}, layer {layer}: {len(kernels)} filters, each on its own scale"
-    return gallery(
-        title,
-        [Section("", tiles)],
-        columns=COLUMNS if large else _KERNEL_COLUMNS,
-        least=SIDE if large else _KERNEL,
-    )
+    is_large = bool(names) or kernels.shape[-1] > _KERNEL
+    columns, min_side = (COLUMNS, SIDE) if is_large else (_KERNEL_COLUMNS, _KERNEL)
+    title = f"{header.config.model}, layer {layer}: {len(kernels)} filters, each scaled on its own"
+    return gallery(title, [Section("", tiles)], columns=columns, min_side=min_side)
 
 
-def heat_maps(header: Header, layer: str, shown: Explained, sources: Sequence[str]) -> Figure:
+def heat_maps(
+    header: Header, layer: str, explanation: Explanation, sources: Sequence[str]
+) -> Figure:
     """Each image beside itself under its heat map, with the class and its probability.
 
     `sources` says what each image is; the class is in orange where that is the name of another.
     """
-    colours = matplotlib.colormaps["inferno"](shown.heat)[..., :3]
-    opacity = _HEAT * shown.heat[..., None]
-    images = hwc(shown.images)
-    grey = images @ np.array(_LUMA)
+    colours = matplotlib.colormaps["inferno"](explanation.heat)[..., :3]
+    opacity = _HEAT * explanation.heat[..., None]
+    images = hwc(explanation.images)
+    grey = images @ np.array(augment.GREY)  # in colour, the image would look like heat
     mixed = np.rint((1 - opacity) * grey[..., None] + opacity * 255 * colours).astype(np.uint8)
     tiles = []
-    for number, (name, label) in enumerate(zip(sources, shown.classes, strict=True)):
-        line = f"{header.class_names[label]} {shown.confidences[number]:.2f}"
-        wrong = name in header.class_names and name != header.class_names[label]
-        tiles += [
-            Tile(images[number], (name,)),
-            Tile(mixed[number], (line,), ORANGE if wrong else BLUE),
-        ]
-    height, width = shown.map_size
+    for number, source in enumerate(sources):
+        name = header.class_names[explanation.classes[number]]
+        is_wrong = source in header.class_names and source != name
+        line = f"{name} {explanation.confidences[number]:.2f}"
+        tiles.append(Tile(images[number], (source,)))
+        tiles.append(Tile(mixed[number], (line,), ORANGE if is_wrong else BLUE))
+    height, width = explanation.map_size
     title = (
-        f"Grad-CAM of {header.config.model} at layer {layer} ({height}x{width}): evidence for the "
-        "class, each map from none (grey) to its own maximum (yellow)"
+        f"Grad-CAM, {header.config.model}, layer {layer} ({height}x{width}): evidence from none "
+        "(grey) to each map's maximum (yellow)"
     )
     return gallery(title, [Section("", tiles)])
 
 
-def source(dataset: Dataset) -> str:
-    """What the images are; only those with the official sums are STL-10's."""
+def data_label(dataset: Dataset) -> str:
+    """What the images are; only those with the official MD5 sums are called STL-10 alone."""
     if dataset.name == "STL-10":
         return "STL-10"
     if dataset.name == "demo":

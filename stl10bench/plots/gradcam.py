@@ -1,8 +1,4 @@
-"""A model and images -> where its evidence for a class lies: Grad-CAM.
-
-Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based
-localization", section 3, equations 1 and 2.
-"""
+"""A model and images -> heat maps of where its evidence for a class lies (Grad-CAM)."""
 
 from typing import NamedTuple
 
@@ -15,10 +11,11 @@ from torch.nn import functional as F
 from stl10bench.core.errors import UsageError, unknown
 from stl10bench.inference.predictor import Predictor
 from stl10bench.models.classifier import Classifier
+from stl10bench.plots.inspection import hooked
 
 
-class Explained(NamedTuple):
-    """Images, what a model takes them for, and where it sees that."""
+class Explanation(NamedTuple):
+    """Images, the classes that a model predicts, and where its evidence for them lies."""
 
     images: NDArray[np.uint8]  # (N, 3, S, S), as they reach the model
     classes: NDArray[np.int64]  # (N,), whose evidence is shown
@@ -29,91 +26,88 @@ class Explained(NamedTuple):
 
 def feature_maps(predictor: Predictor) -> dict[str, tuple[int, int]]:
     """The layers that give maps (N, C, h, w) of more than one pixel, as called -> (h, w)."""
-    found: dict[str, tuple[int, int]] = {}
-    hooks = []
-    for name, module in predictor.model.named_modules():
-        if not list(module.children()) and not isinstance(module, nn.Identity):
+    layers = {
+        module: name
+        for name, module in predictor.model.named_modules()
+        if not list(module.children()) and not isinstance(module, nn.Identity)
+    }
+    sizes: dict[str, tuple[int, int]] = {}
 
-            def note(_: nn.Module, __: object, output: object, name: str = name) -> None:
-                if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
-                    found.pop(name, None)  # a layer that is called again stands where it was last
-                    found[name] = (output.shape[2], output.shape[3])
+    def note(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+            sizes.pop(layers[module], None)  # a layer that is called again counts as the later one
+            sizes[layers[module]] = (output.shape[2], output.shape[3])
 
-            hooks.append(module.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            predictor(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    with hooked(layers, note), torch.no_grad():
+        predictor(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
+    return sizes
 
 
 def choose_layer(predictor: Predictor, name: str | None) -> str:
     """`name`, if that layer has feature maps; without one, the last that has and does not pool.
 
-    Raises UsageError, with the nearest name, for another, and for a model that has none.
+    Pooling is passed over: its maps are coarser. Raises UsageError, with the nearest name, for an
+    unknown layer, and for a model without feature maps.
     """
     layers = feature_maps(predictor)
-    if name is not None and name not in layers and layers:
-        raise unknown("layer with feature maps", name, layers)
     if name is not None and layers:
+        if name not in layers:
+            raise unknown("layer with feature maps", name, layers)
         return name
     modules = {layer: predictor.model.get_submodule(layer) for layer in layers}
-    fine = [layer for layer, module in modules.items() if "Pool" not in type(module).__name__]
-    if not fine:
+    unpooled = [layer for layer, module in modules.items() if "Pool" not in type(module).__name__]
+    if not unpooled:
         raise UsageError(
             f"model {predictor.header.config.model!r} has no layer with feature maps, which "
-            "Grad-CAM needs ('stl10bench visualize filters' shows the weights of a linear one)"
+            "Grad-CAM needs ('stl10bench visualize filters' shows the weights of a linear model)"
         )
-    return fine[-1]
+    return unpooled[-1]
 
 
 def grad_cam(model: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Heat maps float32 (N, h, w), >= 0, of what a model takes in, for the class of each image.
+    """Heat maps float32 (N, h, w), >= 0, for the class, int64 (N,), of each image.
 
-    With A^k the maps (N, K, h, w) that `layer` of `model` gives and y^c the logit of the class,
-    alpha_k is the mean of dy^c/dA^k over the map (equation 1) and the heat map is
-    ReLU(sum_k alpha_k A^k) (equation 2). The model is in evaluation mode and stays as it is.
+    Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based
+    localization", section 3. With A^k the maps (N, K, h, w) that `layer` of `model` gives and y^c
+    the logit of the class, alpha_k is the mean of dy^c/dA^k over the map (equation 1) and the heat
+    map is ReLU(sum_k alpha_k A^k) (equation 2). `images` are what `model` takes; it is in
+    evaluation mode and stays as it is.
     """
-    kept: list[Tensor] = []
+    maps: list[Tensor] = []
 
     def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        kept[:] = [output.detach().requires_grad_()]
-        return kept[0].clone()  # for the next layer may change its input in place
+        # The graph begins at the maps, so that frozen layers before them need no gradients.
+        maps[:] = [output.detach().requires_grad_()]
+        return maps[0].clone()  # the next layer may change its input in place
 
     frozen = [m for m in model.modules() if isinstance(m, Classifier) and m.frozen]
-    hook = layer.register_forward_hook(cut)
     try:
         for classifier in frozen:  # its backbone would run without gradients
             classifier.frozen = False
-        with torch.enable_grad():
+        with hooked([layer], cut), torch.enable_grad():
             logits = model(images)
             chosen = logits.gather(1, classes.view(-1, 1)).sum()
-            (gradients,) = torch.autograd.grad(chosen, kept)
+            (gradients,) = torch.autograd.grad(chosen, maps)
     finally:
-        hook.remove()
         for classifier in frozen:
             classifier.frozen = True
     alphas = gradients.mean((2, 3), keepdim=True)
-    return F.relu((alphas * kept[0].detach()).sum(1))
+    return F.relu((alphas * maps[0].detach()).sum(1))
 
 
 def explain(
     predictor: Predictor, layer: str, images: NDArray[np.uint8], label: int | None
-) -> Explained:
+) -> Explanation:
     """Heat maps of uint8 images (N, 3, H, W) for the class `label`, or for each one's likeliest."""
-    seen: list[Tensor] = []
-    hook = predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    inputs: list[Tensor] = []
     pixels = torch.from_numpy(images)
-    with torch.no_grad():
+    with hooked([predictor.model], lambda _, args, __: inputs.append(args[0])), torch.no_grad():
         probabilities = predictor(pixels).softmax(1)
-    hook.remove()
     likeliest = probabilities.argmax(1)
     classes = likeliest if label is None else torch.full_like(likeliest, label)
     heat = grad_cam(predictor, predictor.model.get_submodule(layer), pixels, classes)
-    views = seen[0] * predictor.std + predictor.mean
-    return Explained(
+    views = inputs[0] * predictor.std + predictor.mean
+    return Explanation(
         images=views.mul(255).round().clamp(0, 255).to(torch.uint8).numpy(),
         classes=classes.numpy(),
         confidences=probabilities.gather(1, classes.view(-1, 1))[:, 0].numpy(),
@@ -128,5 +122,5 @@ def enlarged(heat: Tensor, size: int) -> Tensor:
     A map that is 0 everywhere (no evidence for the class) stays 0.
     """
     large = F.interpolate(heat.unsqueeze(1), (size, size), mode="bilinear")[:, 0]
-    most = large.amax((1, 2), keepdim=True)
-    return large / torch.where(most == 0, 1, most)
+    highest = large.amax((1, 2), keepdim=True)
+    return large / torch.where(highest == 0, 1, highest)

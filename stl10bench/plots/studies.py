@@ -1,35 +1,24 @@
-"""A study's runs -> its figures: one factor, two factors as a map, a search."""
+"""A study's rows and its runs' histories -> its figures: curves, a heat map, a search."""
 
 import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle, zip_longest
 from pathlib import Path
-from textwrap import fill
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import BenchError
 from stl10bench.metrics.significance import least_significant_difference, pooled_variance
 from stl10bench.plots import style
-from stl10bench.plots.style import (
-    BAND,
-    COLOURS,
-    GREY,
-    LINES,
-    Band,
-    logarithmic,
-    rename,
-    shade,
-    short,
-)
 from stl10bench.results import history
 from stl10bench.results.history import History
 from stl10bench.studies import ranking, summary
@@ -37,260 +26,37 @@ from stl10bench.studies.ranking import Place, Trained
 from stl10bench.studies.record import Record
 from stl10bench.studies.study import Range, Study
 
+_MAX_RANKED = 40  # settings in one panel
+_LABEL = 170  # pixels
+_MARKS = {ranking.BEST: " *", ranking.TIED: " ≈"}
+_MARKS_EXPLAINED = "* best, ≈ tied"
 
-def heat_map(
-    title: str, factors: Sequence[str], trained: Sequence[Trained], places: Sequence[Place]
-) -> Figure:
-    """The mean hold-out accuracy of each pair; * marks the best, ≈ what cannot be told from it."""
-    lines, values = (list(dict.fromkeys(one.labels[at] for one in trained)) for at in (0, 1))
-    by_labels = {place.labels: place for place in places}
-    means = [
-        [
-            place.sample.mean
-            if (place := by_labels.get((line, value))) is not None and place.sample is not None
-            else math.nan
-            for value in values
-        ]
-        for line in lines
-    ]
-    figure = Figure(
-        figsize=(max(4.6, 1.9 + 0.75 * len(values)), 1.6 + 0.42 * len(lines)), layout="constrained"
-    )
-    axes = figure.subplots()
-    image = axes.imshow(means, cmap="cividis", aspect="auto")
-    for y, line in enumerate(lines):
-        for x, value in enumerate(values):
-            place = by_labels.get((line, value))
-            if place is None:
-                continue
-            axes.text(
-                x,
-                y,
-                _cell(place),
-                ha="center",
-                va="center",
-                size=8,
-                color=_ink(means[y][x], *image.get_clim()),
-            )
-    axes.set_xticks(range(len(values)), [short([v]) for v in values])
-    axes.set_yticks(range(len(lines)), [short([v]) for v in lines])
-    axes.set_xlabel(clean(factors[1]))
-    axes.set_ylabel(clean(factors[0]))
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_title(
-        f"{fill(clean(title), 62)}\nhold-out accuracy, % (* best, ≈ not distinguishable)", size=8
-    )
-    return figure
+Labels = tuple[str, ...]  # a setting: the value of each factor, as text
 
 
-def _cell(place: Place) -> str:
-    if not place.is_whole:
-        return "diverged" if "diverged" in place.verdict else "-"
-    assert place.sample is not None
-    mark = {ranking.TIED: "≈", ranking.BEST: "*"}.get(place.verdict, "")
-    return f"{100 * place.sample.mean:.1f}{mark}"
+class Band(NamedTuple):
+    """The validation accuracies, 0..1, that differ from one setting's by no more than noise."""
+
+    low: float
+    high: float
+    name: str
 
 
-def _ink(value: float, low: float, high: float) -> str:
-    """Black or white, whichever can be read on a cell of the colour map."""
-    return "white" if value < low + 0.55 * (high - low) else "black"
+class Results(NamedTuple):
+    """What the figures of a study show."""
+
+    title: str
+    factors: tuple[str, ...]
+    histories: Mapping[Labels, Sequence[History]]  # of each setting's runs, in the study's order
+    ranking: Sequence[Place]  # best first
+    band: Band | None
+
+    def values(self, factor: int) -> list[str]:
+        """The values of a factor, in the study's order."""
+        return list(dict.fromkeys(labels[factor] for labels in self.histories))
 
 
-def search(title: str, study: Study, trained: Sequence[Trained], band: Band | None) -> Figure:
-    """The hold-out accuracy of each trial in their order, and over the values of each factor."""
-    reached, numbers = [], []
-    for number, one in enumerate(trained, 1):
-        if one.row is not None and "error" not in one.row:
-            reached.append((one.labels, one.row["val_accuracy"]))
-            numbers.append(number)
-    width = 2.8 * (1 + len(study.vary))
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
-    figure.suptitle(clean(title), size=10)
-    course, *others = figure.subplots(1, 1 + len(study.vary), sharey=True)
-    best = list(accumulate((accuracy for _, accuracy in reached), max))
-    course.step(numbers, best, where="post", color=COLOURS[0], linewidth=1.6)
-    course.plot(numbers, [accuracy for _, accuracy in reached], "o", color=GREY, markersize=4)
-    course.set_xlabel("trial (line: best so far)")
-    course.set_ylabel("hold-out accuracy")
-    course.xaxis.set_major_locator(MaxNLocator(integer=True))
-    course.yaxis.set_major_formatter(PercentFormatter(1))
-    for at, (axes, (name, factor)) in enumerate(zip(others, study.vary.items(), strict=True)):
-        values: list[Any] = [short([labels[at]]) for labels, _ in reached]
-        if isinstance(factor, Range):
-            values = [float(labels[at]) for labels, _ in reached]
-        axes.plot(
-            values, [accuracy for _, accuracy in reached], "o", color=COLOURS[0], markersize=4
-        )
-        axes.set_xlabel(clean(name))
-        if isinstance(factor, Range) and factor.log:
-            logarithmic(axes, upright=False)
-            axes.tick_params(axis="x", labelsize=7)
-    for axes in (course, *others):
-        shade(axes, band)
-        axes.grid(color=LINES, linewidth=0.6)
-        axes.set_axisbelow(True)
-    if band is not None:
-        figure.legend([Patch(color=BAND)], [band.name], loc="outside lower center", fontsize=8)
-    return figure
-
-
-_MOST = 40  # settings in one panel
-Labels = tuple[str, ...]
-Histories = dict[Labels, list[History]]  # of each setting, of each of its runs
-
-
-def overview(
-    title: str,
-    histories: Histories,
-    places: Sequence[Place],
-    band: Band | None,
-) -> Figure:
-    """Curves of accuracy and loss, where the colours suffice, and what each setting reaches."""
-    curves = len(histories) <= len(COLOURS)
-    shown = min(len(places), _MOST)
-    figure = Figure(
-        figsize=(11 if curves else 6, max(3.6, 1.2 + 0.28 * shown)), layout="constrained"
-    )
-    figure.suptitle(clean(title), size=10)
-    colours: Mapping[Labels, Any] = dict.fromkeys(histories, GREY)
-    if curves:
-        colours = dict(zip(histories, COLOURS, strict=False))
-        accuracy, loss, reached = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
-        _curves(accuracy, "accuracy", colours, histories)
-        shade(accuracy, band)
-        accuracy.set_title("accuracy", size=9)
-        _curves(loss, "loss", colours, histories)
-        loss.set_title("loss", size=9)
-        _limit_loss(loss)
-    else:
-        reached = figure.subplots()
-    _reached(reached, places[:shown], colours)
-    shade(reached, band, upright=True)
-    _legend(figure, band, curves=curves)
-    return figure
-
-
-def panels(
-    title: str,
-    factors: Sequence[str],
-    histories: Histories,
-    band: Band | None,
-) -> Figure:
-    """A panel for each value of the second factor, a line for each of the first."""
-    lines, values = (list(dict.fromkeys(labels[at] for labels in histories)) for at in (0, 1))
-    columns = min(3, len(values))
-    rows = -(-len(values) // columns)
-    figure = Figure(figsize=(3.4 * columns, 0.9 + 2.3 * rows), layout="constrained")
-    figure.suptitle(clean(title), size=10)
-    axes = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False).flat
-    colours = dict(zip(lines, [*COLOURS] * (1 + len(lines) // len(COLOURS)), strict=False))
-    for value, panel in zip(values, axes, strict=False):
-        chosen = {labels: colours[labels[0]] for labels in histories if labels[1] == value}
-        _curves(panel, "accuracy", chosen, histories)
-        shade(panel, band)
-        panel.set_title(f"{clean(factors[1])} = {short([value])}", size=9)
-    for panel in list(axes)[len(values) :]:
-        panel.set_axis_off()
-    handles = [Line2D([], [], color=colours[line], linewidth=3) for line in lines]
-    made = figure.legend(
-        handles, ["?"] * len(lines), loc="outside right upper", title=clean(factors[0])
-    )
-    rename(made.get_texts(), lines)
-    _legend(figure, band, curves=True)
-    return figure
-
-
-def _curves(
-    axes: Axes,
-    metric: str,
-    colours: Mapping[Labels, Any],
-    histories: Histories,
-) -> None:
-    """A line for each setting, hold-out solid and training dashed, from lowest to highest seed."""
-    for labels, colour in colours.items():
-        for split in ("train", "val"):
-            logged = [history.series(f"{split}/{metric}") for history in histories[labels]]
-            longest = max(map(len, logged), default=0)
-            columns = [[one[at] for one in logged if at < len(one)] for at in range(longest)]
-            finite = [[value for value in column if math.isfinite(value)] for column in columns]
-            points = [(at, values) for at, values in enumerate(finite, 1) if values]
-            if not points:
-                continue
-            xs = [at for at, _ in points]
-            style = {"val": "-", "train": "--"}[split]
-            marker = "o" if len(xs) == 1 else ""
-            means = [statistics.fmean(values) for _, values in points]
-            axes.plot(
-                xs,
-                means,
-                style,
-                color=colour,
-                linewidth=1.6 if split == "val" else 1,
-                marker=marker,
-                markersize=3,
-            )
-            if split == "val" and len(logged) > 1:
-                low, high = [min(v) for _, v in points], [max(v) for _, v in points]
-                axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=LINES, linewidth=0.6)
-    axes.set_axisbelow(True)
-    if metric == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-
-
-def _limit_loss(axes: Axes) -> None:
-    """Logarithmic where the losses of a setting explode, else all others lie on one line."""
-    low, high = axes.dataLim.y0, axes.dataLim.y1
-    if low > 0 and high > 4 * low:
-        logarithmic(axes, upright=True)
-
-
-def _reached(axes: Axes, places: Sequence[Place], colours: Mapping[Labels, Any]) -> None:
-    """The hold-out accuracy of each setting's best epochs: a dot for each seed, a bar the mean."""
-    for at, place in enumerate(places):
-        if place.sample is None:
-            continue
-        colour = colours[place.labels]
-        axes.plot(
-            place.sample.accuracies,
-            [at] * len(place.sample.accuracies),
-            "o",
-            color=colour,
-            alpha=0.6,
-            markersize=4,
-        )
-        axes.plot([place.sample.mean], [at], "|", color=colour, markersize=16, markeredgewidth=2)
-    names = []
-    for place in places:
-        mark = {ranking.TIED: " ≈", ranking.BEST: " *"}.get(place.verdict, "")
-        names.append(short(place.labels) + (mark if place.is_whole else f" ({place.verdict[:18]})"))
-    axes.set_yticks(range(len(places)), names)
-    axes.set_ylim(len(places) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("best epoch, hold-out (* best, ≈ not distinguishable)", size=9, loc="right")
-    axes.grid(axis="x", color=LINES, linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _legend(figure: Figure, band: Band | None, *, curves: bool) -> None:
-    handles: list[Line2D | Patch] = []
-    names = []
-    if curves:
-        handles = [
-            Line2D([], [], color=GREY, linewidth=1.6),
-            Line2D([], [], color=GREY, linestyle="--", linewidth=1),
-        ]
-        names = ["hold-out (band: lowest to highest seed)", "training, augmented"]
-    if band is not None:
-        handles.append(Patch(color=BAND))
-        names.append(band[2])
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
-
-
+@style.figure_style()
 def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Path) -> list[Path]:
     """Draw a study as PNG and SVG into `folder`; returns the files.
 
@@ -298,56 +64,236 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
     each value of the second, and a heat map. More: what each setting reaches. A search: its course,
     and what it reached over each factor. Raises StorageError.
     """
-    name, factors = record.study.name, list(record.study.vary)
-    title = summary.title(record, trained)
-    places = ranking.rank(trained)
-    histories = _histories(trained, runs_dir)
+    name, places = record.study.name, ranking.rank(trained)
     base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
-    band = _band(places, base)
-    written = []
-    with style.figure_style():
-        made: dict[str, Figure] = {}
-        if not record.study.is_grid:
-            made[name] = search(title, record.study, trained, band)
-        elif len(factors) == 2:
-            made[name] = panels(title, factors, histories, band)
-            made[f"{name}-map"] = heat_map(title, factors, trained, places)
-        else:
-            made[name] = overview(title, histories, places, band)
-        for stem, figure in made.items():
-            for suffix in ("png", "svg"):
-                written.append(folder / f"{stem}.{suffix}")
-                style.save(figure, written[-1])
-    return written
+    results = Results(
+        summary.title(record, trained),
+        tuple(record.study.vary),
+        _read_histories(trained, runs_dir),
+        places,
+        _noise_band(places, base),
+    )
+    if not record.study.is_grid:
+        figures = {name: search(results, record.study, trained)}
+    elif len(results.factors) == 2:
+        figures = {name: panels(results), f"{name}-map": heat_map(results)}
+    else:
+        figures = {name: overview(results)}
+    paths = {folder / f"{stem}.{suffix}": stem for stem in figures for suffix in ("png", "svg")}
+    for path, stem in paths.items():
+        style.save(figures[stem], path)
+    return list(paths)
 
 
-def _histories(trained: Sequence[Trained], runs_dir: Path) -> Histories:
+def _read_histories(trained: Sequence[Trained], runs_dir: Path) -> dict[Labels, list[History]]:
     """The epochs of each setting's runs, those that diverged included, in the study's order."""
-    found: Histories = {}
-    for one in trained:
-        group = found.setdefault(one.labels, [])
-        if one.run is None or one.row is None:
+    histories: dict[Labels, list[History]] = {}
+    for run in trained:
+        group = histories.setdefault(run.labels, [])
+        if run.run is None or run.row is None:
             continue
         try:
-            group.append(history.read(runs_dir / one.run))
+            group.append(history.read(runs_dir / run.run))
         except BenchError as error:
-            warnings.warn(f"no curve of {one.run}: {error}", stacklevel=2)
-    return found
+            warnings.warn(f"no curve of {run.run}: {error}", stacklevel=2)
+    return histories
 
 
-def _band(places: Sequence[Place], base: Labels | None) -> Band | None:
-    """Between which accuracies a setting cannot be told from the base, or else from the best."""
-    whole = [place for place in places if place.is_whole]
-    chosen = next((place for place in whole if place.labels == base), None)
-    what = "base"
-    if chosen is None and whole:
-        chosen, what = whole[0], "best"
-    if chosen is None or chosen.sample is None:
+def _noise_band(places: Sequence[Place], base: Labels | None) -> Band | None:
+    """What cannot be told from the base, or from the best where the base lacks runs.
+
+    Not corrected for several comparisons, as the ranking is: what is tied may lie outside.
+    """
+    samples = {place.labels: place.sample for place in places if place.is_whole and place.sample}
+    if not samples:
         return None
-    mean, least = (
-        chosen.sample.mean,
-        least_significant_difference(
-            chosen.sample, pooled_variance([place.sample for place in whole if place.sample])
-        ),
-    )
-    return Band(mean - least, mean + least, f"noise around the {what} ({short(chosen.labels)})")
+    labels, role = (base, "base") if base in samples else (next(iter(samples)), "best")
+    assert labels is not None
+    sample = samples[labels]
+    least = least_significant_difference(sample, pooled_variance(list(samples.values())))
+    name = f"noise around the {role} ({', '.join(labels)})"
+    return Band(sample.mean - least, sample.mean + least, name)
+
+
+def overview(results: Results) -> Figure:
+    """Curves of accuracy and loss, where the colours suffice, and what each setting reaches."""
+    shown = results.ranking[:_MAX_RANKED]
+    has_curves = len(results.histories) <= len(style.COLOURS)
+    palette = style.COLOURS if has_curves else (style.GREY,) * len(results.histories)
+    colours = dict(zip(results.histories, palette, strict=False))
+    figure = Figure(figsize=(11 if has_curves else 6, max(3.6, 1.2 + 0.28 * len(shown))))
+    style.headline(figure, results.title)
+    *curves, reached = figure.subplots(1, 3 if has_curves else 1, squeeze=False)[0]
+    for axes, metric in zip(curves, ("accuracy", "loss"), strict=False):
+        axes.set_title(metric.capitalize())
+        _draw_curves(axes, metric, colours, results)
+    _draw_ranking(reached, shown, colours)
+    if results.band is not None:
+        reached.axvspan(results.band.low, results.band.high, color=style.LIGHT_GREY, zorder=0)
+    _explain_lines(figure, results.band, has_curves=has_curves)
+    return figure
+
+
+def panels(results: Results) -> Figure:
+    """A panel for each value of the second factor, a line for each of the first."""
+    lines, values = results.values(0), results.values(1)
+    columns = min(3, len(values))
+    rows = math.ceil(len(values) / columns)
+    figure = Figure(figsize=(3.4 * columns + 1, 0.9 + 2.3 * rows))
+    style.headline(figure, results.title)
+    axes = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False).ravel()
+    colours = dict(zip(lines, cycle(style.COLOURS), strict=False))
+    for panel, value in zip(axes, values, strict=False):
+        shown = {labels: colours[labels[0]] for labels in results.histories if labels[1] == value}
+        panel.set_title(f"{clean(results.factors[1])} = {style.fitted(value, _LABEL)}")
+        _draw_curves(panel, "accuracy", shown, results)
+    for number in range(len(values), len(axes)):
+        axes[number].set_axis_off()
+        axes[number - columns].tick_params(labelbottom=True)  # the lowest of its column
+    handles = [Line2D([], [], color=colours[line], linewidth=3) for line in lines]
+    style.legend(figure, handles, lines, "right upper", title=clean(results.factors[0]))
+    _explain_lines(figure, results.band, has_curves=True)
+    return figure
+
+
+def heat_map(results: Results) -> Figure:
+    """The mean validation accuracy of each pair of values; * marks the best, ≈ what is tied."""
+    rows, columns = results.values(0), results.values(1)
+    cells = {
+        (rows.index(place.labels[0]), columns.index(place.labels[1])): place
+        for place in results.ranking
+    }
+    means = np.full((len(rows), len(columns)), np.nan)
+    for cell, place in cells.items():
+        means[cell] = place.sample.mean if place.sample else np.nan
+    figure = Figure(figsize=(max(4.6, 1.9 + 0.75 * len(columns)), 1.8 + 0.42 * len(rows)))
+    style.headline(figure, results.title)
+    axes = figure.subplots()
+    image = axes.imshow(means, cmap="cividis", aspect="auto")
+    low, high = image.get_clim()
+    for (y, x), place in cells.items():
+        # Cividis is dark up to about half of its range.
+        ink = "white" if means[y, x] < low + 0.55 * (high - low) else "black"
+        axes.text(x, y, _cell_text(place), ha="center", va="center", size=8, color=ink)
+    _name_columns(axes, columns, room=style.DPI * 0.75 * len(columns))
+    axes.set_yticks(range(len(rows)), [style.fitted(row, _LABEL) for row in rows])
+    axes.set_xlabel(clean(results.factors[1]))
+    axes.set_ylabel(clean(results.factors[0]))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.set_title(f"Validation accuracy, % ({_MARKS_EXPLAINED})", size=9)
+    return figure
+
+
+def _cell_text(place: Place) -> str:
+    if not place.is_whole or place.sample is None:
+        return "diverged" if "diverged" in place.verdict else "-"
+    return f"{100 * place.sample.mean:.1f}{_MARKS.get(place.verdict, '')}"
+
+
+def search(results: Results, study: Study, trained: Sequence[Trained]) -> Figure:
+    """The validation accuracy of each trial in their order, and over the values of each factor."""
+    finished = [
+        (number, trial.labels, trial.row["val_accuracy"])
+        for number, trial in enumerate(trained, 1)
+        if trial.row is not None and "error" not in trial.row
+    ]
+    numbers, accuracies = [trial[0] for trial in finished], [trial[2] for trial in finished]
+    figure = Figure(figsize=(2.8 * (1 + len(study.vary)), 3.4))
+    style.headline(figure, results.title)
+    course, *others = figure.subplots(1, 1 + len(study.vary), sharey=True)
+    best = list(accumulate(accuracies, max))
+    course.step(numbers, best, where="post", color=style.COLOURS[0], linewidth=1.6)
+    course.plot(numbers, accuracies, "o", color=style.GREY, markersize=4)
+    course.set_xlabel("trial (line: best so far)")
+    course.set_ylabel("validation accuracy")
+    course.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.percent(course.yaxis)
+    for index, (axes, (name, factor)) in enumerate(zip(others, study.vary.items(), strict=True)):
+        values = [labels[index] for _, labels, _ in finished]
+        if isinstance(factor, Range):
+            xs = [float(value) for value in values]
+        else:
+            categories = list(dict.fromkeys(values))
+            xs = [float(categories.index(value)) for value in values]
+            _name_columns(axes, categories, room=style.DPI * 2.2)
+            axes.margins(x=0.2)
+        axes.plot(xs, accuracies, "o", color=style.COLOURS[0], markersize=4)
+        axes.set_xlabel(clean(name))
+        if isinstance(factor, Range) and factor.log and xs:
+            style.logarithmic(axes, "x")
+    for axes in (course, *others):
+        _shade(axes, results.band)
+    _explain_lines(figure, results.band, has_curves=False)
+    return figure
+
+
+def _name_columns(axes: Axes, names: Sequence[str], *, room: float) -> None:
+    """Other people's text below x = 0, 1, ...; slanted where it needs more than `room` pixels."""
+    texts = [style.fitted(name, _LABEL) for name in names]
+    is_slanted = 8 * sum(map(len, texts)) > room  # a character is about 7 pixels wide
+    axes.set_xticks(range(len(texts)), texts, rotation=30 if is_slanted else 0)
+    if is_slanted:
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+
+
+def _shade(axes: Axes, band: Band | None) -> None:
+    if band is not None:
+        axes.axhspan(band.low, band.high, color=style.LIGHT_GREY, zorder=0)
+
+
+def _draw_curves(axes: Axes, metric: str, colours: Mapping[Labels, str], results: Results) -> None:
+    """The mean over the seeds of each setting, validation shaded from lowest to highest seed."""
+    for labels, colour in colours.items():
+        for split, look in style.SPLIT_LINES.items():
+            logged = [run.series(f"{split}/{metric}") for run in results.histories[labels]]
+            # Runs that diverged are shorter or end in nan: an epoch is of those that have it.
+            epochs = enumerate(zip_longest(*logged, fillvalue=math.nan), 1)
+            points = {epoch: [*filter(math.isfinite, values)] for epoch, values in epochs}
+            points = {epoch: values for epoch, values in points.items() if values}
+            if not points:
+                continue
+            means = [statistics.fmean(values) for values in points.values()]
+            marker = "o" if len(points) == 1 else ""
+            axes.plot(list(points), means, color=colour, marker=marker, **look)
+            if split == "val" and len(logged) > 1:
+                low, high = (list(map(end, points.values())) for end in (min, max))
+                axes.fill_between(list(points), low, high, color=colour, alpha=0.15, linewidth=0)
+    style.over_epochs(axes)
+    if metric == "accuracy":
+        style.percent(axes.yaxis)
+        _shade(axes, results.band)
+    else:
+        style.scale_values(axes)
+
+
+def _draw_ranking(axes: Axes, places: Sequence[Place], colours: Mapping[Labels, str]) -> None:
+    """The validation accuracy of each setting's best epochs: dots the seeds, a bar their mean."""
+    names = []
+    for y, place in enumerate(places):
+        mark = _MARKS.get(place.verdict, "") if place.is_whole else f" ({place.verdict[:18]})"
+        room = 1.3 * _LABEL / len(place.labels)  # for each, or the first would hide the others
+        names.append(", ".join(style.fitted(label, room) for label in place.labels) + mark)
+        if place.sample is not None:
+            colour, accuracies = colours[place.labels], place.sample.accuracies
+            axes.plot(accuracies, [y] * len(accuracies), "o", color=colour, alpha=0.6, markersize=4)
+            axes.plot(place.sample.mean, y, "|", color=colour, markersize=16, markeredgewidth=2)
+    axes.set_yticks(range(len(places)), names)
+    axes.set_ylim(len(places) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    style.percent(axes.xaxis)
+    axes.set_title(f"Validation accuracy, best epoch ({_MARKS_EXPLAINED})", loc="right")
+    axes.grid(visible=False, axis="y")
+
+
+def _explain_lines(figure: Figure, band: Band | None, *, has_curves: bool) -> None:
+    """A legend below for what has no name of its own: the kinds of lines and the band of noise."""
+    handles, names = style.split_handles() if has_curves else ([], [])
+    if has_curves:
+        names[0] = "validation (shaded: lowest to highest seed)"
+    if band is not None:
+        handles, names = [*handles, Patch(color=style.LIGHT_GREY)], [*names, band.name]
+    columns = 3 if figure.get_figwidth() > 8 else 1
+    style.legend(figure, handles, names, "lower center", width=400, ncols=columns)

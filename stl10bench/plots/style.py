@@ -1,10 +1,11 @@
-"""What all figures share: sizes, colours, legends, bands, and how they are saved."""
+"""Text, pixels, axes and colours -> the look that all figures share, and files."""
 
 import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -13,12 +14,12 @@ from cycler import cycler
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from stl10bench.core import files
@@ -27,12 +28,18 @@ from stl10bench.core.errors import UsageError
 
 DPI = 100
 FORMATS = {".png": "png", ".svg": "svg", ".jpg": "jpg", ".jpeg": "jpg"}
-BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito 2008: told apart with any colour vision
-GREY = "#555555"
-# Petroff 2021, "Accessible color sequences for data visualization"
-COLOURS = tuple(map(to_rgb, matplotlib.color_sequences["petroff10"]))
-_DROP = 0.3  # of the font's size, from the middle of a line down to its baseline
-_MOST_PIXELS = 60_000  # a side; Agg takes 65,535
+# Okabe and Ito 2008, "Color universal design": told apart with any colour vision.
+BLUE, ORANGE = "#0072b2", "#d55e00"
+GREY, LIGHT_GREY = "#555555", "#dddddd"
+# Petroff 2021, "Accessible color sequences for data visualization".
+COLOURS = tuple(map(to_hex, matplotlib.color_sequences["petroff10"]))
+SPLIT_LINES: dict[str, dict[str, Any]] = {
+    "train": {"linestyle": "--", "linewidth": 1.0, "markersize": 2.5},
+    "val": {"linestyle": "-", "linewidth": 1.7, "markersize": 4},
+}
+_BASELINE = 0.3  # of the font's size, from the middle of a line of text down to its baseline
+_MAX_SIDE = 60_000  # pixels; Agg takes 65,535
+_LOG_RATIO = 5  # between the highest values of two lines, from which on their axis is logarithmic
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
@@ -51,9 +58,16 @@ def figure_style() -> Iterator[None]:
                 "text.parse_math": False,
                 "axes.formatter.use_mathtext": False,
                 "svg.hashsalt": "stl10bench",  # else ids are random
+                "figure.titlesize": 10,
+                "figure.constrained_layout.use": True,
+                "axes.titlesize": 10,
                 "axes.prop_cycle": cycler(color=COLOURS),
                 "axes.spines.top": False,
                 "axes.spines.right": False,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "grid.color": "#e6e6e6",
+                "grid.linewidth": 0.6,
                 "legend.frameon": False,
             }
         )
@@ -74,26 +88,42 @@ def save(figure: Figure, path: Path) -> None:
     Raises UsageError for another suffix, StorageError.
     """
     buffer = io.BytesIO()
-    style = FORMATS[check_output(path).suffix.lower()]
-    special: dict[str, Any] = {
-        "svg": {"metadata": {"Date": None}},
+    file_format = FORMATS[check_output(path).suffix.lower()]
+    options: dict[str, Any] = {
+        "svg": {"metadata": {"Date": None}},  # else no two files have the same bytes
         "jpg": {"pil_kwargs": {"quality": 80}},
     }
-    figure.savefig(buffer, format=style, dpi=DPI, **special.get(style, {}))
+    figure.savefig(buffer, format=file_format, dpi=DPI, **options.get(file_format, {}))
     files.write(path, buffer.getvalue())
 
 
+class TextStyle(NamedTuple):
+    """How a line of text on a sheet looks; `size` in points."""
+
+    size: float = 9
+    align: str = "center"
+    colour: str = "black"
+
+
+PLAIN = TextStyle()
+
+
 class Sheet:
-    """Images and text placed by pixels from the top left; an image's pixel is a whole number."""
+    """Images and text placed by pixels from the top left; an image's pixel is a whole number.
+
+    Raises UsageError for a sheet that is too large to be drawn.
+    """
 
     def __init__(self, width: int, height: int) -> None:
-        if max(width, height) > _MOST_PIXELS:
+        if max(width, height) > _MAX_SIDE:
             raise UsageError(
-                f"the picture would have {width}x{height} pixels, {_MOST_PIXELS} a side is the "
-                "limit: ask for fewer images"
+                f"the figure would have {width}x{height} pixels; at most {_MAX_SIDE} a side can be "
+                "drawn: ask for fewer images"
             )
+        self.width, self.height = width, height
         self.pixels = np.full((height, width, 3), 255, dtype=np.uint8)
         self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        self.figure.set_layout_engine("none")
 
     def image(self, left: int, top: int, pixels: Pixels, *, scale: int = 1) -> None:
         """Paint uint8 pixels (H, W, 3), each as a square of `scale` pixels."""
@@ -101,25 +131,18 @@ class Sheet:
         self.pixels[top : top + large.shape[0], left : left + large.shape[1]] = large
 
     def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        *,
-        width: float,
-        size: float = 9,
-        align: str = "center",
-        colour: str = "black",
+        self, x: float, y: float, text: str, *, width: float, style: TextStyle = PLAIN
     ) -> None:
         """Write one line whose middle is `y` pixels down, cut where it would pass `width`."""
-        height, whole = self.pixels.shape[:2]
+        # By the baseline: centred, names with and without descenders would not stand on one line.
+        baseline = y + _BASELINE * style.size * DPI / 72
         self.figure.text(
-            x / whole,
-            1 - (y + _DROP * size * DPI / 72) / height,
-            fitted(text, width, size),
-            size=size,
-            color=colour,
-            ha=align,
+            x / self.width,
+            1 - baseline / self.height,
+            fitted(text, width, style.size),
+            size=style.size,
+            color=style.colour,
+            ha=style.align,
             va="baseline",
         )
 
@@ -131,7 +154,7 @@ class Sheet:
         return self.figure
 
 
-def fitted(text: str, width: float, size: float) -> str:
+def fitted(text: str, width: float, size: float = 9) -> str:
     """Other people's text on one line of at most `width` pixels at `size` points, "…" if cut."""
     text = clean(text)
     font = FontProperties(size=size)
@@ -143,53 +166,71 @@ def fitted(text: str, width: float, size: float) -> str:
 
     if fits(text):
         return text
-    kept = next((n for n in range(min(len(text), 200), 0, -1) if fits(f"{text[:n]}…")), 0)
-    return f"{text[:kept]}…"
+    length = next((n for n in range(min(len(text), 200), 0, -1) if fits(f"{text[:n]}…")), 0)
+    return f"{text[:length]}…"
+
+
+def headline(figure: Figure, text: str) -> None:
+    """A title over the whole figure, wrapped to its width."""
+    figure.suptitle(fill(clean(text), int(12 * figure.get_figwidth())))  # characters an inch
 
 
 def legend(
-    figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, columns: int = 1
+    figure: Figure,
+    handles: Sequence[Artist],
+    names: Sequence[str],
+    place: str,
+    *,
+    width: float = 200,
+    **options: Any,
 ) -> None:
-    """A legend at the right of a figure with a constrained layout; names may be any text."""
-    made = figure.legend(handles, ["?"] * len(names), loc="outside right center", ncols=columns)
-    for text, name in zip(made.get_texts(), names, strict=True):
-        text.set_text(fitted(name, 200, 9))  # given above, a leading underscore would hide it
+    """A legend outside a figure's axes; names may be any text, cut at `width` pixels.
+
+    `place` is matplotlib's, like "right center"; `options` go to `Figure.legend`.
+    """
+    where: Any = f"outside {place}"
+    drawn = figure.legend(handles, ["?"] * len(names), loc=where, **options)
+    for text, name in zip(drawn.get_texts(), names, strict=True):
+        text.set_text(fitted(name, width))  # passed above, a leading underscore would hide it
 
 
-BAND, LINES = "#dddddd", "#eeeeee"
-_LONGEST = 28  # characters of a label
+def split_handles() -> tuple[list[Artist], list[str]]:
+    """What a legend shows for the two kinds of lines, and what it calls them."""
+    names = {"val": "validation", "train": "training (augmented images)"}
+    return [Line2D([], [], color=GREY, **SPLIT_LINES[split]) for split in names], [*names.values()]
 
 
-class Band(NamedTuple):
-    """Between which accuracies a setting cannot be told from another, and from which one."""
-
-    low: float
-    high: float
-    name: str
+def percent(axis: Axis) -> None:
+    """Shares 0..1 as per cent."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
-def short(labels: Sequence[str]) -> str:
-    """Other people's text on one line that is not too long."""
-    text = clean(", ".join(labels))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def over_epochs(axes: Axes) -> None:
+    """Label the x axis of curves, in whole epochs."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def shade(axes: Axes, band: Band | None, *, upright: bool = False) -> None:
-    """Paint the band behind what is drawn, across or along."""
-    if band is not None:
-        (axes.axvspan if upright else axes.axhspan)(band.low, band.high, color=BAND, zorder=0)
+def scale_values(axes: Axes) -> None:
+    """From 0, or logarithmic where lines are so far apart that the lower ones would look flat."""
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    lines = [values[np.isfinite(values)].tolist() for values in drawn]
+    highest = [max(values) for values in lines if values]
+    if not highest or max(highest) <= 0:
+        return
+    positive = all(value > 0 for values in lines for value in values)
+    if positive and max(highest) >= _LOG_RATIO * min(highest):
+        logarithmic(axes, "y")
+    else:
+        axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, *highest))
 
 
-def logarithmic(axes: Axes, *, upright: bool) -> None:
-    """A logarithmic axis, the upright or the other, whose numbers are plain text."""
-    (axes.set_yscale if upright else axes.set_xscale)("log")
-    axis: Axis = axes.yaxis if upright else axes.xaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def logarithmic(axes: Axes, name: str) -> None:
+    """Make the axis "x" or "y" of what is already drawn logarithmic, its numbers plain text."""
+    axes.set(**{f"{name}scale": "log"})
+    axis: Axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    few_decades = high < 100 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def rename(texts: Sequence[Text], names: Sequence[str]) -> None:
-    """Give a legend's entries names of any kind; a leading underscore would have hidden one."""
-    for text, name in zip(texts, names, strict=True):
-        text.set_text(short([name]))

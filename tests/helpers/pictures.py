@@ -1,4 +1,4 @@
-"""Pictures that were written, and what stands in them."""
+"""Figures that were written, models to draw, and what the figures show."""
 
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ HOSTILE = ("[red]x[/red]", "<script>alert(1)</script>", "$\\frac{$", "_hidden")
 
 
 def written(path: Path) -> NDArray[np.uint8]:
-    """The picture's pixels, (H, W, 3)."""
+    """The pixels of a figure, uint8 (H, W, 3)."""
     with Image.open(path) as opened:
         return np.asarray(opened.convert("RGB"))
 
 
 def painted(figure: Figure) -> NDArray[np.uint8]:
-    """The images of a sheet, (H, W, 3), without its text."""
+    """The images of a sheet, uint8 (H, W, 3), without its text."""
     pixels: Any = figure.axes[0].images[0].get_array()
     return np.asarray(pixels)
 

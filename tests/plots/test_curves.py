@@ -1,4 +1,4 @@
-"""`stl10bench plot`: the curves are the logs' numbers, in a picture and live in a terminal."""
+"""`stl10bench plot`: the curves are the logs' numbers, in a figure."""
 
 import json
 import math
@@ -17,27 +17,18 @@ from stl10bench.plots import style
 from stl10bench.plots.curves import curves
 from stl10bench.results import history
 
-
-@pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Entry:
-    monkeypatch.chdir(tmp_path)
-    return Entry(monkeypatch, capsys)
-
-
 # Pictures.
 
 
 def test_each_panel_holds_the_numbers_of_its_metrics(tmp_path: Path) -> None:
-    found = [history.read(make_run(tmp_path, name, count)) for name, count in (("a", 3), ("b", 5))]
-    figure = curves(found)
+    histories = [history.read(make_run(tmp_path, *run)) for run in (("a", 3), ("b", 5))]
+    figure = curves(histories)
     assert [axes.get_title() for axes in figure.axes] == [
-        *("loss", "accuracy", "learning rate", "images/s in training")
+        *("Loss", "Accuracy", "Learning rate", "Training speed (images/s)")
     ]
     loss, accuracy, rate, speed = figure.axes
     paths = ["train/loss", "val/loss"]
-    expected = [(one.epochs, one.series(path)) for one in found for path in paths]
+    expected = [(run.epochs, run.series(path)) for run in histories for path in paths]
     for line, (epochs, values) in zip(loss.lines, expected, strict=True):
         assert np.array_equal(line.get_xdata(), epochs)
         assert np.array_equal(line.get_ydata(), values)
@@ -52,13 +43,15 @@ def test_each_panel_holds_the_numbers_of_its_metrics(tmp_path: Path) -> None:
 
 def test_the_legend_names_each_run_whatever_its_name(tmp_path: Path) -> None:
     names = ("_a", "$\\frac{$", "[red]b", "<script>")
-    found = [history.read(make_run(tmp_path, name)) for name in names]
-    figure = curves(found)
+    figure = curves([history.read(make_run(tmp_path, name)) for name in names])
     runs, kinds = figure.legends
     assert [text.get_text() for text in runs.get_texts()] == list(names)
     drawn = [line.get_color() for line in figure.axes[2].lines]
     assert [handle.get_color() for handle in runs.get_lines()] == drawn
-    assert [text.get_text() for text in kinds.get_texts()] == ["hold-out", "training, augmented"]
+    assert [text.get_text() for text in kinds.get_texts()] == [
+        "validation",
+        "training (augmented images)",
+    ]
     style.save(figure, tmp_path / "a.svg")
 
 
@@ -87,10 +80,10 @@ def test_a_diverged_run_has_a_gap_and_the_rest_is_drawn(tmp_path: Path) -> None:
 
 
 def test_more_runs_than_colours_and_no_epoch_at_all_are_refused(tmp_path: Path) -> None:
-    found = [history.read(make_run(tmp_path, f"r{number}", 1)) for number in range(11)]
-    with pytest.raises(UsageError, match="11 runs: at most 10 can be told apart"):
-        curves(found)
-    with pytest.raises(UsageError, match="no epoch is finished yet in x"):
+    histories = [history.read(make_run(tmp_path, f"r{number}", 1)) for number in range(11)]
+    with pytest.raises(UsageError, match="11 runs: a figure shows at most 10; name fewer"):
+        curves(histories)
+    with pytest.raises(UsageError, match="no finished epoch in x: plot again after the first one"):
         curves([history.read(make_run(tmp_path, "x", 0))])
 
 
@@ -117,10 +110,10 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
     row = stl10bench.train(
         "logistic", data_dir=data_dir, image_size=8, epochs=2, batch_size=8, tracker="none"
     )
-    found = history.read(tmp_path / "runs" / row["run"])
-    assert (found.state, found.epochs) == ("finished", (1, 2))
+    run = history.read(tmp_path / "runs" / row["run"])
+    assert (run.state, run.epochs) == ("finished", (1, 2))
     for path in ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr"):
-        assert all(map(math.isfinite, found.series(path))), path
+        assert all(map(math.isfinite, run.series(path))), path
     assert cli("plot", "logistic", "--output", "run.svg").out == "run.svg\n"
 
 

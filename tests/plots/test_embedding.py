@@ -28,8 +28,7 @@ def blobs(count: int = 40, width: int = 6) -> tuple[NDArray[np.float32], NDArray
 
 def test_pca_is_the_singular_value_decomposition() -> None:
     features, _ = blobs()
-    found = embedding.project(features)
-    (title, points), _ = found.items()
+    (title, points), _ = embedding.project(features).items()
     centred = features.astype(np.float64) - features.astype(np.float64).mean(axis=0)
     _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
     expected = centred @ directions[:2].T
@@ -51,20 +50,22 @@ def test_tsne_keeps_neighbours_together_and_is_the_same_twice() -> None:
     assert np.array_equal(labels[distances.argmin(axis=1)], labels)
 
 
-def test_one_feature_is_enough_and_few_images_are() -> None:
-    features, _ = blobs(embedding.LEAST, 1)
+def test_one_feature_and_eight_images_are_enough() -> None:
+    features, _ = blobs(embedding.MIN_IMAGES, 1)
     assert [points.shape for points in embedding.project(features).values()] == [(8, 2)] * 2
 
 
 @pytest.mark.parametrize(
     ("features", "text"),
     [
-        (np.zeros((20, 3)), "the model gives every image the same features"),
-        (np.full((20, 3), np.inf), "the model gives every image the same features, or none"),
+        (np.zeros((20, 3)), "the model's features are not finite, or the same for every image"),
+        (np.full((20, 3), np.inf), "the model's features are not finite, or the same"),
         (blobs(7)[0], "7 images: an embedding needs at least 8"),
     ],
 )
-def test_what_has_no_embedding_is_said(features: NDArray[np.float32], text: str) -> None:
+def test_features_without_an_embedding_are_refused(
+    features: NDArray[np.float32], text: str
+) -> None:
     with pytest.raises(UsageError, match=text):
         embedding.project(features.astype(np.float32))
 
@@ -135,13 +136,8 @@ def test_a_model_without_a_last_linear_layer_is_refused(
 
 
 def test_the_embedding_is_drawn_by_the_command_and_the_same_twice(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    data_dir: Path,
+    cli: Entry, tmp_path: Path, data_dir: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    cli = Entry(monkeypatch, capsys)
     save_model(tmp_path / "m.safetensors", "mlp", hidden=(16, 5))
     options = ["visualize", "embedding", "m.safetensors", "--data-dir", data_dir]
     ended = cli(*options)

@@ -20,17 +20,9 @@ from stl10bench.data.stl10 import Dataset, open_dataset
 from stl10bench.inference.predictor import load
 from stl10bench.models import checkpoint, registry
 from stl10bench.plots import galleries, inspection
-from stl10bench.plots.galleries import GAP, LINE, SIDE, TITLE, Section, Tile, gallery
+from stl10bench.plots.galleries import GAP, LINE, MIN_WIDTH, SIDE, Section, Tile, gallery
 
 STEP = SIDE + GAP
-
-
-@pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Entry:
-    monkeypatch.chdir(tmp_path)
-    return Entry(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def test_each_cell_of_the_samples_is_another_image_of_its_columns_class(
     ended = cli("visualize", "samples", "--data-dir", data_dir)
     assert (ended.code, ended.out, ended.err) == (0, "samples.png\n", "")
     pixels = written(tmp_path / "samples.png")
-    assert pixels.shape == (LINE + LINE + 4 * STEP + GAP, TITLE, 3)
+    assert pixels.shape == (LINE + LINE + 4 * STEP + GAP, MIN_WIDTH, 3)
     images = galleries.hwc(dataset.train.images)
     shown = set()
     for label in range(4):
@@ -134,46 +126,46 @@ def test_samples_need_no_pyplot(data_dir: Path, tmp_path: Path) -> None:
 
 def test_the_augmentation_shown_is_the_one_that_training_draws(dataset: Dataset) -> None:
     config = RunConfig(model="cnn", image_size=32, rotation=(0.0, 20.0), hue=0.1, seed=3)
-    original, found = galleries.variants(dataset.train, 7, config, 5)
+    original, variants = galleries.variants(dataset.train, 7, config, 5)
     draws = augment.draw(config, 5, 32, epoch=1, batch=0)
     image = torch.from_numpy(dataset.train.images[7:8].copy())
     small = torch.nn.functional.interpolate(image, (32, 32), mode="bilinear", antialias=True)
     expected = augment.apply(small.expand(5, -1, -1, -1), draws, config).mul(255).round()
-    assert np.array_equal(found[-1].images, expected.numpy())
+    assert np.array_equal(variants[-1].images, expected.numpy())
     assert np.array_equal(original, small[0].numpy())
-    assert [row.operation for row in found] == [
+    assert [row.operation for row in variants] == [
         *("brightness", "contrast", "saturation", "hue", "flip", "rotation", "all together")
     ]
 
 
 def test_a_row_shows_its_own_operation_alone(dataset: Dataset) -> None:
     config = RunConfig(model="cnn", image_size=32, brightness=0.4)
-    original, found = galleries.variants(dataset.train, 0, config, 12)
-    rows = {row.operation: row for row in found}
+    original, variants = galleries.variants(dataset.train, 0, config, 12)
+    rows = {row.operation: row for row in variants}
     factors = np.array([float(value.removeprefix("x ")) for value in rows["brightness"].values])
     expected = (original * factors.reshape(-1, 1, 1, 1)).clip(0, 255)
     assert np.abs(rows["brightness"].images - expected).max() <= 0.5 + 255 * 0.005
     for image, value in zip(rows["flip"].images, rows["flip"].values, strict=True):
         flipped = original[..., ::-1] if value == "mirrored" else original
         assert np.abs(image.astype(int) - flipped).max() <= 1
-    assert set(rows["flip"].values) == {"mirrored", "as it is"}
+    assert set(rows["flip"].values) == {"mirrored", "unchanged"}
 
 
 def test_an_operation_that_is_off_has_no_row_and_a_crop_has_one(dataset: Dataset) -> None:
     config = RunConfig(
         model="cnn", image_size=64, input="crop", hue=0, rotation=(0.0, 0.0), saturation=0
     )
-    original, found = galleries.variants(dataset.train, 0, config, 3)
-    assert [row.operation for row in found] == [
+    original, variants = galleries.variants(dataset.train, 0, config, 3)
+    assert [row.operation for row in variants] == [
         *("brightness", "contrast", "flip", "crop", "all together")
     ]
     whole = dataset.train.images[0]
     assert np.array_equal(original, whole[:, 16:80, 16:80])
-    for image, value in zip(found[3].images, found[3].values, strict=True):
+    for image, value in zip(variants[3].images, variants[3].values, strict=True):
         left, top = map(int, value.removeprefix("from ").split(","))
         window = whole[:, top : top + 64, left : left + 64]
         assert np.abs(image.astype(int) - window).max() <= 1
-    for image, value in zip(found[2].images, found[2].values, strict=True):
+    for image, value in zip(variants[2].images, variants[2].values, strict=True):
         centre = original[..., ::-1] if value == "mirrored" else original
         assert np.abs(image.astype(int) - centre).max() <= 1, "the others stay in the centre"
 
@@ -196,16 +188,16 @@ def test_right_and_wrong_images_stand_where_they_belong(dataset: Dataset) -> Non
     rows = np.array([3, 1, 8, 2])
     classes = dataset.test.labels[rows].copy()
     classes[1] = (classes[1] + 1) % 4
-    judged = inspection.Judged(rows, classes, np.array([0.5, 0.875, 0.75, 0.625]))
-    figure = galleries.predictions(dataset, judged, count=10, order="surest")
-    said = texts(figure)
-    assert "right: 3 of 4" in said
-    assert "wrong: 1 of 4" in said
-    right = [text for text in said if text.endswith(("0.50", "0.75", "0.62"))]
+    predicted = inspection.Predictions(rows, classes, np.array([0.5, 0.875, 0.75, 0.625]))
+    figure = galleries.predictions(dataset, predicted, count=10, order="surest")
+    shown = texts(figure)
+    assert "right: 3 of 4 images" in shown
+    assert "wrong: 1 of 4 images" in shown
+    right = [text for text in shown if text.endswith(("0.50", "0.75", "0.62"))]
     names = [NAMES[label] for label in dataset.test.labels[[8, 2, 3]]]
     assert right == [f"{names[0]} 0.75", f"{names[1]} 0.62", f"{names[2]} 0.50"]
-    assert f"{NAMES[classes[1]]} 0.88" in said
-    assert f"is {NAMES[dataset.test.labels[1]]}" in said
+    assert f"{NAMES[classes[1]]} 0.88" in shown
+    assert f"true: {NAMES[dataset.test.labels[1]]}" in shown
     pixels = painted(figure)
     top = LINE + GAP + LINE + GAP
     first = pixels[top : top + SIDE, GAP : GAP + SIDE]
@@ -215,21 +207,21 @@ def test_right_and_wrong_images_stand_where_they_belong(dataset: Dataset) -> Non
     assert np.array_equal(wrong, galleries.hwc(dataset.test.images[1]))
 
 
-def test_an_unknown_order_says_the_nearest(dataset: Dataset) -> None:
-    judged = inspection.Judged(np.array([0]), np.array([0]), np.array([0.5]))
+def test_an_unknown_order_names_the_nearest(dataset: Dataset) -> None:
+    predicted = inspection.Predictions(np.array([0]), np.array([0]), np.array([0.5]))
     with pytest.raises(UsageError, match="unknown order 'sure': did you mean 'surest'"):
-        galleries.predictions(dataset, judged, count=1, order="sure")
+        galleries.predictions(dataset, predicted, count=1, order="sure")
 
 
-def test_a_model_judges_the_images_by_its_own_logits(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_predictions_are_those_of_the_models_logits(dataset: Dataset, tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", "mlp", hidden=(16,))
     predictor = load(tmp_path / "m.safetensors")
-    judged = inspection.judge(predictor, dataset, images=12, seed=0)
-    assert len(set(judged.rows)) == 12
+    predicted = inspection.predict(predictor, dataset, images=12, seed=0)
+    assert len(set(predicted.rows)) == 12
     with torch.no_grad():
-        chances = predictor(torch.from_numpy(dataset.test.images[judged.rows])).softmax(1)
-    assert np.array_equal(judged.classes, chances.argmax(1).numpy())
-    assert judged.confidences == pytest.approx(chances.amax(1).numpy(), abs=1e-6)
+        chances = predictor(torch.from_numpy(dataset.test.images[predicted.rows])).softmax(1)
+    assert np.array_equal(predicted.classes, chances.argmax(1).numpy())
+    assert predicted.confidences == pytest.approx(chances.amax(1).numpy(), abs=1e-6)
 
 
 def test_predictions_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_path: Path) -> None:
@@ -245,7 +237,9 @@ def test_data_of_other_classes_are_refused(cli: Entry, tmp_path: Path) -> None:
     for command in ("predictions", "gradcam", "embedding"):
         ended = cli("visualize", command, "m.safetensors", "--data-dir", data_dir)
         assert (ended.code, ended.out) == (3, "")
-        assert "the checkpoint knows the classes ant, bee, cow, dog; the data in" in ended.err
+        assert (
+            "the checkpoint was trained on the classes ant, bee, cow, dog; the data in" in ended.err
+        )
 
 
 # Filters.
@@ -265,10 +259,10 @@ def test_the_weights_of_logistic_regression_become_an_image_a_class(
     )
     _, header = checkpoint.load(path)
     checkpoint.save(path, model, header)
-    name, found = inspection.first_kernels(load(path))
-    assert name == "linears.0"
-    assert np.array_equal(found, kernels.numpy())
-    images = galleries.hwc(inspection.as_images(found))
+    layer, filters = inspection.first_kernels(load(path))
+    assert layer == "linears.0"
+    assert np.array_equal(filters, kernels.numpy())
+    images = galleries.hwc(inspection.as_images(filters))
     assert images[0, 2, 5].tolist() == [255, 128, 128]
     assert images[1, 7, 0].tolist() == [128, 128, 0]
     assert images[1, 0, 0].tolist() == [128, 191, 128]
@@ -278,7 +272,7 @@ def test_the_weights_of_logistic_regression_become_an_image_a_class(
     assert (ended.code, ended.out, ended.err) == (0, "filters.png\n", "")
     pixels, scale, top = written(tmp_path / "filters.png"), SIDE // 8, LINE + GAP
     assert pixels[top + 2 * scale + 3, GAP + 5 * scale + 3].tolist() == [255, 128, 128]
-    figure = galleries.filters(header, name, inspection.as_images(found), NAMES)
+    figure = galleries.filters(header, layer, inspection.as_images(filters), NAMES)
     assert texts(figure)[1:] == list(NAMES)
 
 
@@ -296,12 +290,12 @@ def test_the_first_layer_of_every_kind_of_model_is_found(
 ) -> None:
     model = save_model(tmp_path / "m.safetensors", name, size, **options)
     predictor = load(tmp_path / "m.safetensors")
-    found, kernels = inspection.first_kernels(predictor)
-    assert (found, len(kernels)) == (layer, count)
+    first, kernels = inspection.first_kernels(predictor)
+    assert (first, len(kernels)) == (layer, count)
     weight = model.get_submodule(layer).weight
     assert isinstance(weight, torch.Tensor)
     assert np.array_equal(kernels.reshape(-1), weight.detach().reshape(-1))
-    assert inspection.is_linear(predictor, found) is False
+    assert inspection.is_linear(predictor, first) is False
 
 
 def test_a_model_that_begins_otherwise_has_no_filters(
@@ -373,8 +367,8 @@ def test_an_unreadable_image_file_is_named(tmp_path: Path) -> None:
         inspection.read_images([tmp_path / "folder"])
 
 
-def test_nothing_to_show_is_said() -> None:
-    with pytest.raises(UsageError, match="there is nothing to show"):
+def test_a_gallery_without_images_is_refused() -> None:
+    with pytest.raises(UsageError, match="no images to show"):
         gallery("title", [Section("empty", [])])
 
 

@@ -18,7 +18,7 @@ from stl10bench.core.errors import UsageError
 from stl10bench.inference.predictor import Predictor, load
 from stl10bench.models.classifier import Classifier
 from stl10bench.plots import galleries, gradcam
-from stl10bench.plots.galleries import GAP, LINE
+from stl10bench.plots.galleries import GAP, LINE, MIN_WIDTH
 
 CNN: dict[str, Any] = {"channels": (6, 6, 6, 8), "hidden": (7,)}
 MODELS: list[tuple[str, dict[str, Any]]] = [
@@ -78,11 +78,11 @@ def test_it_is_cam_where_the_maps_are_averaged_and_weighted() -> None:
     convolution, last = nn.Conv2d(3, 5, 3), nn.Linear(5, 4, bias=False)
     model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last).eval()
     images = torch.rand(2, 3, 12, 12)
-    found = gradcam.grad_cam(model, convolution, images, torch.tensor([2, 0]))
+    heat = gradcam.grad_cam(model, convolution, images, torch.tensor([2, 0]))
     weights = last.weight.detach()[[2, 0]].view(2, 5, 1, 1) / 100
     expected = (weights * convolution(images).detach()).sum(1).relu()
-    assert torch.allclose(found, expected, atol=1e-8)
-    assert found.any()
+    assert torch.allclose(heat, expected, atol=1e-8)
+    assert heat.any()
 
 
 def test_what_counts_is_where_the_class_lies() -> None:
@@ -103,8 +103,8 @@ def test_what_counts_is_where_the_class_lies() -> None:
 def test_the_model_is_as_it_was_after(tmp_path: Path) -> None:
     predictor = loaded(tmp_path, "mobilenetv2", hidden=(6,))
     before = {key: value.clone() for key, value in predictor.state_dict().items()}
-    place = gradcam.choose_layer(predictor, None)
-    gradcam.grad_cam(predictor, predictor.model.get_submodule(place), noise(1), torch.tensor([0]))
+    layer = predictor.model.get_submodule(gradcam.choose_layer(predictor, None))
+    gradcam.grad_cam(predictor, layer, noise(1), torch.tensor([0]))
     assert isinstance(predictor.model, Classifier)
     assert predictor.model.frozen
     assert not any(module._forward_hooks for module in predictor.modules())
@@ -132,9 +132,9 @@ def test_an_image_explained_is_the_image_that_the_model_sees(tmp_path: Path) -> 
         chances = predictor(noise(3)).softmax(1)
     assert shown.classes.tolist() == chances.argmax(1).tolist()
     assert shown.confidences == pytest.approx(chances.amax(1).numpy())
-    asked = gradcam.explain(predictor, "14", noise(3).numpy(), 2)
-    assert asked.classes.tolist() == [2, 2, 2]
-    assert asked.confidences == pytest.approx(chances[:, 2].numpy())
+    cow = gradcam.explain(predictor, "14", noise(3).numpy(), 2)
+    assert cow.classes.tolist() == [2, 2, 2]
+    assert cow.confidences == pytest.approx(chances[:, 2].numpy())
     assert shown.map_size == (3, 3)
 
 
@@ -162,28 +162,22 @@ def test_where_there_is_no_evidence_the_picture_is_grey_and_a_wrong_class_orange
     cell = bright[top : top + side, left : left + side].astype(int)
     assert (cell[..., 0] > cell[..., 2]).all(), "yellow lies on it"
     figure = galleries.heat_maps(predictor.header, "14", shown, ["ant"])
+    assert texts(figure)[0].endswith("each map's maximum (yellow)"), "the title is not cut"
     assert texts(figure)[1:] == ["ant", f"bee {shown.confidences[0]:.2f}"]
     assert [text.get_color() for text in figure.texts[1:]] == ["black", "#d55e00"]
 
 
-def test_gradcam_draws_files_and_test_images(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    data_dir: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    cli = Entry(monkeypatch, capsys)
+def test_gradcam_draws_files_and_test_images(cli: Entry, tmp_path: Path, data_dir: Path) -> None:
     save_model(tmp_path / "m.safetensors", "cnn", 64, **CNN)
     Image.fromarray(noise(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / "photo [red].png")
     ended = cli("visualize", "gradcam", "m.safetensors", "photo [red].png", "--class", "cow")
     assert (ended.code, ended.out, ended.err) == (0, "gradcam.png\n", "")
-    assert written(tmp_path / "gradcam.png").shape == (LINE + GAP + 128 + GAP + LINE, 560, 3)
+    assert written(tmp_path / "gradcam.png").shape == (LINE + GAP + 128 + GAP + LINE, MIN_WIDTH, 3)
     cli("visualize", "gradcam", "m.safetensors", "photo [red].png", "--output", "class.svg")
     predicted = "ant|bee|cow|dog"
     assert len(re.findall(rf"<!-- ({predicted}) 0\.\d\d -->", Path("class.svg").read_text())) == 1
-    asked = ["--class", "cow", "--output", "class.svg"]
-    cli("visualize", "gradcam", "m.safetensors", "photo [red].png", *asked)
+    options = ["--class", "cow", "--output", "class.svg"]
+    cli("visualize", "gradcam", "m.safetensors", "photo [red].png", *options)
     assert "<!-- cow 0." in Path("class.svg").read_text()
     options = ["--data-dir", data_dir, "--count", 3, "--output", "test.svg"]
     assert cli("visualize", "gradcam", "m.safetensors", *options).out == "test.svg\n"

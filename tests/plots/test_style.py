@@ -1,4 +1,4 @@
-"""Pictures as files: their formats, their bytes, and that text in them is only text."""
+"""Figures as files: their formats, their bytes, and that text in them is only text."""
 
 import subprocess
 import sys
@@ -29,11 +29,11 @@ HOSTILE = (
 
 @figure_style()
 def sheet(*texts: str) -> Sheet:
-    made = Sheet(240, 20 * len(texts) + 40)
-    made.image(3, 5, np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3), scale=2)
+    page = Sheet(240, 20 * len(texts) + 40)
+    page.image(3, 5, np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3), scale=2)
     for number, text in enumerate(texts):
-        made.text(120, 30 + 20 * number, text, width=200)
-    return made
+        page.text(120, 30 + 20 * number, text, width=200)
+    return page
 
 
 def test_an_image_is_painted_pixel_by_pixel(tmp_path: Path) -> None:
@@ -74,8 +74,12 @@ def test_the_same_figure_has_the_same_bytes_whatever_the_users_settings(
 ) -> None:
     contents = []
     for size in (10, 31):
-        own = {"font.size": size, "svg.hashsalt": str(size), "figure.facecolor": f"C{size}"}
-        with matplotlib.rc_context(own):
+        settings = {
+            "font.size": size,
+            "svg.hashsalt": str(size),
+            "figure.facecolor": f"C{size}",
+        }
+        with matplotlib.rc_context(settings):
             style.save(sheet("name").finish(), path := tmp_path / f"{size}{suffix}")
             assert matplotlib.rcParams["font.size"] == size, "the user's settings come back"
         contents.append(path.read_bytes())
@@ -83,11 +87,11 @@ def test_the_same_figure_has_the_same_bytes_whatever_the_users_settings(
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
-    made = sheet(*HOSTILE)
-    written = [text.get_text() for text in made.figure.findobj(Text)]
+    page = sheet(*HOSTILE)
+    written = [text.get_text() for text in page.figure.findobj(Text)]
     assert written == [*HOSTILE[:4], "a b [2J", "%s&"]
-    assert not any(text.get_parse_math() for text in made.figure.findobj(Text))
-    figure = made.finish()
+    assert not any(text.get_parse_math() for text in page.figure.findobj(Text))
+    figure = page.finish()
     for suffix in (".png", ".svg"):  # $\frac{$ would be an error, were it a formula
         style.save(figure, tmp_path / f"a{suffix}")
     tags = {element.tag for element in ElementTree.parse(tmp_path / "a.svg").iter()}
