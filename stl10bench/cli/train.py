@@ -18,7 +18,11 @@ from stl10bench.cli.options import (
     MODEL,
     MODELS,
     PLUGIN,
+    RUNS,
     TRAINING,
+    Checkpoint,
+    RunName,
+    RunsDir,
     load_plugin,
     settings,
     with_options,
@@ -84,14 +88,16 @@ app = typer.Typer()
 
 @app.command()
 @with_options(TRAINING, JSON)
-def train(
-    model: Annotated[str, MODEL],
-    **options: Any,
-) -> None:
-    """Train one model and print its row."""
+def train(model: Annotated[str, MODEL], *, as_json: bool, **options: Any) -> None:
+    """Under 60 s for logistic with --dataset demo --recipe quick.
+
+    Examples:
+    stl10bench train mlp --dataset demo --recipe quick
+    stl10bench train cnn --epochs 5
+    stl10bench train mobilenetv2 --no-freeze
+    """
     from stl10bench.training.run import train
 
-    as_json = options.pop("as_json")
     row = train(model, console=stderr(), **settings(options))
     if not is_main():
         return
@@ -104,14 +110,20 @@ def train(
 @app.command()
 @with_options(PLUGIN, DATA, MACHINE, JSON)
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
+    checkpoint: Checkpoint,
     *,
-    split: Annotated[str, typer.Option(help="test, train, or val: the run's hold-out.")] = "test",
-    as_json: bool,
+    split: Annotated[
+        str, typer.Option(help="test, train, or val: the run's validation images.")
+    ] = "test",
     plugin: str | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure a checkpoint; needs only the file and the data."""
+    """It needs only the checkpoint and the data.
+
+    Examples:
+    stl10bench evaluate runs/RUN/best.safetensors
+    """
     from stl10bench.inference.evaluate import evaluate
 
     load_plugin(plugin)
@@ -148,7 +160,13 @@ def benchmark(
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """Train what is missing, each model in its own process, and print one table."""
+    """Each model is trained in its own process.
+
+    Examples:
+    stl10bench benchmark --all
+    stl10bench benchmark cnn timm:resnet18 --epochs 10
+    stl10bench benchmark logistic mlp --seeds 3
+    """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -203,39 +221,45 @@ def benchmark(
 @app.command()
 @with_options(DATA, MACHINE, PLUGIN, JSON)
 def reproduce(
-    run: Annotated[str, typer.Argument(help="A run's name, its beginning, or its folder.")],
+    run: RunName,
     *,
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    into: Annotated[Path, typer.Option(help="Folder of the copy.")] = Path("reproduced"),
+    runs_dir: RunsDir = RUNS,
+    into: Annotated[Path, typer.Option(help="Folder of the new run.")] = Path("reproduced"),
     weights: Annotated[
-        Path | None, typer.Option(help="The weights that the run began from, if it had a file.")
+        Path | None, typer.Option(help="The run's initial weights, if they came from a file.")
     ] = None,
     plugin: str | None,
     as_json: bool,
-    **where: Any,
+    **options: Any,
 ) -> None:
-    """Train a stored run again and say whether bits, or only statistics, agree."""
+    """The bits of weights and predictions are compared, then the
+    accuracies; the exit code is 8 if these differ significantly.
+
+    Examples:
+    stl10bench reproduce logistic-1a2b
+    """
     from stl10bench.training.reproduce import reproduce_run
 
     load_plugin(plugin)
     folder = run_folder.find(runs_dir, run)
-    found = reproduce_run(folder, into, console=stderr(), weights=weights, tracker="none", **where)
-    accuracies = [row["test_accuracy"] for row in (found.first, found.second)]
+    result = reproduce_run(
+        folder, into, console=stderr(), weights=weights, tracker="none", **options
+    )
+    old, new = accuracies = [row["test_accuracy"] for row in (result.first, result.second)]
     if as_json:
-        facts = {"run": folder.name, "bits": found.bits, "p": found.p, "accuracies": accuracies}
-        typer.echo(json.dumps({**facts, "differences": found.differences}))
-    elif found.bits:
+        facts = {"run": folder.name, "bits": result.bits, "p": result.p, "accuracies": accuracies}
+        typer.echo(json.dumps({**facts, "differences": result.differences}))
+    elif result.bits:
         typer.echo(f"{folder.name}: the same bits, weights and predictions")
     else:
         typer.echo(
-            f"{folder.name}: other bits; test accuracy {accuracies[0]:.4f} and "
-            f"{accuracies[1]:.4f}, exact McNemar p = {found.p:.3f}"
+            f"{folder.name}: other bits; test accuracy {old:.4f} and {new:.4f}, "
+            f"exact McNemar p = {result.p:.3f}"
         )
-        for key, (stored, new) in found.differences.items():
-            typer.echo(f"  {key}: {stored} and {new}")
-    if not found.bits and found.p < SIGNIFICANCE:
+        for key, (stored, made_now) in result.differences.items():
+            typer.echo(f"  {key}: {stored} and {made_now}")
+    if not result.bits and result.p < SIGNIFICANCE:
         raise DifferentError(
-            f"{folder.name} was not reproduced: accuracies {accuracies[0]:.4f} and "
-            f"{accuracies[1]:.4f} differ by more than chance (p = {found.p:.3g}); what differs in "
-            "machine and versions stands above"
+            f"{folder.name} was not reproduced: accuracies {old:.4f} and {new:.4f} differ "
+            f"significantly (p = {result.p:.3g}); differences of machine and versions stand above"
         )
