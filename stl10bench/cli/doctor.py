@@ -92,12 +92,8 @@ def examine(dataset: str, data_dir: Path | None, runs_dir: Path) -> Iterator[Fin
     """
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
-    yield Finding(
-        "python",
-        "ok",
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}, "
-        f"stl10bench {__version__}",
-    )
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("python", "ok", f"{system}, stl10bench {__version__}")
     try:
         versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
         import torch  # noqa: F401  what the checks below need
@@ -130,19 +126,17 @@ def data(dataset: str, data_dir: Path | None) -> Finding:
             return access._replace(text=text) if access.state == "ok" else access
     try:
         with warnings.catch_warnings(action="ignore"):  # of a stamp that cannot be written
-            found = open_dataset(home)
+            stored = open_dataset(home)
     except (DataError, StorageError) as error:
         remedy = "" if "stl10bench " in str(error) else "move it away, or give another --data-dir"
         return Finding("data", "problem", str(error), remedy, error.exit_code)
-    if dataset == "demo" and found.name != "demo":
+    if dataset == "demo" and stored.name != "demo":
         text = f"{home} does not hold the demo data"
         return Finding("data", "problem", text, "move it away, or use --data-dir", 3)
-    checked = {"STL-10": "MD5 checksums verified", "demo": "as drawn"}
-    text = (
-        f"{found.name} in {found.folder}: {len(found.train.labels):,} train, "
-        f"{len(found.test.labels):,} test, {len(found.class_names)} classes; "
-        f"{checked.get(found.name, 'sizes and labels fit, but these are other images than STL-10')}"
-    )
+    checks = {"STL-10": "MD5 checksums verified", "demo": "as drawn"}
+    check = checks.get(stored.name, "sizes and labels fit, but the images are not STL-10's")
+    counts = f"{len(stored.train.labels):,} train, {len(stored.test.labels):,} test"
+    text = f"{stored.name} in {stored.folder}: {counts}, {len(stored.class_names)} classes; {check}"
     return Finding("data", "ok", text)
 
 
@@ -190,10 +184,8 @@ def write_access(subject: str, folder: Path) -> Finding:
     while not place.exists():
         place = place.parent
     try:
-        with tempfile.TemporaryFile(dir=place) as file:
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
             file.write(b"\0")
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
         text = f"{folder} cannot be written: {error.strerror} ({place})"
         return Finding(subject, "problem", text, f"give a --{subject}-dir that you can write to", 7)
@@ -230,9 +222,9 @@ def gpu() -> Finding:
 
     kind = choose_device("auto")
     if kind == "cuda":
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         free, total = torch.cuda.mem_get_info()
-        return Finding("gpu", "ok", f"{', '.join(names)}; {_gb(free)} of {_gb(total)} free")
+        name = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+        return Finding("gpu", "ok", f"{name}; {_gb(free)} of {_gb(total)} free")
     if kind == "mps":
         return Finding("gpu", "ok", "Apple's MPS; not tested by us")
     if shutil.which("nvidia-smi"):

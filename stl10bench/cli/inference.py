@@ -80,9 +80,7 @@ def predict(
                     "file": str(image.file),
                     "predictions": [
                         {"class": name, "probability": probability}
-                        for name, probability in zip(
-                            image.classes, image.probabilities, strict=True
-                        )
+                        for name, probability in _ranked(image)
                     ],
                 }
                 for image in predictions
@@ -136,13 +134,18 @@ def export(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    at_own_size, at_others = (
-        f"{facts[key]['found']:.1e} (allowed {facts[key]['allowed']:.1e}, "
-        f"{facts[key]['images']} images)"
-        for key in ("own_size", "other_sizes")
-    )
     typer.echo(f"wrote {output} ({facts['bytes'] / 1e6:.1f} MB)")
-    typer.echo(f"largest difference of a logit: {at_own_size}; at other sizes {at_others}")
+    for key, sizes in (("own_size", "the model's size"), ("other_sizes", "other sizes")):
+        largest, allowed, images = (facts[key][name] for name in ("found", "allowed", "images"))
+        typer.echo(
+            f"largest difference of a logit at {sizes}: {largest:.1e} (allowed {allowed:.1e}, "
+            f"{images} images)"
+        )
+
+
+def _ranked(image: "Prediction") -> list[tuple[str, float]]:
+    """The classes of an image with their probabilities, the likeliest first."""
+    return list(zip(image.classes, image.probabilities, strict=True))
 
 
 def _print_csv(predictions: "Sequence[Prediction]") -> None:
@@ -151,7 +154,7 @@ def _print_csv(predictions: "Sequence[Prediction]") -> None:
     writer.writerow(["file", *(f"{part}_{n}" for n in ranks for part in ("class", "probability"))])
     for image in predictions:
         row: list[str | float] = [escape_csv(str(image.file))]
-        for name, probability in zip(image.classes, image.probabilities, strict=True):
+        for name, probability in _ranked(image):
             row += [escape_csv(name), probability]
         writer.writerow(row)
 
@@ -162,12 +165,10 @@ def _print_table(predictions: "Sequence[Prediction]") -> None:
     if not console.is_terminal:
         console.width = 1000  # a pipe has no width
     wide = console.options.update(max_width=1000)
-    shown = ranks
-    while (
-        console.measure(table := _table(predictions, shown), options=wide).maximum > console.width
-        and shown > 1
-    ):
-        shown -= 1
+    for shown in range(ranks, 0, -1):
+        table = _table(predictions, shown)
+        if console.measure(table, options=wide).maximum <= console.width:
+            break
     console.print(table)
     if shown < ranks:
         hidden = f"no room for {ranks - shown} more classes (--format csv has them)"
@@ -182,7 +183,7 @@ def _table(predictions: "Sequence[Prediction]", ranks: int) -> Table:
         table.add_column("p", justify="right", no_wrap=True)
     for image in predictions:
         cells = [clean(str(image.file))]
-        for name, probability in list(zip(image.classes, image.probabilities, strict=True))[:ranks]:
+        for name, probability in _ranked(image)[:ranks]:
             cells += [clean(name), f"{probability:.3f}"]
         table.add_row(*map(escape, cells))
     return table

@@ -120,14 +120,11 @@ def _layer_table(title: str, layers: "Sequence[Layer]", *, formulas: bool) -> Ta
     if formulas:
         table.add_column("parameters are", no_wrap=True)
 
-    def number(value: int) -> str:
-        return f"{value:,}" if value else "-"
-
     for layer in layers:
         shape = "x".join(map(str, layer.shape)) or "-"
-        cells = [escape(layer.kind), shape, number(layer.parameters), number(layer.macs)]
-        table.add_row(*cells, *([layer.formula] if formulas else []))
+        counts = [f"{count:,}" if count else "-" for count in (layer.parameters, layer.macs)]
+        table.add_row(escape(layer.kind), shape, *counts, *([layer.formula] if formulas else []))
     table.add_section()
-    sums = (sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers))
-    table.add_row("total", "", *map(number, sums))
+    totals = (sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers))
+    table.add_row("total", "", *(f"{total:,}" for total in totals))
     return table

@@ -100,8 +100,7 @@ Checkpoint = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(help="A run's name, its beginning, or its folder.")]
 RunNames = Annotated[
-    list[str] | None,
-    typer.Argument(help="Names of runs, their beginnings, or their folders."),
+    list[str] | None, typer.Argument(help="Names of runs, their beginnings, or their folders.")
 ]
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]
@@ -130,12 +129,8 @@ MACHINE: Specification = {
 PLUGIN: Specification = {
     "plugin": _option(str, "Import a module that registers models, from the working folder too.")
 }
-JSON: Specification = {
-    "as_json": (
-        Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")],
-        False,
-    )
-}
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+JSON: Specification = {"as_json": (_Json, False)}
 TRAINING: Specification = {
     "recipe": _option(
         str, f"Named settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)

@@ -25,6 +25,8 @@ from stl10bench.models import registry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from stl10bench.inference.predictor import Predictor
+
 app = typer.Typer(no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(help="Seed of the random choices.", min=0)]
@@ -124,11 +126,9 @@ def predictions(
     stl10bench visualize predictions best.safetensors
     """
     _check(output)
-    from stl10bench.inference.predictor import load
     from stl10bench.plots import galleries, inspection
 
-    load_plugin(plugin)
-    predictor = load(checkpoint)
+    predictor = _load(checkpoint, plugin)
     dataset = open_data(**data, download=False, console=stderr())
     judged = inspection.judge(predictor, dataset, images=images, seed=seed)
     _save(galleries.predictions(dataset, judged, count=count, order=order), output)
@@ -151,11 +151,9 @@ def filters(
     stl10bench visualize filters best.safetensors
     """
     _check(output)
-    from stl10bench.inference.predictor import load
     from stl10bench.plots import galleries, inspection
 
-    load_plugin(plugin)
-    predictor = load(checkpoint)
+    predictor = _load(checkpoint, plugin)
     layer, kernels = inspection.first_kernels(predictor)
     names = predictor.class_names if inspection.is_linear(predictor, layer) else ()
     pixels = inspection.as_images(kernels[:count])
@@ -189,11 +187,9 @@ def gradcam(
     stl10bench visualize gradcam m.safetensors --class cat
     """
     _check(output)
-    from stl10bench.inference.predictor import load
     from stl10bench.plots import galleries, gradcam, inspection
 
-    load_plugin(plugin)
-    predictor = load(checkpoint)
+    predictor = _load(checkpoint, plugin)
     names = predictor.class_names
     if class_name is not None and class_name not in names:
         raise unknown("class", class_name, names)
@@ -229,12 +225,10 @@ def embedding(
     """
     require("sklearn", extra="plots", purpose="the embedding")
     _check(output)
-    from stl10bench.inference.predictor import load
     from stl10bench.plots import galleries, inspection
     from stl10bench.plots.embedding import project, scatter
 
-    load_plugin(plugin)
-    predictor = load(checkpoint)
+    predictor = _load(checkpoint, plugin)
     dataset = open_data(**data, download=False, console=stderr())
     inspection.check_classes(predictor, dataset)
     rows = inspection.some_rows(dataset.test, images, seed)
@@ -253,6 +247,13 @@ def _check(output: Path) -> None:
     from stl10bench.plots import style
 
     style.check_output(output)
+
+
+def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
+    from stl10bench.inference.predictor import load
+
+    load_plugin(plugin)
+    return load(checkpoint)
 
 
 def _save(figure: "Figure", output: Path) -> None:

@@ -16,10 +16,7 @@ from rich.console import Console
 VERBOSITY = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and its children
 QUIET, VERBOSE = "quiet", "verbose"
 LAUNCHED = "STL10BENCH_LAUNCHED"  # the launcher's process: when it dies, a run saves and ends
-_LAUNCHERS = (
-    "ACCELERATE_MIXED_PRECISION",
-    "TORCHELASTIC_RUN_ID",
-)  # accelerate and torchrun set one
+_LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # each sets one of them
 
 
 def is_main() -> bool:
