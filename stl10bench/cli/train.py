@@ -20,7 +20,6 @@ from stl10bench.cli.options import (
     PLUGIN,
     RUNS,
     TRAINING,
-    Checkpoint,
     RunName,
     RunsDir,
     load_plugin,
@@ -110,7 +109,7 @@ def train(model: Annotated[str, MODEL], *, as_json: bool, **options: Any) -> Non
 @app.command()
 @with_options(PLUGIN, DATA, MACHINE, JSON)
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
     *,
     split: Annotated[
         str, typer.Option(help="test, train, or val: the run's validation images.")
