@@ -154,10 +154,8 @@ def weights() -> Finding:
             return Finding("weights", "warning", str(error), "delete it and download it again")
         return Finding("weights", "ok", f"mobilenetv2's are in the cache: {len(tensors)} tensors")
     text = "mobilenetv2's are not in the Hugging Face cache"
-    if constants.HF_HUB_OFFLINE:
-        text += ", and HF_HUB_OFFLINE forbids the download"
-    else:
-        text += ": the first run downloads them (14 MB)"
+    offline = constants.HF_HUB_OFFLINE
+    text += ", and HF_HUB_OFFLINE forbids a download" if offline else ": a run downloads them (14 MB)"
     remedy = "without network pass --weights FILE, or --no-pretrained --no-freeze"
     return Finding("weights", "warning", text, remedy)
 
