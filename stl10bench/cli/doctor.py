@@ -155,7 +155,7 @@ def weights() -> Finding:
         return Finding("weights", "ok", f"mobilenetv2's are in the cache: {len(tensors)} tensors")
     text = "mobilenetv2's are not in the Hugging Face cache"
     offline = constants.HF_HUB_OFFLINE
-    text += ", and HF_HUB_OFFLINE forbids a download" if offline else ": a run downloads them (14 MB)"
+    text += ", and HF_HUB_OFFLINE forbids a download" if offline else ": a run downloads 14 MB"
     remedy = "without network pass --weights FILE, or --no-pretrained --no-freeze"
     return Finding("weights", "warning", text, remedy)
 
