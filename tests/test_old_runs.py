@@ -106,5 +106,5 @@ def test_a_config_with_a_setting_that_nobody_knows_is_refused(runs_dir: Path) ->
     folder = RunFolder(runs_dir / STOPPED)
     values = json.loads(folder.config_file.read_text())
     folder.config_file.write_text(json.dumps({**values, "label_smoothnig": 0.1}))
-    with pytest.raises(CheckpointError, match="label_smoothnig.*did you mean 'label_smoothing'"):
+    with pytest.raises(CheckpointError, match=r"label_smoothnig.*did you mean 'label_smoothing'"):
         folder.check_config(RunFolder(FIXTURE / STOPPED).config())

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,26 +15,28 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from stl10bench.cli.options import DATA, JSON, TRAINING, with_options
 from stl10bench.core import __version__, files
 from stl10bench.core.console import stdout
 from stl10bench.core.errors import CheckpointError, DataError, StorageError, unknown
 from stl10bench.data.load import DATASETS, data_folder
+from stl10bench.data.stl10 import FOLDER, open_dataset
 
-HUB = "timm/mobilenetv2_100.ra_in1k"  # whence mobilenetv2 starts; timm, which knows, imports slowly
+HUB = "timm/mobilenetv2_100.ra_in1k"  # mobilenetv2's weights; timm knows, but imports slowly
 _PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy"),
     *("pillow", "pydantic", "wandb", "huggingface_hub"),
 )
 _LARGEST = "cnn"  # of the report's models, in weights and in memory
 _CNN_MEMORY = 5.0  # GB; `train cnn` at 64 px and batch 128 took 4.7 in fp32, 3.6 in bf16
-_PORT = 29500  # of torchrun and accelerate launch, unless they are told another
+_COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+app = typer.Typer()
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, whether a run can live with it, and what to do if not."""
+    """What was checked, whether a run can live with it, and what to do if not."""
 
     subject: str
     state: Literal["ok", "warning", "problem"]
@@ -44,46 +45,78 @@ class Finding(NamedTuple):
     exit_code: int = 0  # of the error that a run would end with, for a problem
 
 
+@app.command()
+@with_options(
+    {"dataset": DATA["dataset"], "data_dir": DATA["data_dir"], "runs_dir": TRAINING["runs_dir"]},
+    JSON,
+)
+def doctor(*, dataset: str, data_dir: Path, runs_dir: Path, as_json: bool) -> None:
+    """It prints what to do about each problem. The exit code is
+    that of the first one: 3 for data, 7 for the disk.
+
+    Examples:
+    stl10bench doctor
+    stl10bench doctor --dataset demo --json
+    """
+    findings = list(examine(dataset, data_dir, runs_dir))
+    code = next((finding.exit_code for finding in findings if finding.state == "problem"), 0)
+    if as_json:
+        shown = [finding._asdict() for finding in findings]
+        typer.echo(json.dumps({"works": code == 0, "exit_code": code, "findings": shown}))
+    else:
+        show_findings(findings, stdout())
+    raise typer.Exit(code)
+
+
+def show_findings(findings: list[Finding], console: Console) -> None:
+    """Print a line for each finding, and what they mean."""
+    for subject, state, text, remedy, _ in findings:
+        text = "".join(c if c.isprintable() else "?" for c in f"{text}; {remedy}".rstrip("; "))
+        line = f"[{_COLOURS[state]}]{state:7}[/]  {subject:8}  {escape(text)}"
+        console.print(line, highlight=False, emoji=False, soft_wrap=True)
+    states = [finding.state for finding in findings]
+    if count := states.count("problem"):
+        noun, verb = ("problem", "it is") if count == 1 else ("problems", "they are")
+        typer.echo(f"{count} {noun}: training will fail until {verb} fixed")
+    elif count := states.count("warning"):
+        typer.echo(f"training will work, with {count} warning{'s' * (count > 1)}")
+    else:
+        typer.echo("training will work")
+
+
 def examine(dataset: str, data_dir: Path | None, runs_dir: Path) -> Iterator[Finding]:
     """The findings, in the order in which a run would meet them.
 
-    Reads the data as a run does, writes nothing but the data's stamp of sums, asks no network and
-    nobody. Raises UsageError for an unknown dataset.
+    Reads the data as a run does, writes nothing but the data's stamp of checksums, and uses no
+    network. Raises UsageError for an unknown dataset.
     """
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
-    yield Finding(
-        "python",
-        "ok",
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}, "
-        f"stl10bench {__version__}",
-    )
-    missing = [name for name in _PACKAGES if not _version(name)]
-    if missing:
-        remedy = "install the package again: pip install -e ."
-        yield Finding("packages", "problem", f"missing: {', '.join(missing)}", remedy, 2)
-        return
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("python", "ok", f"{system}, stl10bench {__version__}")
     try:
+        versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
         import torch  # noqa: F401  what the checks below need
+    except PackageNotFoundError as error:
+        remedy = "install the package again: pip install -e ."
+        yield Finding("packages", "problem", f"missing: {error.name}", remedy, 2)
+        return
     except (ImportError, OSError) as error:
         remedy = "give it memory (ulimit -v), or install it again"
         yield Finding("packages", "problem", f"torch cannot be loaded: {error}", remedy, 7)
         return
-    yield Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
+    yield Finding("packages", "ok", versions)
     yield data(dataset, data_dir)
     yield weights()
     yield disk(runs_dir)
     yield write_access("runs", runs_dir)
     yield tracker()
-    yield from machine()
+    yield gpu()
     yield memory()
-    yield ports()
 
 
 def data(dataset: str, data_dir: Path | None) -> Finding:
-    """Where the data are, whose they are, and whether they are whole."""
-    from stl10bench.data.stl10 import FOLDER, open_dataset
-
+    """Where the data are, what they are, and whether they are whole."""
     home = data_folder(data_dir)
     if dataset == "demo":
         home /= "demo"
@@ -92,21 +125,18 @@ def data(dataset: str, data_dir: Path | None) -> Finding:
             text = f"not in {home} yet: the first run draws the demo images (20 s)"
             return access._replace(text=text) if access.state == "ok" else access
     try:
-        with warnings.catch_warnings(action="ignore"):  # on a stamp that cannot be written
-            found = open_dataset(home)
+        with warnings.catch_warnings(action="ignore"):  # of a stamp that cannot be written
+            stored = open_dataset(home)
     except (DataError, StorageError) as error:
         remedy = "" if "stl10bench " in str(error) else "move it away, or give another --data-dir"
         return Finding("data", "problem", str(error), remedy, error.exit_code)
-    if dataset == "demo" and found.name != "demo":
+    if dataset == "demo" and stored.name != "demo":
         text = f"{home} does not hold the demo data"
         return Finding("data", "problem", text, "move it away, or use --data-dir", 3)
-    whole = {"STL-10": "official sums", "demo": "as drawn"}.get(found.name, "sizes and labels fit")
-    text = (
-        f"{found.name} in {found.folder}: {len(found.train.labels):,} train, "
-        f"{len(found.test.labels):,} test, {len(found.class_names)} classes; {whole}"
-    )
-    if found.name == "STL-10 layout":
-        return Finding("data", "ok", f"{text}; not called STL-10, for it has other images")
+    checks = {"STL-10": "MD5 checksums verified", "demo": "as drawn"}
+    check = checks.get(stored.name, "sizes and labels fit, but the images are not STL-10's")
+    counts = f"{len(stored.train.labels):,} train, {len(stored.test.labels):,} test"
+    text = f"{stored.name} in {stored.folder}: {counts}, {len(stored.class_names)} classes; {check}"
     return Finding("data", "ok", text)
 
 
@@ -116,21 +146,18 @@ def weights() -> Finding:
 
     from stl10bench.models.checkpoint import read_tensors
 
-    ways = "--weights FILE, or --no-pretrained --no-freeze"
     cached = try_to_load_from_cache(HUB, "model.safetensors")
     if isinstance(cached, str):
         try:
             tensors, _ = read_tensors(Path(cached))
         except CheckpointError as error:
-            return Finding("weights", "warning", str(error), "delete it and fetch it again")
+            return Finding("weights", "warning", str(error), "delete it and download it again")
         return Finding("weights", "ok", f"mobilenetv2's are in the cache: {len(tensors)} tensors")
     text = "mobilenetv2's are not in the Hugging Face cache"
-    if constants.HF_HUB_OFFLINE:
-        return Finding("weights", "warning", f"{text}, and HF_HUB_OFFLINE forbids fetching", ways)
-    return Finding(
-        *("weights", "warning", f"{text}: the first run fetches them (14 MB)"),
-        f"without network {ways}",
-    )
+    offline = constants.HF_HUB_OFFLINE
+    text += ", and HF_HUB_OFFLINE forbids a download" if offline else ": a run downloads 14 MB"
+    remedy = "without network pass --weights FILE, or --no-pretrained --no-freeze"
+    return Finding("weights", "warning", text, remedy)
 
 
 def disk(runs_dir: Path) -> Finding:
@@ -151,18 +178,16 @@ def disk(runs_dir: Path) -> Finding:
 
 def write_access(subject: str, folder: Path) -> Finding:
     """Whether files can be made in `folder`, or where it would be made; none is left there."""
-    place = _existing(folder)
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
     try:
-        with tempfile.TemporaryFile(dir=place) as file:
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
             file.write(b"\0")
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
-        remedy = f"give --{subject}-dir in a folder of yours"
         text = f"{folder} cannot be written: {error.strerror} ({place})"
-        return Finding(subject, "problem", text, remedy, 7)
-    verb = "written" if folder.absolute() == place else "made"
-    return Finding(subject, "ok", f"{folder} can be {verb}")
+        return Finding(subject, "problem", text, f"give a --{subject}-dir that you can write to", 7)
+    return Finding(subject, "ok", f"{folder} can be written")
 
 
 def tracker() -> Finding:
@@ -170,10 +195,10 @@ def tracker() -> Finding:
     from stl10bench.training.tracking import has_key
 
     mode = os.environ.get("WANDB_MODE")
+    if mode in ("online", "offline", "disabled", "shared"):
+        return Finding("wandb", "ok", f"{mode} (WANDB_MODE)")
     if mode is not None:
-        if mode in ("online", "offline", "disabled", "shared"):
-            return Finding("wandb", "ok", f"{mode}: WANDB_MODE says so")
-        text = f"WANDB_MODE = {mode!r}: wandb will refuse it, and the run go on without"
+        text = f"WANDB_MODE = {mode!r}: wandb refuses it, runs will not be logged there"
         return Finding("wandb", "warning", text, "use online, offline or disabled")
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     with warnings.catch_warnings(record=True) as unreadable:
@@ -187,123 +212,37 @@ def tracker() -> Finding:
     return Finding("wandb", "ok", "offline, in the run folder: no key ('wandb login' stores one)")
 
 
-def machine() -> Iterator[Finding]:
-    """Cores and threads, the device of `--device auto`, and what `--precision auto` means there."""
+def gpu() -> Finding:
+    """The device of `--device auto`."""
     import torch
 
-    from stl10bench.core.device import choose_device, set_threads
-    from stl10bench.config import make_config
-    from stl10bench.training.resolve import choose_precision
+    from stl10bench.core.device import choose_device
 
-    threads = set_threads(None)
-    yield Finding("threads", "ok", f"{threads} of {os.cpu_count()} cores, for one process")
     kind = choose_device("auto")
     if kind == "cuda":
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         free, total = torch.cuda.mem_get_info()
-        yield Finding("gpu", "ok", f"{', '.join(names)}; {_gb(free)} of {_gb(total)} free")
-    elif kind == "mps":
-        yield Finding("gpu", "ok", "Apple's MPS; not tested by us")
-    elif shutil.which("nvidia-smi"):
-        yield Finding(
-            "gpu",
-            "warning",
-            f"there is nvidia-smi, but torch {torch.__version__} finds no GPU: runs on the CPU",
-            "install torch for your CUDA: https://pytorch.org/get-started/locally/",
-        )
-    else:
-        yield Finding("gpu", "ok", "none found: runs on the CPU")
-    chosen = choose_precision(make_config({"model": _LARGEST}), kind)
-    name = {"cuda": "the GPU", "mps": "MPS"}.get(kind, "the CPU")
-    bf16 = "has bf16: used where it is faster" if chosen == "bf16" else "has no fast bf16: fp32"
-    yield Finding("precision", "ok", f"{name} {bf16} (--precision auto)")
+        name = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+        return Finding("gpu", "ok", f"{name}; {_gb(free)} of {_gb(total)} free")
+    if kind == "mps":
+        return Finding("gpu", "ok", "Apple's MPS; not tested by us")
+    if shutil.which("nvidia-smi"):
+        text = f"there is nvidia-smi, but torch {torch.__version__} finds no GPU: runs on the CPU"
+        remedy = "install torch for your CUDA: https://pytorch.org/get-started/locally/"
+        return Finding("gpu", "warning", text, remedy)
+    return Finding("gpu", "ok", f"none: runs on the CPU ({os.cpu_count()} cores)")
 
 
 def memory() -> Finding:
     """Free memory, against what the hungriest of the report's models takes."""
     import psutil
 
-    found = psutil.virtual_memory()
-    text = f"{_gb(found.available)} of {_gb(found.total)} free"
-    if found.available < _CNN_MEMORY * 1e9:
+    ram = psutil.virtual_memory()
+    text = f"{_gb(ram.available)} of {_gb(ram.total)} free"
+    if ram.available < _CNN_MEMORY * 1e9:
         text += f"; the {_LARGEST} takes about {_CNN_MEMORY:g} GB at batch 128"
-        return Finding("memory", "warning", text, "lower --batch-size (another experiment) for it")
+        return Finding("memory", "warning", text, "lower its --batch-size (another experiment)")
     return Finding("memory", "ok", text)
-
-
-def ports() -> Finding:
-    """Whether processes of one run could meet on this machine."""
-    try:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-    except OSError as error:
-        text = f"no port of 127.0.0.1 can be had: {error.strerror}"
-        return Finding("port", "warning", text, "runs of several processes will not work")
-    try:
-        with socket.socket() as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(("127.0.0.1", _PORT))
-    except OSError:
-        text = f"{_PORT} is in use: another launch would wait for it"
-        return Finding("port", "warning", text, "torchrun --standalone takes a free one")
-    return Finding("port", "ok", f"{_PORT} is free for runs of several processes")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _gb(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
-
-
-app = typer.Typer()
-
-_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-
-
-@app.command()
-@with_options(
-    {"dataset": DATA["dataset"], "data_dir": DATA["data_dir"], "runs_dir": TRAINING["runs_dir"]},
-    JSON,
-)
-def doctor(*, dataset: str, data_dir: Path, runs_dir: Path, as_json: bool) -> None:
-    """Say whether a run would work here, and what to do where it would not."""
-    findings = list(examine(dataset, data_dir, runs_dir))
-    problems = [one for one in findings if one.state == "problem"]
-    code = problems[0].exit_code if problems else 0
-    if as_json:
-        shown = [one._asdict() for one in findings]
-        typer.echo(json.dumps({"works": not problems, "exit_code": code, "findings": shown}))
-    else:
-        show_findings(findings, stdout())
-    raise typer.Exit(code)
-
-
-def show_findings(findings: list[Finding], console: Console) -> None:
-    """Print a table to a terminal, a line for each finding to anything else."""
-    grid = Table.grid(padding=(0, 2))
-    for one in findings:
-        text = f"{one.text}; {one.remedy}" if one.remedy else one.text
-        text = "".join(c if c.isprintable() else "?" for c in text)
-        if console.is_terminal:
-            grid.add_row(f"[{_STYLES[one.state]}]{one.state}[/]", one.subject, escape(text))
-        else:  # a line each, for grep
-            typer.echo(f"{one.state:7}  {one.subject:9}  {text}")
-    if console.is_terminal:
-        console.print(grid, highlight=False)
-    states = [one.state for one in findings]
-    found = [f"{states.count(kind)} {kind}(s)" for kind in ("problem", "warning") if kind in states]
-    works = "a run would not work" if "problem" in states else "a run would work"
-    typer.echo(", ".join([works, *found]))

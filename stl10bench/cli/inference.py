@@ -5,72 +5,89 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from stl10bench.cli.options import JSON, MACHINE, PLUGIN, completing, load_plugin, with_options
+from stl10bench.cli.options import (
+    JSON,
+    MACHINE,
+    PLUGIN,
+    Checkpoint,
+    choice,
+    load_plugin,
+    with_options,
+)
 from stl10bench.core.console import clean, escape_csv, progress, stdout
-from stl10bench.core.errors import DataError, unknown
+from stl10bench.core.errors import DataError
 
 if TYPE_CHECKING:
-    from stl10bench.inference.predictor import Broken, Prediction
-
+    from stl10bench.inference.predictor import Prediction
 
 app = typer.Typer()
-STYLES = ("table", "csv")
-_CHECKPOINT = typer.Argument(help="A run's best.safetensors, or a folder from export --to hub.")
 
 
 @app.command()
 @with_options(MACHINE, PLUGIN, JSON)
 def predict(
-    checkpoint: Annotated[Path, _CHECKPOINT],
+    checkpoint: Checkpoint,
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     *,
     top: Annotated[int, typer.Option(help="Classes per image, the likeliest first.", min=1)] = 3,
-    style: Annotated[
-        str, typer.Option("--format", help="table, csv.", autocompletion=completing(STYLES))
-    ] = "table",
+    style: Annotated[str, choice("format", ("table", "csv"), "--format")] = "table",
     device: str,
     threads: int | None,
     plugin: str | None,
     as_json: bool,
 ) -> None:
-    """Name the likeliest classes of images; needs only the checkpoint.
-
-    JPEG, PNG, WebP, BMP, GIF, TIFF and PPM of any size, told
+    """JPEG, PNG, WebP, BMP, GIF, TIFF and PPM of any size, told
     by their content. Each is turned upright (EXIF), put on
     white where it is transparent, cropped to its central
     square and resized to 96 px, as by `data import`; then the
-    run's own rule follows. Nothing is distorted, but what is
-    outside of the central square is not seen. Folders are
-    walked by name, hidden files passed over. What is no image
-    is named with the reason, and the exit code is 3.
+    run's own rule follows. Nothing is distorted, but what lies
+    outside the central square is not seen. Folders are walked
+    by name, hidden files skipped. For a file that is no image
+    the reason is printed, and the exit code is 3.
+    Under 20 s for a hundred images.
+
+    Examples:
+    stl10bench predict runs/RUN/best.safetensors cat.jpg
+    stl10bench predict model.safetensors photos --format csv
     """
-    if style not in STYLES:
-        raise unknown("format", style, STYLES)
-    load_plugin(plugin)
     from stl10bench.core.device import choose_device, set_threads
     from stl10bench.inference.predictor import Broken, Prediction, classify, find_images, load
 
+    load_plugin(plugin)
     kind = choose_device(device)
     set_threads(threads)
     predictor = load(checkpoint).to(kind)
-    found = find_images(images)
-    with progress("predicting", len(found)) as report:
-        results = classify(predictor, found, top=top, report=report)
+    files = find_images(images)
+    with progress("predicting", len(files)) as report:
+        results = classify(predictor, files, top=top, report=report)
     predictions = [result for result in results if isinstance(result, Prediction)]
     broken = [result for result in results if isinstance(result, Broken)]
-    for one in broken:
-        typer.echo(f"{clean(str(one.file))}: {clean(one.reason)}", err=True)
+    for image in broken:
+        typer.echo(f"{clean(str(image.file))}: {clean(image.reason)}", err=True)
     if as_json:
-        config = predictor.header.config
-        content = {"checkpoint": str(checkpoint), "model": config.model}
-        typer.echo(json.dumps(content | _as_json(predictions, broken)))
+        content = {
+            "checkpoint": str(checkpoint),
+            "model": predictor.header.config.model,
+            "images": [
+                {
+                    "file": str(image.file),
+                    "predictions": [
+                        {"class": name, "probability": probability}
+                        for name, probability in _ranked(image)
+                    ],
+                }
+                for image in predictions
+            ],
+            "broken": [{"file": str(image.file), "reason": image.reason} for image in broken],
+        }
+        typer.echo(json.dumps(content))
     elif style == "csv":
         _print_csv(predictions)
     elif predictions:
@@ -83,20 +100,15 @@ def predict(
 @app.command()
 @with_options(PLUGIN, JSON)
 def export(
-    checkpoint: Annotated[Path, _CHECKPOINT],
+    checkpoint: Checkpoint,
     *,
-    to: Annotated[
-        str,
-        typer.Option(help="onnx, torch, hub.", autocompletion=completing(("onnx", "torch", "hub"))),
-    ],
+    to: Annotated[str, choice("format", ("onnx", "torch", "hub"))],
     output: Annotated[Path, typer.Option(help="The file, or for hub the folder, to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     plugin: str | None,
     as_json: bool,
 ) -> None:
-    """Write a model as ONNX, for torch.export or as a Hugging Face folder.
-
-    onnx and torch (a .pt2) take uint8 RGB images (N, 3, H, W)
+    """onnx and torch (a .pt2) take uint8 RGB images (N, 3, H, W)
     of any number and size; resizing, cropping, normalising are
     inside; class names and settings go along as metadata.
 
@@ -109,46 +121,40 @@ def export(
     Each is loaded again and compared with the checkpoint; with
     other logits nothing is kept. A .pt2 may hold pickles: load
     those of others only if you trust them.
+    Under 60 s for the package's own models.
+
+    Examples:
+    stl10bench export m.safetensors --to onnx --output m.onnx
+    stl10bench export m.safetensors --to hub --output m
     """
     from stl10bench.inference.export import export
 
     load_plugin(plugin)
-    found = export(checkpoint, to=to, output=output, overwrite=overwrite)
+    facts = export(checkpoint, to=to, output=output, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(facts))
         return
-    own, others = (
-        f"{found[key]['found']:.1e} (allowed {found[key]['allowed']:.1e}, "
-        f"{found[key]['images']} images)"
-        for key in ("own_size", "other_sizes")
-    )
-    typer.echo(f"wrote {output} ({found['bytes'] / 1e6:.1f} MB)")
-    typer.echo(f"largest difference of a logit: {own}; at other sizes {others}")
+    typer.echo(f"wrote {output} ({facts['bytes'] / 1e6:.1f} MB)")
+    for key, sizes in (("own_size", "the model's size"), ("other_sizes", "other sizes")):
+        largest, allowed, images = (facts[key][name] for name in ("found", "allowed", "images"))
+        typer.echo(
+            f"largest difference of a logit at {sizes}: {largest:.1e} (allowed {allowed:.1e}, "
+            f"{images} images)"
+        )
 
 
-def _as_json(predictions: "Sequence[Prediction]", broken: "Sequence[Broken]") -> dict[str, Any]:
-    return {
-        "images": [
-            {
-                "file": str(one.file),
-                "predictions": [
-                    {"class": name, "probability": probability}
-                    for name, probability in zip(one.classes, one.probabilities, strict=True)
-                ],
-            }
-            for one in predictions
-        ],
-        "broken": [{"file": str(one.file), "reason": one.reason} for one in broken],
-    }
+def _ranked(image: "Prediction") -> list[tuple[str, float]]:
+    """The classes of an image with their probabilities, the likeliest first."""
+    return list(zip(image.classes, image.probabilities, strict=True))
 
 
 def _print_csv(predictions: "Sequence[Prediction]") -> None:
     ranks = range(1, len(predictions[0].classes) + 1) if predictions else ()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", *(f"{part}_{n}" for n in ranks for part in ("class", "probability"))])
-    for one in predictions:
-        row: list[str | float] = [escape_csv(str(one.file))]
-        for name, probability in zip(one.classes, one.probabilities, strict=True):
+    for image in predictions:
+        row: list[str | float] = [escape_csv(str(image.file))]
+        for name, probability in _ranked(image):
             row += [escape_csv(name), probability]
         writer.writerow(row)
 
@@ -159,12 +165,11 @@ def _print_table(predictions: "Sequence[Prediction]") -> None:
     if not console.is_terminal:
         console.width = 1000  # a pipe has no width
     wide = console.options.update(max_width=1000)
-    shown = ranks
-    while shown > 1:
-        if console.measure(_table(predictions, shown), options=wide).maximum <= console.width:
+    for shown in range(ranks, 0, -1):
+        table = _table(predictions, shown)
+        if console.measure(table, options=wide).maximum <= console.width:
             break
-        shown -= 1
-    console.print(_table(predictions, shown))
+    console.print(table)
     if shown < ranks:
         hidden = f"no room for {ranks - shown} more classes (--format csv has them)"
         console.print(hidden, style="dim", highlight=False)
@@ -176,9 +181,9 @@ def _table(predictions: "Sequence[Prediction]", ranks: int) -> Table:
     for rank in range(1, ranks + 1):
         table.add_column(f"class {rank}", overflow="fold")
         table.add_column("p", justify="right", no_wrap=True)
-    for one in predictions:
-        cells = [clean(str(one.file))]
-        for name, probability in list(zip(one.classes, one.probabilities, strict=True))[:ranks]:
+    for image in predictions:
+        cells = [clean(str(image.file))]
+        for name, probability in _ranked(image)[:ranks]:
             cells += [clean(name), f"{probability:.3f}"]
         table.add_row(*map(escape, cells))
     return table

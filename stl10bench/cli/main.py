@@ -8,15 +8,16 @@ import signal
 import sys
 import traceback
 import warnings
+from functools import partial
 from importlib import import_module
+from inspect import cleandoc
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command, get_group
+from typer.main import get_group
 
-from stl10bench.cli.examples import epilog
 from stl10bench.core import __version__, files
 from stl10bench.core.console import (
     QUIET,
@@ -30,36 +31,26 @@ from stl10bench.core.console import (
 )
 from stl10bench.core.errors import BenchError, StorageError
 
-COMMANDS = {  # -> its module in stl10bench.cli, and the first line of its help
+# A command -> its module in stl10bench.cli, and the first line of its help: `--help` imports no
+# module. The command's docstring goes on from there.
+COMMANDS = {
     "train": ("train", "Train one model and print its row."),
-    "evaluate": ("train", "Measure a checkpoint; needs only the file and the data."),
-    "benchmark": (
-        "train",
-        "Train what is missing, each model in its own process, and print one table.",
-    ),
+    "evaluate": ("train", "Evaluate a checkpoint on a split of the data."),
+    "benchmark": ("train", "Train the missing runs of several models and print one table."),
     "table": ("results", "Print the table of all finished runs."),
-    "compare": ("results", "Compare finished runs, image by image, pair by pair."),
-    "report": (
-        "results",
-        "Write one page of all that the runs tell, a file that needs nothing but itself.",
-    ),
-    "reproduce": (
-        "train",
-        "Train a stored run again and say whether bits, or only statistics, agree.",
-    ),
+    "compare": ("results", "Compare the accuracies of finished runs, pair by pair."),
+    "report": ("results", "Write a self-contained report of all runs, in HTML or Markdown."),
+    "reproduce": ("train", "Train a stored run again and compare the results."),
     "study": ("study", "List, show and run studies: what a setting is worth."),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
-    "predict": ("inference", "Name the likeliest classes of images; needs only the checkpoint."),
-    "export": ("inference", "Write a model as ONNX, for torch.export or as a Hugging Face folder."),
-    "plot": (
-        "results",
-        "Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs.",
-    ),
+    "predict": ("inference", "Classify images."),
+    "export": ("inference", "Export a model to ONNX, torch.export or a Hugging Face folder."),
+    "plot": ("results", "Plot the training curves of runs."),
     "visualize": ("visualize", "Draw the data, and what models make of them."),
     "runs": ("runs", "List, show and remove runs."),
-    "data": ("data", "Download, check, audit, draw or import data."),
-    "doctor": ("doctor", "Say whether a run would work here, and what to do where it would not."),
+    "data": ("data", "Download, verify, audit, draw or import data."),
+    "doctor": ("doctor", "Check whether training will work on this machine."),
 }
 
 
@@ -71,55 +62,19 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings | {"commands": stubs})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that `args` name, with its options, and what is left of them."""
-        name, stub, rest = super().resolve_command(ctx, args)
+        """The command that `args` name, with its own options and ours, and the other words."""
+        name, stub, words = super().resolve_command(ctx, args)
         if name is None or stub is None:
-            return name, stub, rest
-        group = get_group(import_module(f"stl10bench.cli.{COMMANDS[name][0]}").app)
+            return name, stub, words
+        module, line = COMMANDS[name]
+        group = get_group(import_module(f"stl10bench.cli.{module}").app)
         command = group.commands.get(name, group)
-        command.epilog = epilog(name)
-        command.params.extend(_loudness())
-        for sub, one in getattr(command, "commands", {}).items():
-            one.epilog = epilog(f"{name} {sub}")
-            one.params.extend(_loudness())
-        return name, command, rest
-
-
-def _set_quiet(asked: bool) -> None:
-    if asked:
-        os.environ[VERBOSITY] = QUIET
-
-
-def _set_verbose(asked: bool) -> None:
-    if asked:
-        os.environ[VERBOSITY] = VERBOSE
-        logging.basicConfig(level=logging.INFO, stream=muted_stderr())
-
-
-_QUIET = typer.Option(
-    "--quiet", "-q", callback=_set_quiet, help="Only results, warnings and errors."
-)
-_VERBOSE = typer.Option(
-    "--verbose",
-    "-v",
-    callback=_set_verbose,
-    help="Also what libraries log, and where an error comes from.",
-)
-
-
-def _loudness() -> list[Any]:
-    """The options that each command has, as Typer makes them of a function's parameters."""
-    one = typer.Typer(add_completion=False)
-
-    @one.command()
-    def _(
-        quiet: Annotated[bool, _QUIET] = False, verbose: Annotated[bool, _VERBOSE] = False
-    ) -> None: ...
-
-    options = get_command(one).params
-    for option in options:
-        option.expose_value = False
-    return options
+        command.help = f"{line}\n\n{cleandoc(command.help or '')}"
+        for part in (command, *getattr(command, "commands", {}).values()):
+            text, heading, examples = cleandoc(part.help or "").partition("Examples:\n")
+            part.help, part.epilog = text, heading + examples
+            part.params += [option for option in self.params if option.name in (QUIET, VERBOSE)]
+        return name, command, words
 
 
 app = typer.Typer(
@@ -132,19 +87,33 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"stl10bench {__version__}")
         raise typer.Exit
 
 
+def _set_verbosity(option: typer.CallbackParam, wanted: bool) -> None:
+    if wanted:
+        os.environ[VERBOSITY] = str(option.name)
+        if option.name == VERBOSE:
+            logging.basicConfig(level=logging.INFO, stream=muted_stderr())
+
+
+_verbosity = partial(typer.Option, callback=_set_verbosity, expose_value=False)
+
+
 @app.callback()
-def _top(
+def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    quiet: Annotated[bool, _QUIET] = False,
-    verbose: Annotated[bool, _VERBOSE] = False,
+    quiet: Annotated[
+        bool, _verbosity("--quiet", "-q", help="Print only results, warnings and errors.")
+    ] = False,
+    verbose: Annotated[
+        bool, _verbosity("--verbose", "-v", help="Print library logs and tracebacks of errors too.")
+    ] = False,
 ) -> None:
     pass
 
@@ -155,22 +124,26 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C, by the way of every `finally`; on a second one at once."""
+    """End on SIGTERM as on Ctrl-C, through every `finally`; on a second one at once."""
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
 
 
-def _say(error: "BenchError | typer.TyperException") -> None:
-    """One line to stderr, from each process; with --json an object to stdout, from the first."""
+def _print_error(error: "BenchError | typer.TyperException") -> int:
+    """One line to stderr, from each process; with --json an object to stdout, from the first.
+
+    Returns the exit code.
+    """
     if os.environ.get(VERBOSITY) == VERBOSE:
         traceback.print_exception(error, file=muted_stderr())
     text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     line = " ".join(text.split())
-    if line:  # else the help was shown, for want of arguments
+    if line:  # without arguments the help was printed instead
         typer.echo(f"error: {line}", file=muted_stderr())
     if "--json" in sys.argv and is_main():
         with contextlib.suppress(BrokenPipeError):
             typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
+    return error.exit_code
 
 
 def main() -> None:
@@ -182,14 +155,12 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (BenchError, typer.TyperException) as error:
-        _say(error)
-        code = error.exit_code
+        code = _print_error(error)
     except OSError as error:
         if error.errno not in files.FULL:
             raise
-        _say(StorageError(f"no room for what is written: {error}"))
-        code = StorageError.exit_code
-    except SystemExit as end:  # as rich and typer end when nobody reads any more: no error of ours
+        code = _print_error(StorageError(f"no room for what is written: {error}"))
+    except SystemExit as end:  # rich and typer end so when nobody reads any more: no error of ours
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         code = 0

@@ -1,7 +1,8 @@
 """RunConfig and what else a run needs <-> Typer options."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -10,7 +11,8 @@ import typer
 from pydantic import BaseModel
 
 from stl10bench.config import DEFAULT_RECIPE, MADE, RECIPES, Limits, RunConfig
-from stl10bench.core.errors import UsageError
+from stl10bench.core.errors import UsageError, unknown
+from stl10bench.core.files import read_json
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
 
@@ -23,11 +25,37 @@ def completing(values: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def _models(incomplete: str) -> list[str]:
-    return [name for name in [*registry.names(), registry.TIMM] if name.startswith(incomplete)]
+    return completing([*registry.names(), registry.TIMM])(incomplete)
 
 
-MODEL = typer.Argument(help="A registered model, or timm:<any timm model>.", autocompletion=_models)
-MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
+def choice(kind: str, values: Sequence[str], *names: str, help_text: str | None = None) -> Any:
+    """An option that takes one of `values`; another is a UsageError that names the nearest."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in values:
+            raise unknown(kind, value, values)
+        return value
+
+    help_text = help_text or f"{', '.join(values[:-1])} or {values[-1]}."
+    return typer.Option(*names, help=help_text, callback=check, autocompletion=completing(values))
+
+
+def _option(
+    kind: Any,
+    help_text: str,
+    default: Any = None,
+    *,
+    panel: str | None = None,
+    values: Sequence[str] = (),
+    **extra: Any,
+) -> tuple[Any, Any]:
+    option = typer.Option(
+        help=help_text.replace("[", r"\["),
+        rich_help_panel=panel,
+        autocompletion=completing(values) if values else None,
+        **extra,
+    )
+    return Annotated[kind | None if default is None else kind, option], default
 
 
 def _field_options(model: type[BaseModel], panel: str) -> Specification:
@@ -37,176 +65,149 @@ def _field_options(model: type[BaseModel], panel: str) -> Specification:
         if name in MADE:
             continue
         kind: Any = field.annotation
-        metavar, values = None, ()
+        default, metavar, values = field.default, None, ()
         if get_origin(kind) is Literal:
             kind, values = str, get_args(kind)
             metavar = "|".join(values)
         elif get_origin(kind) is tuple:
-            kind, metavar = str, "LOW,HIGH"
-        default = field.default
-        if get_origin(kind) is UnionType:  # X | None
+            kind, metavar, default = str, "LOW,HIGH", ",".join(f"{x:g}" for x in default)
+        elif get_origin(kind) is UnionType:  # X | None
             kind = get_args(kind)[0]
-        shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
-        note = "" if default is None else f" [default: {shown}]"
-        option = typer.Option(
-            help=f"{field.description}{note}".replace("[", r"\["),
-            metavar=metavar,
-            show_default=False,
-            autocompletion=completing(values) if values else None,
-            rich_help_panel=panel,
-        )
-        specification[name] = (Annotated[kind | None, option], None)
+        note = "" if default is None else f" [default: {default}]"
+        help_text = f"{field.description}{note}"
+        specification[name] = _option(kind, help_text, panel=panel, values=values, metavar=metavar)
     return specification
 
 
-def _option(
-    kind: Any, help_text: str, default: Any = None, *names: str, **extra: Any
-) -> tuple[Any, Any]:
-    annotation = kind | None if default is None else kind
-    help_text = help_text.replace("[", r"\[")
-    return Annotated[annotation, typer.Option(*names, help=help_text, **extra)], default
+def load_plugin(module: str | None) -> None:
+    """Import what --plugin names, if it was given."""
+    if module is not None:
+        registry.load_plugin(module)
 
 
-_OF_DATA, _OF_MACHINE = "Data", "Machine"
-DATA: Specification = {
-    "dataset": _option(
-        str,
-        "stl10, or demo: images drawn by code.",
-        "stl10",
-        autocompletion=completing(DATASETS),
-        rich_help_panel=_OF_DATA,
-    ),
-    "data_dir": _option(
-        Path,
-        "Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
-        Path("data"),
-        envvar="STL10BENCH_DATA",
-        rich_help_panel=_OF_DATA,
-    ),
-    "verify": _option(
-        bool, "Hold STL-10's files to their official MD5 sums.", True, rich_help_panel=_OF_DATA
-    ),
-}
-MACHINE: Specification = {
-    "device": _option(
-        str,
-        "auto, cpu, cuda or mps.",
-        "auto",
-        autocompletion=completing(("auto", "cpu", "cuda", "mps")),
-        rich_help_panel=_OF_MACHINE,
-    ),
-    "threads": _option(
-        int,
-        "CPU threads per process [default: cores / processes].",
-        min=1,
-        rich_help_panel=_OF_MACHINE,
-    ),
-}
-PLUGIN: Specification = {
-    "plugin": _option(str, "Import a module that registers models; the working folder counts."),
-}
-_MODEL_OPTIONS: Specification = {
-    "freeze": _option(
-        bool, "Train the head alone, or all of a backbone [default: freeze].", None,
-        "--freeze/--no-freeze", rich_help_panel="Model",
-    ),
-    "hidden": _option(
-        str, "Widths of the hidden linear layers, e.g. 512,256.", rich_help_panel="Model"
-    ),
-    "dropout": _option(float, "Dropout after each hidden linear layer.", rich_help_panel="Model"),
-    "model_option": _option(
-        list[str], "Any option of the model, e.g. channels=64,128,256,512; repeatable.",
-        None, metavar="KEY=VALUE", rich_help_panel="Model",
-    ),
-    "weights": _option(
-        Path, "The backbone's weights: safetensors in timm's keys.", rich_help_panel="Model"
-    ),
-    "pretrained": _option(
-        bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True,
+MODEL = typer.Argument(help="A registered model, or timm:<any timm model>.", autocompletion=_models)
+MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any option of the model, e.g. channels=64,128,256,512; repeatable.",
+        metavar="KEY=VALUE",
         rich_help_panel="Model",
     ),
-}  # fmt: skip
-_RUN: Specification = {
+]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="A run's best.safetensors, or a folder from export --to hub.")
+]
+RunName = Annotated[str, typer.Argument(help="A run's name, its beginning, or its folder.")]
+RunNames = Annotated[
+    list[str] | None, typer.Argument(help="Names of runs, their beginnings, or their folders.")
+]
+RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        help="Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
+        envvar="STL10BENCH_DATA",
+        rich_help_panel="Data",
+    ),
+]
+RUNS, DATA_DIR = Path("runs"), Path("data")
+
+_data, _machine, _model = (partial(_option, panel=name) for name in ("Data", "Machine", "Model"))
+DATA: Specification = {
+    "dataset": _data(str, "stl10, or demo: images drawn by code.", "stl10", values=DATASETS),
+    "data_dir": (DataDir, DATA_DIR),
+    "verify": _data(bool, "Verify STL-10's MD5 checksums.", True),
+}
+MACHINE: Specification = {
+    "device": _machine(
+        str, "auto, cpu, cuda or mps.", "auto", values=("auto", "cpu", "cuda", "mps")
+    ),
+    "threads": _machine(int, "CPU threads per process [default: cores / processes].", min=1),
+}
+PLUGIN: Specification = {
+    "plugin": _option(str, "Import a module that registers models, from the working folder too.")
+}
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+JSON: Specification = {"as_json": (_Json, False)}
+TRAINING: Specification = {
     "recipe": _option(
-        str,
-        f"Named settings: {', '.join(RECIPES)}.",
-        DEFAULT_RECIPE,
-        autocompletion=completing(RECIPES),
+        str, f"Named settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)
     ),
     "config": _option(Path, "JSON file of settings, e.g. a run's config.json."),
-    "runs_dir": _option(Path, "Folder of the run folders.", Path("runs")),
+    "runs_dir": (RunsDir, RUNS),
     "tracker": _option(
         str,
         "wandb (offline without a key), tensorboard or none.",
         "wandb",
-        autocompletion=completing(("wandb", "tensorboard", "none")),
-    ),
-    "download": _option(bool, "Fetch STL-10 when it is missing.", False, rich_help_panel=_OF_DATA),
-    "compile": _option(
-        bool,
-        "Compile the step with torch.compile: minutes first, then perhaps faster.",
-        False,
-        rich_help_panel=_OF_MACHINE,
-    ),
-    "deterministic": _option(
-        bool,
-        "Only kernels that give the same bits each time (matters on GPUs).",
-        False,
-        rich_help_panel=_OF_MACHINE,
+        values=("wandb", "tensorboard", "none"),
     ),
     "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
-}
-TRAINING: Specification = {
-    **_RUN, **DATA, **MACHINE, **PLUGIN, **_MODEL_OPTIONS,
+    **PLUGIN,
+    **DATA,
+    "download": _data(bool, "Download STL-10 if it is missing.", False),
+    **MACHINE,
+    "compile": _machine(bool, "Use torch.compile: minutes at first, then perhaps faster.", False),
+    "deterministic": _machine(bool, "Use only kernels with reproducible bits (GPUs).", False),
+    "freeze": _model(bool, "Freeze the backbone, or fine-tune all of it [default: freeze]."),
+    "hidden": _model(str, "Widths of the hidden linear layers, e.g. 512,256."),
+    "dropout": _model(float, "Dropout after each hidden linear layer."),
+    "model_option": (ModelOptions, None),
+    "weights": _model(Path, "The backbone's weights: safetensors with timm's keys."),
+    "pretrained": _model(
+        bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True
+    ),
     **_field_options(Limits, "Checkpoints and time"),
     **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
-}  # fmt: skip
-JSON: Specification = {
-    "as_json": _option(bool, "Print one JSON object to stdout.", False, "--json"),
 }
 
 
 def with_options(
     *specifications: Specification,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that ends in `**options` the options of the specifications."""
+    """Add the options of the specifications to a command that takes them, e.g. as `**options`."""
+
+    options = {
+        name: pair for specification in specifications for name, pair in specification.items()
+    }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command).parameters.values()
-        parameters = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
-        for specification in specifications:
-            for name, (kind, default) in specification.items():
-                parameters[name] = inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-                )
-        command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-        command.__annotations__ = {name: p.annotation for name, p in parameters.items()}
+        parameters = [
+            parameter
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name not in options and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        parameters += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+            )
+            for name, (kind, default) in options.items()
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
     return decorate
 
 
 def settings(options: dict[str, Any]) -> dict[str, Any]:
-    """What a command was given -> the keywords of `api.train`; unset options are left out."""
-    given = {key: value for key, value in options.items() if value is not None}
-    load_plugin(given.pop("plugin", None))
+    """A command's options -> the keywords of `train`; unset options are left out."""
+    keywords = {key: value for key, value in options.items() if value is not None}
+    load_plugin(keywords.pop("plugin", None))
+    model_options = key_values(keywords.pop("model_option", None))
     stored: dict[str, Any] = {}
-    if path := given.pop("config", None):
-        from stl10bench.core.files import read_json
-
-        stored = {
-            key: value
-            for key, value in read_json(path, UsageError).items()
-            if key not in {"model", "data", "weights"}
-        }
+    if path := keywords.pop("config", None):
+        stored = read_json(path, UsageError)
+        for key in ("model", "data", "weights"):
+            stored.pop(key, None)
         if not isinstance(stored.get("model_options", {}), dict):
             raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
-    if "rotation" in given:
-        given["rotation"] = tuple(given["rotation"].split(","))
-        if len(given["rotation"]) != 2:
+    if "rotation" in keywords:
+        keywords["rotation"] = tuple(keywords["rotation"].split(","))
+        if len(keywords["rotation"]) != 2:
             raise UsageError(f"rotation = {options['rotation']}: must be LOW,HIGH, e.g. 0,20")
-    own = key_values(given.pop("model_option", None))
-    return {**stored, **given, **own}
+    return {**stored, **keywords, **model_options}
 
 
 def key_values(pairs: list[str] | None) -> dict[str, str]:
@@ -215,9 +216,3 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
         if "=" not in pair:
             raise UsageError(f"--model-option {pair}: must be KEY=VALUE, e.g. dropout=0.5")
     return dict(pair.split("=", 1) for pair in pairs or [])
-
-
-def load_plugin(module: str | None) -> None:
-    """Import what --plugin names, if it was given."""
-    if module is not None:
-        registry.load_plugin(module)

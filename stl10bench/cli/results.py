@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from stl10bench.cli.options import JSON, with_options
+from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_options
 from stl10bench.core.console import escape_csv, stderr, stdout
-from stl10bench.core.errors import UsageError, require, unknown
+from stl10bench.core.errors import UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
@@ -32,39 +32,39 @@ app = typer.Typer()
 
 @app.command()
 def table(
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+    runs_dir: RunsDir = RUNS,
+    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
     columns: Annotated[
         str | None,
-        typer.Option(help="What to show: test_accuracy,test_ece,lr and the like.", metavar="A,B"),
+        typer.Option(help="Columns to show, e.g. test_accuracy,test_ece,lr.", metavar="A,B"),
     ] = None,
-    sort: Annotated[
-        str | None, typer.Option(help="The column that orders the rows of each table.")
-    ] = None,
+    sort: Annotated[str | None, typer.Option(help="Column to sort each table by.")] = None,
     descending: Annotated[
-        bool, typer.Option("--descending", help="Sort the highest first.")
+        bool, typer.Option("--descending", help="Sort from high to low.")
     ] = False,
     combine: Annotated[
-        bool, typer.Option(help="One row for the seeds or folds of a setting, or one each.")
+        bool, typer.Option(help="Combine the seeds or folds of a setting into one row.")
     ] = True,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Show the course report's rows and ours as well.")
+        bool, typer.Option("--reference", help="Add the course report's rows and ours.")
     ] = False,
     baselines: Annotated[
-        bool, typer.Option(help="Show what a uniform guess and a constant class score.")
+        bool, typer.Option(help="Add the scores of a uniform guess and a constant class.")
     ] = True,
 ) -> None:
-    """Print the table of all finished runs.
+    """Any entry of a row, its settings or its model's options can be a column.
 
-    Any entry of a row, its settings or its model's options can be a column.
+    Examples:
+    stl10bench table --sort test_loss
+    stl10bench table --columns test_accuracy,test_ece,lr
     """
-    found = stored_rows(runs_dir) + (all_reference_rows() if reference else [])
-    if not found:
+    rows = stored_rows(runs_dir) + (all_reference_rows() if reference else [])
+    if not rows:
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     if descending and sort is None:
         raise UsageError("--descending: must go with --sort COLUMN")
     show_rows(
-        found,
+        rows,
         style,
         stdout(),
         keys=[key.strip() for key in columns.split(",")] if columns else (),
@@ -75,9 +75,8 @@ def table(
     )
 
 
-COMPARE_FORMATS = ("table", "markdown", "csv")
 _NOTE = (
-    "difference: accuracy of the first less that of the second on the same test images, with its "
+    "difference: accuracy of the first minus that of the second on the same test images, with its "
     f"95 % paired-bootstrap interval ({RESAMPLES:,} resamples); p: exact McNemar test, and "
     f"Holm-corrected for all pairs; *: corrected p < {SIGNIFICANCE}"
 )
@@ -86,55 +85,46 @@ _NOTE = (
 @app.command()
 @with_options(JSON)
 def compare(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(help="Run folders: a name, its beginning, or a path. None: all."),
-    ] = None,
+    runs: RunNames = None,
     *,
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    style: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(COMPARE_FORMATS)}.")
-    ] = "table",
+    runs_dir: RunsDir = RUNS,
+    style: Annotated[str, choice("format", FORMATS[:3], "--format")] = "table",
     as_json: bool,
 ) -> None:
-    """Compare finished runs, image by image, pair by pair.
+    """Without names all runs are compared. They must be tested on
+    the same images, at any resolution.
 
-    They must have been tested on the same part of the same images, at any resolution.
+    Examples:
+    stl10bench compare
+    stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b
     """
-    if style not in COMPARE_FORMATS:
-        raise unknown("format", style, COMPARE_FORMATS)
+    from stl10bench.results import comparison
+
     if as_json and style != "table":
         raise UsageError(f"--format {style} and --json: must be one of them")
-    from stl10bench.results.comparison import (
-        check_same_images,
-        differences,
-        finished_folders,
-        load_run,
-    )
-
-    loaded = [load_run(folder) for folder in finished_folders(runs_dir, runs or [])]
-    check_same_images(loaded)
+    folders = comparison.finished_folders(runs_dir, runs or [])
+    loaded = [comparison.load_run(folder) for folder in folders]
+    comparison.check_same_images(loaded)
     loaded.sort(key=lambda run: run.row["test_accuracy"], reverse=True)
-    found = differences(loaded, stderr())
+    differences = comparison.differences(loaded, stderr())
     if as_json:
-        typer.echo(json.dumps(_to_json(loaded, found)))
+        typer.echo(json.dumps(_to_json(loaded, differences)))
     elif style == "csv":
-        typer.echo(_to_csv(loaded, found), nl=False)
+        typer.echo(_to_csv(loaded, differences), nl=False)
     else:
-        matrix, pairs = _matrix(loaded, found), _pairs(found)
+        matrix, pairs = _matrix(loaded, differences), _pairs(differences)
         if style == "markdown":
             typer.echo(f"{to_markdown(matrix)}\n{to_markdown(pairs)}", nl=False)
         else:
-            first_to_go = ["model", *reversed(matrix.header[3:])]
-            print_table(matrix, stdout(), expendable=first_to_go)
+            print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
             print_table(pairs, stdout(), expendable=("only second", "only first"))
 
 
-def _matrix(runs: Sequence[Run], found: Sequence[Difference]) -> Grid:
-    """A line for each run, and its accuracy less that of each run below it."""
-    cells = {(one.first, one.second): _signed(one.counts.difference) for one in found}
-    cells |= {
-        (o.first, o.second): f"{cells[o.first, o.second]} *" for o in found if o.p_holm < 0.05
+def _matrix(runs: Sequence[Run], differences: Sequence[Difference]) -> Grid:
+    """A line for each run: its accuracy, and its accuracy minus that of each run below it."""
+    cells = {
+        (pair.first, pair.second): f"{_signed(pair.counts.difference)}{_star(pair)}"
+        for pair in differences
     }
     lines = tuple(
         (
@@ -145,136 +135,130 @@ def _matrix(runs: Sequence[Run], found: Sequence[Difference]) -> Grid:
         )
         for i, run in enumerate(runs)
     )
-    columns = (f"less {j + 1}" for j in range(1, len(runs)))
-    header = ("run", "model", "test accuracy", *columns)
+    header = ("run", "model", "test accuracy", *(f"less {j + 1}" for j in range(1, len(runs))))
     return Grid(data_title(runs[0].row), header, lines, left=("model",))
 
 
-def _pairs(found: Sequence[Difference]) -> Grid:
+def _pairs(differences: Sequence[Difference]) -> Grid:
     lines = tuple(
         (
-            f"{one.first + 1} - {one.second + 1}",
-            f"{_signed(one.counts.difference)} [{', '.join(map(_signed, one.interval))}]",
-            p_value(one.p),
-            f"{p_value(one.p_holm)}{' *' if one.p_holm < SIGNIFICANCE else ''}",
-            f"{one.counts.first:,}",
-            f"{one.counts.second:,}",
+            f"{pair.first + 1} - {pair.second + 1}",
+            f"{_signed(pair.counts.difference)} [{', '.join(map(_signed, pair.interval))}]",
+            p_value(pair.p),
+            f"{p_value(pair.p_holm)}{_star(pair)}",
+            f"{pair.counts.first:,}",
+            f"{pair.counts.second:,}",
         )
-        for one in found
+        for pair in differences
     )
     header = ("runs", "difference [95 %]", "p", "p (Holm)", "only first", "only second")
     return Grid("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
 
 
-def _to_json(runs: Sequence[Run], found: Sequence[Difference]) -> dict[str, Any]:
-    first = runs[0].row
-    return {
-        **{key: first[key] for key in ("dataset", "test_images")},
-        "data": first["config"]["data"],
-        "resamples": RESAMPLES,
-        "runs": [
-            {
-                "run": run.row["run"],
-                "label": row_label(run.row),
-                "test_accuracy": run.row["test_accuracy"],
-                "test_accuracy_interval": run.row["test_accuracy_interval"],
-            }
-            for run in runs
-        ],
-        "pairs": [
-            {
-                "first": runs[one.first].row["run"],
-                "second": runs[one.second].row["run"],
-                "difference": one.counts.difference,
-                "interval": list(one.interval),
-                "p": one.p,
-                "p_holm": one.p_holm,
-                "both": one.counts.both,
-                "only_first": one.counts.first,
-                "only_second": one.counts.second,
-                "neither": one.counts.neither,
-            }
-            for one in found
-        ],
-    }
-
-
-def _to_csv(runs: Sequence[Run], found: Sequence[Difference]) -> str:
-    """A line for each pair, with full numbers."""
-    out = io.StringIO()
-    lines = []
-    for pair in _to_json(runs, found)["pairs"]:
-        low, high = pair.pop("interval")
-        lines.append({**pair, "low": low, "high": high})
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: escape_csv(value) for key, value in line.items()} for line in lines)
-    return out.getvalue()
+def _star(pair: Difference) -> str:
+    return " *" if pair.p_holm < SIGNIFICANCE else ""
 
 
 def _signed(share: float) -> str:
     return f"{share:+.3f}"
 
 
-REPORT_FORMATS = ("html", "markdown")
-_TITLE = "stl10bench report"
+def _to_json(runs: Sequence[Run], differences: Sequence[Difference]) -> dict[str, Any]:
+    rows = [run.row for run in runs]
+    keys = ("run", "test_accuracy", "test_accuracy_interval")
+    return {
+        **{key: rows[0][key] for key in ("dataset", "test_images")},
+        "data": rows[0]["config"]["data"],
+        "resamples": RESAMPLES,
+        "runs": [{**{key: row[key] for key in keys}, "label": row_label(row)} for row in rows],
+        "pairs": [
+            {
+                "first": rows[pair.first]["run"],
+                "second": rows[pair.second]["run"],
+                "difference": pair.counts.difference,
+                "interval": list(pair.interval),
+                "p": pair.p,
+                "p_holm": pair.p_holm,
+                "both": pair.counts.both,
+                "only_first": pair.counts.first,
+                "only_second": pair.counts.second,
+                "neither": pair.counts.neither,
+            }
+            for pair in differences
+        ],
+    }
+
+
+def _to_csv(runs: Sequence[Run], differences: Sequence[Difference]) -> str:
+    """A line for each pair, with full numbers."""
+    lines = []
+    for pair in _to_json(runs, differences)["pairs"]:
+        low, high = pair.pop("interval")
+        lines.append({**pair, "low": low, "high": high})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: escape_csv(value) for key, value in line.items()} for line in lines)
+    return text.getvalue()
 
 
 @app.command()
 def report(
-    run: Annotated[
-        list[str] | None,
-        typer.Argument(help="Run folders: a name, its beginning, or a path. None: all."),
-    ] = None,
+    run: RunNames = None,
     *,
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    runs_dir: RunsDir = RUNS,
     output: Annotated[
         Path | None, typer.Option(help=r"File to write \[default: report.html or report.md].")
     ] = None,
-    style: Annotated[str, typer.Option("--format", help=f"{', '.join(REPORT_FORMATS)}.")] = "html",
-    title: Annotated[str, typer.Option(help="The heading.")] = _TITLE,
+    style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
+    title: Annotated[str, typer.Option(help="The heading.")] = "stl10bench report",
     data_dir: Annotated[
         Path | None,
         typer.Option(
             help="Folder of the data, for pictures of mistakes "
-            r"\[default: $STL10BENCH_DATA or data, where the images are there].",
+            r"\[default: $STL10BENCH_DATA or data, if the images are there]."
         ),
     ] = None,
 ) -> None:
-    """Write one page of all that the runs tell, a file that needs nothing but itself.
+    """Without names it covers all runs: the table, intervals,
+    accuracy against cost, learning curves, studies, calibration,
+    confusion, agreement, worst mistakes, machines, and the
+    command that trains each run again. If a run's files are
+    damaged or missing, its row stays, with a note.
+    Under 20 s for fifteen runs.
 
-    The table, intervals, accuracy against cost, learning curves,
-    studies, calibration, confusion, agreement, worst mistakes,
-    machines, and the command that trains each run again. Damaged
-    or missing files of a run are noted, its row stays.
+    Examples:
+    stl10bench report
+    stl10bench report cnn mlp-3c4d --format markdown
     """
-    if style not in REPORT_FORMATS:
-        raise unknown("format", style, REPORT_FORMATS)
     from stl10bench.core import files
     from stl10bench.report.build import chapters
     from stl10bench.report.html import html_page
     from stl10bench.report.markdown import markdown_document
 
-    found = chapters(runs_dir, run or [], data_dir=data_dir)
-    content = html_page(title, found) if style == "html" else markdown_document(title, found)
-    path = output or Path("report.html" if style == "html" else "report.md")
-    files.write(path, content.encode())
-    typer.echo(path)
+    content = chapters(runs_dir, run or [], data_dir=data_dir)
+    text = html_page(title, content) if style == "html" else markdown_document(title, content)
+    output = output or Path("report.html" if style == "html" else "report.md")
+    files.write(output, text.encode())
+    typer.echo(output)
 
 
 @app.command()
 def plot(
-    run: Annotated[
-        list[str] | None, typer.Argument(help="A run's name, how it begins, or its folder.")
-    ] = None,
+    run: RunNames = None,
     *,
     output: Annotated[
         Path | None,
         typer.Option(help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png]."),
     ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Draw the curves of runs: loss, accuracy, learning rate and speed over the epochs."""
+    """They show loss, accuracy, learning rate and speed over the
+    epochs. Under 20 s for ten runs.
+
+    Examples:
+    stl10bench plot cnn-1a2b mlp-3c4d --output both.svg
+    """
     require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
     from stl10bench.plots.curves import curves

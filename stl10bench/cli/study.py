@@ -47,7 +47,12 @@ _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 
 @app.command("list")
 def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
-    """List the named studies and those that ran here: what the report found, and what was found."""
+    """List the named studies and those that ran here: what the report found, and what was found.
+
+    Examples:
+    stl10bench study list
+    stl10bench study list --runs-dir runs
+    """
     from stl10bench.studies import presets, ranking, record, summary
 
     lines, ran = [], record.names(runs_dir)
@@ -86,7 +91,12 @@ def show(
     runs_dir: RunsDir = Path("runs"),
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
 ) -> None:
-    """Show a study: what it varies, and the ranking of what was run of it."""
+    """Show a study: what it varies, and the ranking of what was run of it.
+
+    Examples:
+    stl10bench study show cnn-dropout
+    stl10bench study show mine.toml
+    """
     from stl10bench.studies import parse, plan, record
 
     _check_style(style)
@@ -210,6 +220,11 @@ def run(
     """Train what is missing of a study, rank its settings and draw it.
 
     The same command goes on after any end; under a launcher each process takes the next open run.
+
+    Examples:
+    stl10bench study run logistic-lr
+    stl10bench study run --model cnn --vary dropout=0,0.2
+    stl10bench study run mlp-hidden --seeds 3 --dry-run
     """
     from stl10bench.studies import parse, plan, presets, record, search, study, sweep
     from stl10bench.studies.jobs import look_up

@@ -18,7 +18,10 @@ from stl10bench.cli.options import (
     MODEL,
     MODELS,
     PLUGIN,
+    RUNS,
     TRAINING,
+    RunName,
+    RunsDir,
     load_plugin,
     settings,
     with_options,
@@ -84,14 +87,16 @@ app = typer.Typer()
 
 @app.command()
 @with_options(TRAINING, JSON)
-def train(
-    model: Annotated[str, MODEL],
-    **options: Any,
-) -> None:
-    """Train one model and print its row."""
+def train(model: Annotated[str, MODEL], *, as_json: bool, **options: Any) -> None:
+    """Under 60 s for logistic with --dataset demo --recipe quick.
+
+    Examples:
+    stl10bench train mlp --dataset demo --recipe quick
+    stl10bench train cnn --epochs 5
+    stl10bench train mobilenetv2 --no-freeze
+    """
     from stl10bench.training.run import train
 
-    as_json = options.pop("as_json")
     row = train(model, console=stderr(), **settings(options))
     if not is_main():
         return
@@ -106,12 +111,18 @@ def train(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
     *,
-    split: Annotated[str, typer.Option(help="test, train, or val: the run's hold-out.")] = "test",
-    as_json: bool,
+    split: Annotated[
+        str, typer.Option(help="test, train, or val: the run's validation images.")
+    ] = "test",
     plugin: str | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure a checkpoint; needs only the file and the data."""
+    """It needs only the checkpoint and the data.
+
+    Examples:
+    stl10bench evaluate runs/RUN/best.safetensors
+    """
     from stl10bench.inference.evaluate import evaluate
 
     load_plugin(plugin)
@@ -148,7 +159,13 @@ def benchmark(
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """Train what is missing, each model in its own process, and print one table."""
+    """Each model is trained in its own process.
+
+    Examples:
+    stl10bench benchmark --all
+    stl10bench benchmark cnn timm:resnet18 --epochs 10
+    stl10bench benchmark logistic mlp --seeds 3
+    """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -203,32 +220,30 @@ def benchmark(
 @app.command()
 @with_options(DATA, MACHINE, PLUGIN, JSON)
 def reproduce(
-    run: Annotated[str, typer.Argument(help="A run's name, its beginning, or its folder.")],
+    run: RunName,
     *,
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    into: Annotated[Path, typer.Option(help="Folder of the copy.")] = Path("reproduced"),
+    runs_dir: RunsDir = RUNS,
+    into: Annotated[Path, typer.Option(help="Folder of the new run.")] = Path("reproduced"),
     weights: Annotated[
-        Path | None, typer.Option(help="The weights that the run began from, if it had a file.")
+        Path | None, typer.Option(help="The run's initial weights, if they came from a file.")
     ] = None,
     plugin: str | None,
     as_json: bool,
-    **where: Any,
+    **options: Any,
 ) -> None:
-    """Train a stored run again and say whether bits, or only statistics, agree."""
+    """The bits of weights and predictions are compared, then the
+    accuracies; the exit code is 8 if these differ significantly.
+
+    Examples:
+    stl10bench reproduce logistic-1a2b
+    """
     from stl10bench.training.job import Job
     from stl10bench.training.reproduce import reproduce_run
 
     load_plugin(plugin)
     folder = find_run(runs_dir, run)
-    job = Job(
-        config=folder.config(),
-        weights=weights,
-        runs_dir=into,
-        tracker="none",
-        plugin=plugin,
-        **where,
-    )
-    outcome = reproduce_run(folder, job, stderr())
+    options |= {"weights": weights, "runs_dir": into, "tracker": "none", "plugin": plugin}
+    outcome = reproduce_run(folder, Job(config=folder.config(), **options), stderr())
     first, second = outcome.first.test_accuracy, outcome.second.test_accuracy
     if as_json:
         facts = {"run": folder.name, "bits": outcome.bits, "p": outcome.p}
@@ -238,14 +253,13 @@ def reproduce(
         typer.echo(f"{folder.name}: the same bits, weights and predictions")
     else:
         typer.echo(
-            f"{folder.name}: other bits; test accuracy {first:.4f} and {second:.4f}, exact McNemar "
-            f"p = {outcome.p:.3f}"
+            f"{folder.name}: other bits; test accuracy {first:.4f} and {second:.4f}, "
+            f"exact McNemar p = {outcome.p:.3f}"
         )
         for key, (stored, new) in outcome.differences.items():
             typer.echo(f"  {key}: {stored} and {new}")
     if not outcome.bits and outcome.p < SIGNIFICANCE:
         raise DifferentError(
-            f"{folder.name} was not reproduced: accuracies {first:.4f} and {second:.4f} differ by "
-            f"more than chance (p = {outcome.p:.3g}); what differs in machine and versions stands "
-            "above"
+            f"{folder.name} was not reproduced: accuracies {first:.4f} and {second:.4f} differ "
+            f"significantly (p = {outcome.p:.3g}); differences of machine and versions stand above"
         )

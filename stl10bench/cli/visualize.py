@@ -9,15 +9,17 @@ from stl10bench.cli.options import (
     DATA,
     PLUGIN,
     TRAINING,
-    Specification,
+    Checkpoint,
+    Picture,
+    choice,
     load_plugin,
     settings,
     with_options,
 )
-from stl10bench.config import recipe_settings
+from stl10bench.config import make_config, recipe_settings
 from stl10bench.core.console import stderr
 from stl10bench.core.errors import UsageError, require, unknown
-from stl10bench.data.stl10 import Dataset
+from stl10bench.data.load import open_data
 from stl10bench.models import registry
 
 if TYPE_CHECKING:
@@ -25,14 +27,12 @@ if TYPE_CHECKING:
 
     from stl10bench.inference.predictor import Predictor
 
-app = typer.Typer(help="Draw the data, and what models make of them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-Seed = Annotated[int, typer.Option(help="Seeds what is drawn at random.", min=0)]
-Count = Annotated[int, typer.Option(help="How many images to show.", min=1, max=500)]
-Checkpoint = Annotated[Path, typer.Argument(help="A run's best.safetensors.")]
-Output = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]
-_SPLITS = ("train", "test")
-_AUGMENTING: Specification = {
+Seed = Annotated[int, typer.Option(help="Seed of the random choices.", min=0)]
+Count = Annotated[int, typer.Option(help="Number of images to show.", min=1, max=500)]
+_ORDER = "Images to show: random, or the surest or unsurest first."
+_AUGMENTATION = {
     name: TRAINING[name]
     for name in (
         *("recipe", "config", "image_size", "input", "brightness", "contrast", "saturation"),
@@ -45,26 +45,32 @@ _AUGMENTING: Specification = {
 @with_options(DATA)
 def samples(
     *,
-    output: Output = Path("samples.png"),
+    output: Picture = Path("samples.png"),
     per_class: Annotated[int, typer.Option(help="Images of each class.", min=1, max=100)] = 4,
-    split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    split: Annotated[str, choice("split", ("train", "test"))] = "train",
     seed: Seed = 0,
     **data: Any,
 ) -> None:
-    """Draw labelled images of each class."""
-    _begin(output)
-    dataset = _open(split=split, **data)
+    """Draw labelled images of each class.
+
+    Under 20 s.
+
+    Examples:
+    stl10bench visualize samples --dataset demo --seed 3
+    """
+    _check(output)
     from stl10bench.plots import galleries
 
-    _finish(galleries.samples(dataset, split=split, per_class=per_class, seed=seed), output)
+    dataset = open_data(**data, download=False, console=stderr())
+    _save(galleries.samples(dataset, split=split, per_class=per_class, seed=seed), output)
 
 
 @app.command()
-@with_options(DATA, PLUGIN, _AUGMENTING)
+@with_options(DATA, PLUGIN, _AUGMENTATION)
 def augmentations(
-    model: Annotated[str, typer.Argument(help="Whose recipe to show.")] = "cnn",
+    model: Annotated[str, typer.Argument(help="Model whose recipe to show.")] = "cnn",
     *,
-    output: Output = Path("augmentations.png"),
+    output: Picture = Path("augmentations.png"),
     draws: Annotated[int, typer.Option(help="Draws of each operation.", min=1, max=50)] = 6,
     image: Annotated[
         int | None, typer.Option(help=r"A training image \[default: by --seed].", min=0)
@@ -74,26 +80,29 @@ def augmentations(
     verify: bool,
     **options: Any,
 ) -> None:
-    """Draw what augmentation makes of an image: each operation, and all together."""
-    _begin(output)
-    given = settings(options)
-    registry.check_name(model)
-    frozen = None if registry.backbone_name(model) is None else True
-    base = recipe_settings(given.pop("recipe"), model, frozen=frozen)
-    known = {key: value for key, value in {**base, **given}.items() if key in _AUGMENTING}
-    from stl10bench.config import make_config
+    """Draw augmented images: each operation, and all together.
+
+    Examples:
+    stl10bench visualize augmentations
+    stl10bench visualize augmentations logistic --image 12
+    """
+    _check(output)
     from stl10bench.plots import galleries, inspection
 
-    config = make_config({**known, "model": model})
-    data = _open(dataset=dataset, data_dir=data_dir, verify=verify)
+    keywords = settings(options)
+    registry.check_name(model)
+    frozen = None if registry.backbone_name(model) is None else True
+    keywords = {**recipe_settings(keywords.pop("recipe"), model, frozen=frozen), **keywords}
+    shown = {key: value for key, value in keywords.items() if key in _AUGMENTATION}
+    config = make_config({**shown, "model": model})
+    data = open_data(dataset, data_dir, verify=verify, download=False, console=stderr())
     count = len(data.train.labels)
     if image is not None and image >= count:
         raise UsageError(f"--image {image}: the training images are 0 to {count - 1}")
-
     row = int(inspection.sample_rows(data.train, 1, config.seed)[0]) if image is None else image
-    original, found = galleries.variants(data.train, row, config, draws)
+    original, variants = galleries.variants(data.train, row, config, draws)
     title = f"{galleries.data_label(data)}, training image {row}, augmented as for {model}"
-    _finish(galleries.augmentations(original, found, title=title), output)
+    _save(galleries.augmentations(original, variants, title=title), output)
 
 
 @app.command()
@@ -101,24 +110,28 @@ def augmentations(
 def predictions(
     checkpoint: Checkpoint,
     *,
-    output: Output = Path("predictions.png"),
+    output: Picture = Path("predictions.png"),
     count: Count = 20,
     images: Annotated[int, typer.Option(help="Test images to draw from.", min=1)] = 1000,
     order: Annotated[
-        str, typer.Option(help="Which to show: random, surest or unsurest first.")
+        str, choice("order", ("random", "surest", "unsurest"), help_text=_ORDER)
     ] = "random",
     seed: Seed = 0,
     plugin: str | None,
     **data: Any,
 ) -> None:
-    """Draw test images that a model gets right and wrong, with its confidence."""
-    _begin(output)
-    predictor = _load(checkpoint, plugin)
-    dataset = _open(**data)
+    """Draw test images that a model gets right and wrong, with its confidence.
+
+    Examples:
+    stl10bench visualize predictions best.safetensors
+    """
+    _check(output)
     from stl10bench.plots import galleries, inspection
 
+    predictor = _load(checkpoint, plugin)
+    dataset = open_data(**data, download=False, console=stderr())
     predicted = inspection.predict(predictor, dataset, images=images, seed=seed)
-    _finish(galleries.predictions(dataset, predicted, count=count, order=order), output)
+    _save(galleries.predictions(dataset, predicted, count=count, order=order), output)
 
 
 @app.command()
@@ -126,19 +139,25 @@ def predictions(
 def filters(
     checkpoint: Checkpoint,
     *,
-    output: Output = Path("filters.png"),
+    output: Picture = Path("filters.png"),
     count: Count = 256,
     plugin: str | None,
 ) -> None:
-    """Draw the first layer's filters; for logistic regression its weights, an image a class."""
-    _begin(output)
-    predictor = _load(checkpoint, plugin)
+    """Draw the filters of the first layer.
+
+    For logistic regression: its weights, an image a class.
+
+    Examples:
+    stl10bench visualize filters best.safetensors
+    """
+    _check(output)
     from stl10bench.plots import galleries, inspection
 
+    predictor = _load(checkpoint, plugin)
     layer, kernels = inspection.first_kernels(predictor)
     names = predictor.class_names if inspection.is_linear(predictor, layer) else ()
-    shown = inspection.as_images(kernels[:count])
-    _finish(galleries.filters(predictor.header, layer, shown, names[:count]), output)
+    pixels = inspection.as_images(kernels[:count])
+    _save(galleries.filters(predictor.header, layer, pixels, names[:count]), output)
 
 
 @app.command()
@@ -149,38 +168,43 @@ def gradcam(
         list[Path] | None, typer.Argument(help="Image files; none: test images by --seed.")
     ] = None,
     *,
-    output: Output = Path("gradcam.png"),
+    output: Picture = Path("gradcam.png"),
     class_name: Annotated[
         str | None, typer.Option("--class", help=r"The class \[default: the likeliest].")
     ] = None,
     layer: Annotated[
         str | None, typer.Option(help=r"The layer \[default: the last with feature maps].")
     ] = None,
-    count: Annotated[int, typer.Option(help="Test images to show.", min=1, max=500)] = 10,
+    count: Count = 10,
     seed: Seed = 0,
     plugin: str | None,
     **data: Any,
 ) -> None:
-    """Draw where a network sees its evidence for a class (Grad-CAM)."""
-    _begin(output)
+    """Draw where a network sees evidence for a class (Grad-CAM).
+
+    Examples:
+    stl10bench visualize gradcam best.safetensors
+    stl10bench visualize gradcam m.safetensors --class cat
+    """
+    _check(output)
+    from stl10bench.plots import galleries, gradcam, inspection
+
     predictor = _load(checkpoint, plugin)
     names = predictor.class_names
     if class_name is not None and class_name not in names:
         raise unknown("class", class_name, names)
     label = None if class_name is None else names.index(class_name)
-    from stl10bench.plots import galleries, gradcam, inspection
-
-    place = gradcam.choose_layer(predictor, layer)
+    layer = gradcam.choose_layer(predictor, layer)
     if images:
-        pixels, sources = inspection.read_images(images), [path.name for path in images]
+        pixels, titles = inspection.read_images(images), [path.name for path in images]
     else:
-        dataset = _open(**data)
+        dataset = open_data(**data, download=False, console=stderr())
         inspection.check_classes(predictor, dataset)
         rows = inspection.sample_rows(dataset.test, count, seed)
         pixels = dataset.test.images[rows]
-        sources = [names[actual] for actual in dataset.test.labels[rows]]
-    shown = gradcam.explain(predictor, place, pixels, label)
-    _finish(galleries.heat_maps(predictor.header, place, shown, sources), output)
+        titles = [names[actual] for actual in dataset.test.labels[rows]]
+    heat = gradcam.explain(predictor, layer, pixels, label)
+    _save(galleries.heat_maps(predictor.header, layer, heat, titles), output)
 
 
 @app.command()
@@ -188,57 +212,51 @@ def gradcam(
 def embedding(
     checkpoint: Checkpoint,
     *,
-    output: Output = Path("embedding.png"),
+    output: Picture = Path("embedding.png"),
     images: Annotated[int, typer.Option(help="Test images, drawn by --seed.", min=8)] = 1000,
     seed: Seed = 0,
     plugin: str | None,
     **data: Any,
 ) -> None:
-    """Draw the test images as a model's last layer sees them, by PCA and t-SNE."""
+    """Draw the test images as a model's last layer sees them, by PCA and t-SNE.
+
+    Examples:
+    stl10bench visualize embedding m.safetensors --images 2000
+    """
     require("sklearn", extra="plots", purpose="the embedding")
-    _begin(output)
-    predictor = _load(checkpoint, plugin)
-    dataset = _open(**data)
+    _check(output)
     from stl10bench.plots import galleries, inspection
     from stl10bench.plots.embedding import project, scatter
 
-    rows = inspection.sample_rows(dataset.test, images, seed)
+    predictor = _load(checkpoint, plugin)
+    dataset = open_data(**data, download=False, console=stderr())
     inspection.check_classes(predictor, dataset)
+    rows = inspection.sample_rows(dataset.test, images, seed)
     features = inspection.penultimate(predictor, dataset.test.images, rows)
-    figure = scatter(
-        f"{predictor.header.config.model}: {features.shape[1]:,} penultimate features of "
-        f"{len(rows):,} test images, {galleries.data_label(dataset)}",
-        project(features),
-        dataset.test.labels[rows],
-        dataset.class_names,
+    title = (
+        f"{features.shape[1]:,} features of {len(rows):,} test images before the last layer of "
+        f"{predictor.header.config.model}, {galleries.data_label(dataset)}"
     )
-    _finish(figure, output)
+    labels = dataset.test.labels[rows]
+    _save(scatter(title, project(features), labels, dataset.class_names), output)
 
 
-def _begin(output: Path) -> None:
-    """What can be wrong without reading anything."""
+def _check(output: Path) -> None:
+    """Raise UsageError for a file that could not be drawn, before anything is read."""
     require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
 
     style.check_output(output)
 
 
-def _open(*, split: str = "train", **data: Any) -> Dataset:
-    if split not in _SPLITS:
-        raise unknown("split", split, _SPLITS)
-    from stl10bench.data.load import open_data
-
-    return open_data(**data, download=False, console=stderr())
-
-
 def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
-    load_plugin(plugin)
     from stl10bench.inference.predictor import load
 
+    load_plugin(plugin)
     return load(checkpoint)
 
 
-def _finish(figure: "Figure", output: Path) -> None:
+def _save(figure: "Figure", output: Path) -> None:
     from stl10bench.plots import style
 
     style.save(figure, output)

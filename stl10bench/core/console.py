@@ -1,6 +1,6 @@
-"""Where output goes: results to stdout, messages to stderr, other people's text escaped."""
+"""Where output goes: results to stdout, messages to stderr; and other people's text, escaped."""
 
-import html as standard_html
+import html
 import os
 import re
 import sys
@@ -13,91 +13,89 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
-VERBOSITY = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and those that it starts
+VERBOSITY = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and its children
 QUIET, VERBOSE = "quiet", "verbose"
-LAUNCHED = "STL10BENCH_LAUNCHED"  # our launcher's process: when it dies we save and end
-_LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # each sets its own for us
+LAUNCHED = "STL10BENCH_LAUNCHED"  # the launcher's process: when it dies, a run saves and ends
+_LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # each sets one of them
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints: the first of those of a launcher."""
+    """Whether this process is the one that prints: rank 0 of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def launcher_pid() -> int | None:
-    """The process that launched us and is to outlive us, or None: then we outlive any."""
+    """The process that launched this one, or None: then no launcher did."""
     if LAUNCHED in os.environ:
         return int(os.environ[LAUNCHED])
     return os.getppid() if any(name in os.environ for name in _LAUNCHERS) else None
 
 
 def note_launcher() -> None:
-    """Remember our launcher while it lives: who asks for it may ask when it has died."""
-    if (parent := launcher_pid()) is not None:
-        os.environ[LAUNCHED] = str(parent)
+    """Store the launcher's process while it lives: later it may be dead, its number another's."""
+    if (pid := launcher_pid()) is not None:
+        os.environ[LAUNCHED] = str(pid)
 
 
 def stdout() -> Console:
-    """For what a command answers."""
+    """For results."""
     return Console()
 
 
 def stderr() -> Console:
-    """For what a command says on the way; quiet with --quiet and in all processes but the first.
+    """For messages: silent with --quiet, and in all processes but the first.
 
-    A run outlives its listeners: a closed pipe or a terminal that is gone ends the talk, no more.
+    When the pipe or the terminal is closed it falls silent, and the run goes on.
     """
     return Console(file=muted_stderr(), quiet=not is_main() or os.environ.get(VERBOSITY) == QUIET)
 
 
 @contextmanager
 def progress(title: str, total: int, *, after: float = 2.0) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr for what takes longer than `after` seconds.
+    """A progress bar on a terminal's stderr, shown once the work has taken `after` seconds.
 
-    Yields what is to be called with the number of things done since its last call.
+    Yields a function to call with the number of things done since its last call.
     """
     from rich.progress import MofNCompleteColumn, Progress
 
-    console, begun = stderr(), time.monotonic()
-    bar = Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True
-    )
+    console, started = stderr(), time.monotonic()
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(title, total=total)
 
     def advance(count: int) -> None:
         bar.advance(task, count)
-        if console.is_terminal and not bar.live.is_started and time.monotonic() - begun > after:
+        if console.is_terminal and time.monotonic() - started > after:
             bar.start()
 
     try:
         yield advance
     finally:
-        if bar.live.is_started:  # else it would end in an empty line
+        if bar.live.is_started:  # else it would print an empty line
             bar.stop()
 
 
-def muted_stderr() -> TextIO:
-    """Our stderr, muted when it fails."""
-    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
-    return cast(TextIO, _MutedStream(stream))
-
-
 def open_streams() -> None:
-    """Give a process that was started without stdout or stderr one that ends nowhere."""
+    """Open os.devnull as the stdout or stderr of a process that was started without."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  for as long as we live
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the process ends
 
 
 def mute(stream: TextIO) -> None:
-    """Let a stream that nobody reads end nowhere, so that Python can close it without an error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Send a stream that nobody reads to os.devnull, so that Python closes it without an error."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
+def muted_stderr() -> TextIO:
+    """Our stderr, which is muted when writing to it fails."""
+    return cast(TextIO, _MutedStream(getattr(sys.stderr, "rich_proxied_file", sys.stderr)))
 
 
 class _MutedStream:
-    """A stream that is muted when it fails."""
+    """A stream that is muted when writing to it fails."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -106,36 +104,20 @@ class _MutedStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> None:
-        self._unless_gone(self._stream.write, text)
+        self._try(self._stream.write, text)
 
     def flush(self) -> None:
-        self._unless_gone(self._stream.flush)
+        self._try(self._stream.flush)
 
-    def _unless_gone(self, call: Callable[..., Any], *arguments: str) -> None:
+    def _try(self, call: Callable[..., Any], *arguments: str) -> None:
         try:
             call(*arguments)
         except OSError:
             mute(self._stream)
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # after the end of a row it would begin an argument
-    "]": "{]}",
-    "-": "-",
-    **{character: f"\\{character}" for character in "&%$#_"},
-}
-
-
 def clean(text: str) -> str:
-    """One line, without control characters."""
+    """`text` on one line, without control characters."""
     return "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
 
 
@@ -143,19 +125,34 @@ def escape_markdown(text: str) -> str:
     """Text in which nothing is Markdown or HTML; brackets around numbers alone stay as they are."""
     return re.sub(
         r"\[[-+\d., %]+\](?![(\[])|[\\|<>*_`\[\]&]",
-        lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}",
+        lambda match: match[0] if len(match[0]) > 1 else f"\\{match[0]}",
         clean(text),
     )
 
 
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",  # after the end of a row it would begin an argument
+        "]": "{]}",
+        **{character: f"\\{character}" for character in "{}&%$#_"},
+    }
+)
+
+
 def escape_latex(text: str) -> str:
     """Text for LaTeX's text mode; two hyphens stay two."""
-    return "".join(_LATEX.get(c, c) for c in clean(text)).replace("--", "-{}-")
+    return clean(text).translate(_LATEX).replace("--", "-{}-")
 
 
 def escape_html(text: str) -> str:
     """Text for an HTML element or a quoted attribute."""
-    return standard_html.escape(clean(text))
+    return html.escape(clean(text))
 
 
 def escape_csv(value: Any) -> Any:

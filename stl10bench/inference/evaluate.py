@@ -67,7 +67,7 @@ def evaluate(
 def evaluate_split(
     predictor: Predictor, accelerator: Accelerator, dataset: Dataset, *, split: str
 ) -> dict[str, Any]:
-    """The figures of a loaded checkpoint on a split: test, train, or val: the validation images of its run.
+    """The figures of a loaded checkpoint on test, train, or val: the validation images of its run.
 
     Raises DataError when the data have other classes, or for val when they are other data.
     """
@@ -83,8 +83,8 @@ def evaluate_split(
     if split == "val":
         if dataset.fingerprint != config.data or config.val_fraction == 0:
             raise DataError(
-                f"no validation images: val_fraction = {config.val_fraction}, and the data must be those "
-                f"of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
+                f"no validation images: val_fraction = {config.val_fraction}, and the data must be "
+                f"those of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
             )
         _, rows = training_rows(config, dataset)
     images = load_images(part, rows, config, device)

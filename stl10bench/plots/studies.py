@@ -21,6 +21,7 @@ from stl10bench.metrics.significance import least_significant_difference, pooled
 from stl10bench.plots import style
 from stl10bench.results import history
 from stl10bench.results.history import History
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.studies import ranking, summary
 from stl10bench.studies.ranking import Place, Trained
 from stl10bench.studies.record import Record
@@ -93,7 +94,7 @@ def _read_histories(trained: Sequence[Trained], runs_dir: Path) -> dict[Labels, 
         if run.run is None or run.row is None:
             continue
         try:
-            group.append(history.read(runs_dir / run.run))
+            group.append(history.read(RunFolder(runs_dir / run.run)))
         except BenchError as error:
             warnings.warn(f"no curve of {run.run}: {error}", stacklevel=2)
     return histories

@@ -4,7 +4,6 @@ import platform
 import re
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cache

@@ -392,6 +392,16 @@ def test_light_commands_import_nothing_heavy() -> None:
     assert "benchmark" in ended.stdout
 
 
+def test_no_commands_module_imports_torch_before_the_command_runs() -> None:
+    code = (
+        "import sys; from importlib import import_module\n"
+        "from stl10bench.cli.main import COMMANDS\n"
+        "for module, _ in COMMANDS.values(): import_module(f'stl10bench.cli.{module}')\n"
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_python_dash_m_works_with_another_working_folder(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "stl10bench", "--version"],

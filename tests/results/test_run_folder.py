@@ -61,7 +61,7 @@ def test_the_list_is_a_table_with_a_total(runs_dir: Path) -> None:
     ended = command("list", "--runs-dir", str(runs_dir))
     assert ended.returncode == 0
     assert "killed" in ended.stdout
-    assert ended.stdout.strip().endswith("in 5 run(s)")
+    assert ended.stdout.strip().endswith("in 5 runs")
 
 
 def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_path: Path) -> None:
@@ -113,4 +113,4 @@ def test_runs_are_removed_by_name_and_by_state(data_dir: Path, tmp_path: Path) -
     assert left == [rows[0]["run"]]
     nothing = command("rm", "--runs-dir", str(tmp_path))
     assert nothing.returncode == 2
-    assert "Name runs" in nothing.stderr
+    assert "Missing run" in nothing.stderr
