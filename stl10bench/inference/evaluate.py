@@ -84,7 +84,7 @@ def evaluate_split(
         if dataset.fingerprint != config.data or config.val_fraction == 0:
             raise DataError(
                 f"no validation images: val_fraction = {config.val_fraction}, and the data must be "
-                f"those of the run (fingerprint {config.data[:12]}, found {dataset.fingerprint[:12]})"
+                f"those of the run ({config.data[:12]}), found {dataset.fingerprint[:12]}"
             )
         _, rows = training_rows(config, dataset)
     images = load_images(part, rows, config, device)

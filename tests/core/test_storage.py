@@ -11,6 +11,7 @@ from helpers.forks import Ended, Forks
 from helpers.killer import contents
 
 from stl10bench.config import RunConfig
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
 
 TINY = [
@@ -65,7 +66,7 @@ def train(data_dir: Path, runs_dir: Path, *more: str) -> list[str]:
 
 
 def full(
-    name: str, *, size: int, call: int = 1, module: str = "stl10bench.training.trainer"
+    name: str, *, size: int, call: int = 1, module: str = "stl10bench.training.setup"
 ) -> str:
     return FULL.format(module=module, name=name, call=call, size=size)
 
@@ -96,7 +97,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
     found = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert found == ["step-00000003", "step-00000005"]  # and no part of another
     config = RunConfig.model_validate_json((folder / "config.json").read_text())
-    whole = resume.newest(folder, config)
+    whole = resume.newest(RunFolder(folder), config)
     assert whole is not None
     assert whole.position.step(4) == 5
     facts = json.loads((folder / "status.json").read_text())

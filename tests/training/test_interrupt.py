@@ -91,7 +91,7 @@ MOMENTS = {  # -> what is called at that moment, for which time, and the step th
     "the first hold-out": ("training.trainer.compute_logits", 1, "step-00000004"),
     "the last hold-out": ("training.trainer.compute_logits", 3, "step-00000012"),
     "the test split": ("training.trainer.compute_logits", 4, "step-00000012"),
-    "the data's loading": ("training.trainer.load_training_images", 1, None),
+    "the data's loading": ("training.setup.load_training_images", 1, None),
 }
 
 
@@ -188,7 +188,7 @@ LAUNCHERS = {  # -> what they set for their child
     ("launcher", "moment"),
     [
         *((name, "training.epoch.nan_if_infinite") for name in LAUNCHERS),
-        ("accelerate launch", "training.trainer.load_training_images"),
+        ("accelerate launch", "training.setup.load_training_images"),
     ],
 )
 def test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on(
@@ -201,7 +201,7 @@ def test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on
 ) -> None:
     """The launcher dies in the sixth step, or while the data are loaded."""
     killed = f"""
-import os, signal, time, stl10bench.training.epoch, stl10bench.training.trainer
+import os, signal, time, stl10bench.training.epoch, stl10bench.training.setup, stl10bench.training.trainer
 {LAUNCHERS[launcher]}
 calls, original = [], stl10bench.{moment}
 def called(*args, **kwargs):

@@ -188,10 +188,10 @@ def test_no_file_of_a_run_tells_a_secret_a_home_or_a_command_line(
     data = shutil.copytree(data_dir, home / "data-of-canary")
     env = {**SECRETS, "HOME": str(home), "WANDB_BASE_URL": "http://127.0.0.1:9"}
     full = """
-import stl10bench.training.trainer
+import stl10bench.training.setup
 def fail(*args, **more):
     raise OSError(28, "No space left on device", str(__import__("pathlib").Path.home() / "disk"))
-stl10bench.training.trainer.create_model = fail
+stl10bench.training.setup.create_model = fail
 """
     options = ["--tracker", tracker, "--checkpoint-minutes", "0"]
     command = train(data, home / "runs", *options)
