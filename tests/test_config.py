@@ -152,7 +152,7 @@ def test_every_recipe_has_valid_settings_for_every_model(
     pretrained = bool(registry.backbone_name(name)) and freeze is not False
     config, _ = check_settings(name, recipe=recipe, pretrained=pretrained, settings=options)
     check_options(name, config.model_options)
-    assert config.val_fraction > 0, "a recipe never trades the hold-out away"
+    assert config.val_fraction > 0, "a recipe never gives up its validation images"
 
 
 def test_a_given_setting_beats_the_recipe_and_the_recipe_the_default() -> None:

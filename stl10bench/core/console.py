@@ -1,6 +1,6 @@
 """Where output goes: results to stdout, messages to stderr, other people's text escaped."""
 
-import html as standard_html
+import html
 import os
 import re
 import sys
@@ -38,27 +38,27 @@ def note_launcher() -> None:
 
 
 def stdout() -> Console:
-    """For what a command answers."""
+    """The console for a command's results."""
     return Console()
 
 
 def stderr() -> Console:
-    """For what a command says on the way; quiet with --quiet and in all processes but the first.
+    """The console for messages; quiet with --quiet and in all processes but the first.
 
-    A run outlives its listeners: a closed pipe or a terminal that is gone ends the talk, no more.
+    A closed pipe or terminal ends the messages, never the run.
     """
     return Console(file=muted_stderr(), quiet=not is_main() or os.environ.get(VERBOSITY) == QUIET)
 
 
 @contextmanager
 def progress(title: str, total: int, *, after: float = 2.0) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr for what takes longer than `after` seconds.
+    """A progress bar on stderr, if that is a terminal, once the work takes over `after` seconds.
 
-    Yields what is to be called with the number of things done since its last call.
+    Yields a function to be called with the number of steps (of `total`) done since its last call.
     """
     from rich.progress import MofNCompleteColumn, Progress
 
-    console, begun = stderr(), time.monotonic()
+    console, started = stderr(), time.monotonic()
     bar = Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True
     )
@@ -66,34 +66,34 @@ def progress(title: str, total: int, *, after: float = 2.0) -> Iterator[Callable
 
     def advance(count: int) -> None:
         bar.advance(task, count)
-        if console.is_terminal and not bar.live.is_started and time.monotonic() - begun > after:
+        if console.is_terminal and not bar.live.is_started and time.monotonic() - started > after:
             bar.start()
 
     try:
         yield advance
     finally:
-        if bar.live.is_started:  # else it would end in an empty line
+        if bar.live.is_started:  # stopping a bar that never started prints an empty line
             bar.stop()
 
 
 def muted_stderr() -> TextIO:
-    """Our stderr, muted when it fails."""
+    """stderr, or what it was before rich's progress bar replaced it; muted when it fails."""
     stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     return cast(TextIO, _MutedStream(stream))
 
 
 def open_streams() -> None:
-    """Give a process that was started without stdout or stderr one that ends nowhere."""
+    """Give a process that was started without stdout or stderr one that discards its output."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  for as long as we live
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open until we end
 
 
 def mute(stream: TextIO) -> None:
-    """Let a stream that nobody reads end nowhere, so that Python can close it without an error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Discard what goes to a stream that nobody reads, so that Python can close it at the end."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, stream.fileno())
+    os.close(sink)
 
 
 class _MutedStream:
@@ -135,7 +135,7 @@ _LATEX = {
 
 
 def clean(text: str) -> str:
-    """One line, without control characters."""
+    """`text` on one line: control characters and line breaks become spaces."""
     return "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
 
 
@@ -143,7 +143,7 @@ def escape_markdown(text: str) -> str:
     """Text in which nothing is Markdown or HTML; brackets around numbers alone stay as they are."""
     return re.sub(
         r"\[[-+\d., %]+\](?![(\[])|[\\|<>*_`\[\]&]",
-        lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}",
+        lambda match: match[0] if len(match[0]) > 1 else f"\\{match[0]}",
         clean(text),
     )
 
@@ -155,11 +155,11 @@ def escape_latex(text: str) -> str:
 
 def escape_html(text: str) -> str:
     """Text for an HTML element or a quoted attribute."""
-    return standard_html.escape(clean(text))
+    return html.escape(clean(text))
 
 
 def escape_csv(value: Any) -> Any:
-    """A cell that a spreadsheet will not run: text that looks like a formula is quoted with '.
+    """A cell that no spreadsheet runs: text that looks like a formula gets a leading apostrophe.
 
     Numbers stay numbers.
     """

@@ -198,8 +198,8 @@ def owned(folder: Path, config: RunConfig, *, overwrite: bool = False) -> Iterat
             if overwrite and any(folder.iterdir()):
                 folder.rename(_unused(folder))
                 folder.mkdir()
-            files.sweep(folder)
-            files.sweep(folder / "checkpoints")
+            files.remove_parts(folder)
+            files.remove_parts(folder / "checkpoints")
         except OSError as error:
             raise StorageError(f"cannot write the run folder {folder}: {error}") from error
         check_config(folder, config)
@@ -230,7 +230,7 @@ def _tidy(folder: Path) -> None:
     try:
         if (folder / "checkpoints").exists():
             files.remove_folder(folder / "checkpoints")
-        files.sweep(folder)
+        files.remove_parts(folder)
     except OSError as error:
         raise StorageError(f"cannot remove {folder}/checkpoints: {error}") from error
     _write_status(folder, "finished", "")

@@ -54,7 +54,7 @@ def test_another_seed_draws_another_subset_and_none_is_everything() -> None:
     labels = np.repeat(np.arange(4), 25)
     assert not np.array_equal(labelled_subset(labels, 5, 0), labelled_subset(labels, 5, 1))
     assert np.array_equal(labelled_subset(labels, None, 0), np.arange(100))
-    with pytest.raises(DataError, match="labels_per_class = 26: class 0 has 25 images"):
+    with pytest.raises(DataError, match="labels_per_class = 26: class 0 has only 25 images"):
         labelled_subset(labels, 26, 0)
 
 
@@ -88,7 +88,7 @@ def test_a_fold_is_trained_on_whole_and_says_how_much_the_folds_overlap(
 
 def test_a_fold_has_no_hold_out_and_no_subset(data_dir: Path, tmp_path: Path) -> None:
     for wrong in ({"val_fraction": 0.1}, {"labels_per_class": 4}):
-        with pytest.raises(UsageError, match="fold = 3: a fold is trained on whole"):
+        with pytest.raises(UsageError, match="fold = 3: training uses the whole fold"):
             stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, fold=3, **wrong)
 
 

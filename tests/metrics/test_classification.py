@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from stl10bench.core.errors import DataError
-from stl10bench.core.seeding import AUGMENT, DROPOUT, HOLDOUT, ORDER, WEIGHTS, generator, seed_of
+from stl10bench.core.seeding import AUGMENT, DROPOUT, ORDER, VALIDATION, WEIGHTS, generator, seed_of
 from stl10bench.data.loader import channel_statistics
 from stl10bench.metrics.classification import measures, none_if_not_finite, score
 from stl10bench.metrics.significance import Z95, decode_hits, wilson_interval
@@ -151,7 +151,7 @@ def test_a_seed_is_the_same_on_every_platform() -> None:
 
 def test_no_two_places_share_a_seed() -> None:
     purposes = (
-        HOLDOUT,
+        VALIDATION,
         ORDER,
         AUGMENT,
         DROPOUT,
