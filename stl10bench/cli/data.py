@@ -34,14 +34,14 @@ def download(
 
     The labelled splits lie at its beginning (an eighth of 2.6 GB).
     """
-    from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, download_stl10
+    from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, URL, download_stl10
 
     members = {
         *LABELLED,
         *(FOLDS if folds else ()),
         *(UNLABELLED if unlabelled else ()),
     }
-    download_stl10(data_dir, members=sorted(members), archive=archive, console=stderr())
+    download_stl10(data_dir, members=sorted(members), source=archive or URL, console=stderr())
     typer.echo(f"STL-10 is in {data_dir / 'stl10_binary'}")
 
 

@@ -9,7 +9,15 @@ from PIL import Image, ImageDraw
 
 from stl10bench.core import files
 from stl10bench.core.errors import DataError, StorageError
-from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, MARKER, NEEDED, SIDE, open_dataset
+from stl10bench.data.stl10 import (
+    CLASS_NAMES,
+    FOLDER,
+    MARKER,
+    NEEDED,
+    SIDE,
+    encode_class_names,
+    open_dataset,
+)
 
 _SCALE = 2  # drawn larger, then averaged: smooth edges
 
@@ -21,7 +29,11 @@ Part = tuple[Points, int, float]
 
 
 def draw_image(label: int, seed: int, split: int, index: int) -> NDArray[np.uint8]:
-    """One image, uint8 (96, 96, 3), of class `label` (0..9)."""
+    """One image, uint8 (96, 96, 3), of class `label` (0..9); a function of its arguments alone.
+
+    `split` is 0 for train, 1 for test. Neither colour, place nor light depends on the class: only
+    the shape tells it.
+    """
     rng = np.random.default_rng(np.random.SeedSequence((seed, split, index)))
     size = SIDE * _SCALE
     image = Image.fromarray(_background(rng, size))
@@ -31,7 +43,7 @@ def draw_image(label: int, seed: int, split: int, index: int) -> NDArray[np.uint
 
     body = _colour(rng)
     around = np.asarray(image, dtype=np.float64).mean((0, 1))
-    while np.abs(body - around).mean() < 25:  # it must be seen
+    while np.abs(body - around).mean() < 25:  # else it could not be seen
         body = _colour(rng)
     tones = [body, body * 0.62, 255 - (255 - body) * 0.55, body * 0.1 + 12, body * 0.1 + 225]
     turn, mirror = np.deg2rad(rng.normal(0, 16)), rng.choice((-1, 1))
@@ -278,17 +290,8 @@ def _truck(rng: Rng) -> list[Part]:
     ]
 
 
-_DRAWINGS: tuple[Callable[[Rng], list[Part]], ...] = (
-    _airplane,
-    _bird,
-    _car,
-    _cat,
-    _deer,
-    _dog,
-    _horse,
-    _monkey,
-    _ship,
-    _truck,
+_DRAWINGS: tuple[Callable[[Rng], list[Part]], ...] = (  # in the order of CLASS_NAMES
+    *(_airplane, _bird, _car, _cat, _deer, _dog, _horse, _monkey, _ship, _truck),
 )
 
 GENERATOR = 1  # raised when the same seed begins to draw other images
@@ -298,16 +301,16 @@ FOLDS = 10
 def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int = 0) -> None:
     """Write the demo data as `data_dir`/stl10_binary, whole or not at all.
 
-    Every image is a function of (seed, split, index), classes take turns, and the folds hold a
-    fifth of the train split each. The same data that are there already stay as they are. Raises
-    DataError when anything else lies there, StorageError when it cannot be written.
+    `train` and `test` images, whose classes take turns, and ten folds of a fifth of the train
+    split each. Where the same data exist already they stay as they are. Raises DataError when the
+    folder holds anything else, StorageError when it cannot be written.
     """
     folder = data_dir / FOLDER
-    made = {"generator": GENERATOR, "seed": seed, "train": train, "test": test}
+    recipe = {"generator": GENERATOR, "seed": seed, "train": train, "test": test}
     if folder.exists():
         if (folder / MARKER).exists():
             marker = files.read_json(folder / MARKER, DataError)
-            if made.items() <= marker.items():
+            if recipe.items() <= marker.items():
                 open_dataset(data_dir)  # raises if it is no longer what was drawn
                 return
         raise DataError(f"{folder} exists already: move it away, or use another --data-dir")
@@ -315,7 +318,7 @@ def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int 
         with files.new_folder(folder) as part:
             _write_files(part, train, test, seed)
             sums = {name: files.digests(part / name, "sha256")[0] for name in NEEDED}
-            files.write_json(part / MARKER, {**made, "sha256": sums})
+            files.write_json(part / MARKER, {**recipe, "sha256": sums})
     except OSError as error:
         raise StorageError(f"cannot write the demo data {folder}: {error}") from error
 
@@ -328,8 +331,8 @@ def _write_files(folder: Path, train: int, test: int, seed: int) -> None:
                 planes = draw_image(int(label), seed, split, index).transpose(2, 1, 0)
                 file.write(planes.tobytes())  # channel, column, row
         (folder / f"{name}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
-    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
+    (folder / "class_names.txt").write_bytes(encode_class_names(CLASS_NAMES))
     rng = np.random.default_rng(np.random.SeedSequence((seed, 2)))
     folds = [np.sort(rng.choice(train, max(1, train // 5), replace=False)) for _ in range(FOLDS)]
     lines = "".join(" ".join(map(str, fold)) + " \n" for fold in folds)
-    (folder / "fold_indices.txt").write_text(lines)
+    (folder / "fold_indices.txt").write_bytes(lines.encode())
