@@ -9,7 +9,7 @@ import typer
 
 from stl10bench.cli.options import DATA, JSON, with_options
 from stl10bench.core.console import stderr, stdout
-from stl10bench.data.duplicates import Copies, Found
+from stl10bench.data.duplicates import Audit, Copies
 from stl10bench.results.tables import Grid, print_table
 
 _EXPENDABLE = ("other label", "near images", "exact images")  # on a narrow terminal
@@ -131,7 +131,7 @@ def audit(
         )
 
 
-def _audit_examples(kind: str, sign: str, found: Found) -> str:
+def _audit_examples(kind: str, sign: str, found: Audit) -> str:
     return "".join(
         f"{kind}: {one} {i} {sign} {other} {j}\n"
         for (one, other), copies in found.items()
@@ -139,7 +139,7 @@ def _audit_examples(kind: str, sign: str, found: Found) -> str:
     )
 
 
-def _audit_grid(title: str, distance: int, exact: Found, near: Found) -> Grid:
+def _audit_grid(title: str, distance: int, exact: Audit, near: Audit) -> Grid:
     """A line for each split and each two of them."""
 
     def images(found: Copies, *, same: bool) -> str:

@@ -1,4 +1,4 @@
-"""Logits and labels -> loss, accuracy, confusion matrix, macro F1 and hits."""
+"""Logits and labels -> loss, accuracy, confusion matrix, macro F1, calibration and hits."""
 
 import math
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from stl10bench.metrics.significance import encode_hits
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
     """`<split>/loss`, the mean NLL in nats, and `<split>/accuracy`, top-1 in 0..1.
 
-    Of logits (N, C) and labels (N,), in float64 on the CPU; hits are counted as integers and of
-    equal logits the first class counts.
+    Of logits (N, C) and labels (N,), in float64 on the CPU. The first of equal logits is the
+    prediction; hits are counted as integers.
     """
     logits, labels = logits.cpu().double(), labels.cpu()
     hits = int((logits.argmax(1) == labels).sum())
@@ -33,29 +33,29 @@ def measures(
     val_logits: Tensor | None = None,
     val_labels: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What a row says of test logits (N, C) and labels (N,) beside loss and accuracy, as JSON.
+    """A row's test metrics beside loss and accuracy, as JSON, of logits (N, C) and labels (N,).
 
     - `test_macro_f1`: the mean over classes of 2 hits / (images + predictions), 0..1
     - `test_ece`, `test_brier`: see calibration
-    - `test_temperature`: fitted on the hold-out, `val_logits` (V, C) and `val_labels` (V,)
-    - `test_loss_scaled`, `test_ece_scaled`, `test_brier_scaled`: of the logits over it
-    - `test_notes`: why one of these is None, or was not made as usual, a line each
+    - `test_temperature`: fitted on the validation images, `val_logits` (V, C), `val_labels` (V,)
+    - `test_loss_scaled`, `test_ece_scaled`, `test_brier_scaled`: of the logits divided by it
+    - `test_notes`: why one of these is None or not computed as usual, a line each
     - `per_class_accuracy`: (C,) the share of each class's images classified correctly, 0..1
     - `confusion`: (C, C) counts, a row for each true class and a column for each predicted one
-    - `test_hits`: which images were classified correctly, see `predictions.encode_hits`
+    - `test_hits`: which images were classified correctly, see `significance.encode_hits`
 
-    In float64 on the CPU; of equal logits the first class counts. A class without images has None
-    in place of an accuracy; one that was not predicted either is left out of the macro F1.
+    In float64 on the CPU; the first of equal logits is the prediction. A class without images has
+    None instead of an accuracy; one that was not predicted either is left out of the macro F1.
     """
     scores, truth = _array(logits), _array(labels)
-    held_out = None
+    validation = None
     if val_logits is not None and val_labels is not None and len(val_labels):
-        held_out = _array(val_logits), _array(val_labels)
+        validation = _array(val_logits), _array(val_labels)
     counts = confusion_matrix(scores, truth)
     images, hits = counts.sum(1).tolist(), counts.diagonal().tolist()
     return {
         "test_macro_f1": macro_f1(counts),
-        **calibration.measures(scores, truth, held_out),
+        **calibration.measures(scores, truth, validation),
         "per_class_accuracy": [h / n if n else None for h, n in zip(hits, images, strict=True)],
         "confusion": counts.tolist(),
         "test_hits": encode_hits(scores, truth),
@@ -82,5 +82,5 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 
 def none_if_not_finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """The values, with None where JSON has no number for one."""
+    """The values, with None for NaN and infinities, which JSON does not have."""
     return {key: value if math.isfinite(value) else None for key, value in values.items()}

@@ -144,7 +144,7 @@ def test_exact_pairs_are_those_of_counting_them_one_by_one(a: list[int], b: list
     labels = np.arange(100) % 3
     hashes = np.zeros(100, dtype=np.uint64)
     first, second = (
-        duplicates.Facts(np.array(one), hashes[: len(one)], labels[: len(one)]) for one in (a, b)
+        duplicates.Keys(np.array(one), hashes[: len(one)], labels[: len(one)]) for one in (a, b)
     )
     within, between, _ = duplicates.exact({"a": first, "b": second}).values()
     pairs = [(i, j) for i, x in enumerate(a) for j, y in enumerate(b) if x == y]

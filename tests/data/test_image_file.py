@@ -169,10 +169,10 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     (tmp_path / "nowhere.jpg").symlink_to("missing.jpg")
-    assert refused(tmp_path / "pipe.jpg") == "it is no ordinary file"
+    assert refused(tmp_path / "pipe.jpg") == "not a regular file"
     assert "symbolic links" in refused(tmp_path / "circle.jpg")
     assert refused(tmp_path / "nowhere.jpg") == "No such file or directory"
-    assert refused(Path("/dev/null")) == "it is no ordinary file"
+    assert refused(Path("/dev/null")) == "not a regular file"
 
 
 def test_floats_are_refused_for_their_range_is_unknown(tmp_path: Path) -> None:
