@@ -119,18 +119,10 @@ class _MutedStream:
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # after the end of a row it would begin an argument
-    "]": "{]}",
-    "-": "-",
-    **{character: f"\\{character}" for character in "&%$#_"},
+    **{character: f"\\{character}" for character in "{}&%$#_"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"[": "{[}", "]": "{]}"},  # after the end of a row a bracket would begin an argument
 }
 
 

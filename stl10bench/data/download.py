@@ -26,22 +26,13 @@ from rich.progress import (
 
 from stl10bench.core import __version__, files
 from stl10bench.core.errors import BusyError, DataError, StorageError, UsageError
+from stl10bench.data import stl10
 from stl10bench.data.archive import unpack
-from stl10bench.data.stl10 import (
-    CLASS_NAMES,
-    FOLDER,
-    MARKER,
-    NEEDED,
-    OFFICIAL,
-    FileSum,
-    check_sum,
-    encode_class_names,
-)
 
 URL = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
 # The archive holds the labelled splits first (an eighth of it), then the unlabelled images, then
 # class names and folds. The class names are known here, so the eighth is enough for LABELLED.
-LABELLED = NEEDED
+LABELLED = stl10.NEEDED
 FOLDS = ("fold_indices.txt",)
 UNLABELLED = ("unlabeled_X.bin", *FOLDS)
 
@@ -50,7 +41,7 @@ _STARTS = 4  # how often to begin with a server that does not resume, or changes
 _CHUNK = 1 << 16  # bytes; what a lost connection costs at most
 
 Chunks = Generator[bytes, None, None]
-Sums = Mapping[str, FileSum]
+Sums = Mapping[str, stl10.FileSum]
 
 
 class Retries(NamedTuple):
@@ -71,7 +62,7 @@ def download_stl10(
     members: Sequence[str] = LABELLED,
     source: str | Path = URL,
     console: Console | None = None,
-    expected: Sums = OFFICIAL,
+    expected: Sums = stl10.OFFICIAL,
     retries: Retries = Retries(),  # noqa: B008  frozen
 ) -> None:
     """Take `members` from the archive `source`, a URL or a file, into `data_dir`/stl10_binary.
@@ -87,10 +78,10 @@ def download_stl10(
     if unknown := [name for name in members if name not in expected]:
         raise UsageError(f"member {unknown[0]!r}: must be one of {', '.join(expected)}")
 
-    names = encode_class_names(CLASS_NAMES)
+    names = stl10.encode_class_names(stl10.CLASS_NAMES)
     names_sum = len(names), hashlib.md5(names, usedforsecurity=False).hexdigest()
-    folder, part = data_dir / FOLDER, data_dir / _PART
-    with _locked(data_dir):
+    folder, part = data_dir / stl10.FOLDER, data_dir / _PART
+    with locked(data_dir, f".{stl10.FOLDER}.lock", timeout=0):
         for _ in range(_STARTS):
             missing = _missing(folder, {name: expected[name] for name in members})
             # The class names lie behind the unlabelled images: not to be read for them alone.
@@ -296,9 +287,9 @@ def remove_part(part: Path) -> None:
         raise StorageError(f"cannot remove {part}: {error}") from error
 
 
-def _missing(folder: Path, wanted: Sums) -> dict[str, FileSum]:
+def _missing(folder: Path, wanted: Sums) -> dict[str, stl10.FileSum]:
     """The `wanted` files that `folder` lacks. Raises DataError for one that is something else."""
-    if (folder / MARKER).exists():
+    if (folder / stl10.MARKER).exists():
         raise DataError(f"{folder} holds the demo data: choose another --data-dir")
     missing = {}
     for name, expected in wanted.items():
@@ -310,7 +301,7 @@ def _missing(folder: Path, wanted: Sums) -> dict[str, FileSum]:
             content = path.stat().st_size, files.digests(path, "md5")[0]
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error}") from error
-        check_sum(path, content, expected, "move it away or choose another --data-dir")
+        stl10.check_sum(path, content, expected, "move it away or choose another --data-dir")
     return missing
 
 
@@ -324,10 +315,14 @@ def _check_space(data_dir: Path, needed: int) -> None:
 
 
 @contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
+def locked(data_dir: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `name` in `data_dir`, which is created if it is missing.
+
+    Waits `timeout` seconds for another process, -1 for ever. Raises BusyError, StorageError.
+    """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(data_dir / f".{FOLDER}.lock", timeout=0).acquire()
+        lock = FileLock(data_dir / name, timeout=timeout).acquire()
     except Timeout:
         raise BusyError(f"another process downloads into {data_dir}: let it finish") from None
     except OSError as error:

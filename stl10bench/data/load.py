@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stl10bench.core.errors import DataError, StorageError, unknown
+from stl10bench.core.errors import DataError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,22 +31,15 @@ def open_data(
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
     # Here, as `--help` needs DATASETS alone: these import NumPy, Pillow and an HTTP client.
-    from filelock import FileLock
-
     from stl10bench.data.demo import make_demo
-    from stl10bench.data.download import download_stl10
+    from stl10bench.data.download import download_stl10, locked
     from stl10bench.data.stl10 import FOLDER, open_dataset
 
     folder = data_folder(data_dir)
     if dataset == "demo":
         folder = folder / "demo"
     if dataset == "demo" or download:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / ".lock").acquire()
-        except OSError as error:
-            raise StorageError(f"cannot write the data folder {folder}: {error}") from error
-        with lock:
+        with locked(folder, ".lock"):
             if dataset == "demo":
                 if not (folder / FOLDER).exists():
                     console.print("Drawing the demo data (about 20 s)")

@@ -56,7 +56,7 @@ def save(path: Path, model: nn.Module, header: Header) -> None:
     }
     content = header.model_dump(mode="json")
     content["sha256"] = _sum(content, tensors)
-    files.write(path, safetensors.torch.save(tensors, {_KEY: _json(content)}))
+    files.write(path, safetensors.torch.save(tensors, {_KEY: json.dumps(content, allow_nan=False)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:
@@ -86,7 +86,7 @@ def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
     try:
         content = json.loads(metadata[_KEY])
         # A changed byte can leave the values equal: 1E-05 is read as 1e-05, but never written.
-        same = _json(content) == metadata[_KEY]
+        same = json.dumps(content, allow_nan=False) == metadata[_KEY]
         checksum = content.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is damaged: {str(error)[:100]}") from None
@@ -140,10 +140,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
     return tensors, metadata
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, allow_nan=False)
 
 
 def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
