@@ -67,8 +67,8 @@ def test_wilsons_interval_holds_the_truth_95_times_in_100(accuracy: float, image
     hits, times = np.unique(
         np.random.default_rng(0).binomial(images, accuracy, size=100_000), return_counts=True
     )
-    found = [wilson_interval(one / images, images) for one in hits]
-    inside = [low <= accuracy <= high for low, high in found]
+    intervals = [wilson_interval(count / images, images) for count in hits]
+    inside = [low <= accuracy <= high for low, high in intervals]
     assert times[inside].sum() / 100_000 == pytest.approx(0.95, abs=0.015)
 
 
@@ -94,7 +94,7 @@ def test_confusion_f1_and_class_accuracies_are_scikit_learns(
     recalls = recall_score(
         labels, predicted, labels=range(classes), average=None, zero_division=np.nan
     )
-    ours = [math.nan if one is None else one for one in row["per_class_accuracy"]]
+    ours = [math.nan if accuracy is None else accuracy for accuracy in row["per_class_accuracy"]]
     assert ours == pytest.approx(recalls.tolist(), abs=1e-9, nan_ok=True)
     hits = [label == guess for label, guess in pairs]
     bits = bin(decode_hits("01" + row["test_hits"]))[3:][: len(hits)]
