@@ -84,12 +84,7 @@ def memory_format(model: nn.Module) -> torch.memory_format:
 
 
 def make_accelerator(
-    device: str,
-    precision: str,
-    tracker: str,
-    folder: Path | None,
-    *,
-    timeout_minutes: float = 10.0,
+    device: str, precision: str, tracker: str, folder: Path | None, *, timeout_minutes: float = 10.0
 ) -> Accelerator:
     """Accelerate's state for one run: device, process group, mixed precision and tracker.
 

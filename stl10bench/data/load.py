@@ -15,12 +15,7 @@ DATASETS = ("stl10", "demo")
 
 
 def open_data(
-    dataset: str,
-    data_dir: str | Path | None,
-    *,
-    download: bool,
-    verify: bool,
-    console: "Console",
+    dataset: str, data_dir: str | Path | None, *, download: bool, verify: bool, console: "Console"
 ) -> "Dataset":
     """The dataset in `data_dir` (default: $STL10BENCH_DATA, else `data`), checked.
 

@@ -47,11 +47,7 @@ def logistic(num_classes: int, image_size: int) -> nn.Module:
 
 @register
 def mlp(
-    num_classes: int,
-    image_size: int,
-    *,
-    hidden: Widths = (512, 256, 128),
-    dropout: Dropout = 0.0,
+    num_classes: int, image_size: int, *, hidden: Widths = (512, 256, 128), dropout: Dropout = 0.0
 ) -> nn.Module:
     """Hidden layers of the given widths, each with ReLU and dropout, then the class layer."""
     return Head(3 * image_size * image_size, num_classes, hidden=hidden, dropout=dropout)
