@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich import box
@@ -404,7 +405,7 @@ def _named(row: Row) -> str:
 def _short(row: Row) -> str:
     """The part of a failed run's reason that fits into a cell."""
     reason: str = row["error"]
-    return reason.partition(",")[0] if len(reason) > _LONGEST else reason
+    return shorten(reason, _LONGEST, placeholder=" ...")
 
 
 def _plain(value: Any) -> str:
