@@ -60,10 +60,10 @@ def test_a_name_is_the_same_on_every_machine_and_in_every_version() -> None:
 @pytest.mark.parametrize("field", RunConfig.model_fields)
 def test_every_setting_changes_the_name(field: str) -> None:
     base = make_config({"model": "mlp"})
-    given = PROTOCOLS.get(field) or {field: NUMBERS[field]}
-    changed = make_config({"model": "mlp", **given})
+    settings = PROTOCOLS.get(field) or {field: NUMBERS[field]}
+    changed = make_config({"model": "mlp", **settings})
     assert changed.name != base.name
-    assert set(changed.changed()) == {"model", *given}
+    assert set(changed.changed()) == {"model", *settings}
 
 
 def test_a_default_that_is_given_does_not_change_the_name() -> None:
@@ -152,7 +152,7 @@ def test_every_recipe_has_valid_settings_for_every_model(
     pretrained = bool(registry.backbone_name(name)) and freeze is not False
     config, _ = check_settings(name, recipe=recipe, pretrained=pretrained, settings=options)
     check_options(name, config.model_options)
-    assert config.val_fraction > 0, "a recipe never trades the hold-out away"
+    assert config.val_fraction > 0, "a recipe never gives up its validation images"
 
 
 def test_a_given_setting_beats_the_recipe_and_the_recipe_the_default() -> None:

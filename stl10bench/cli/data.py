@@ -10,8 +10,8 @@ import typer
 from stl10bench.cli.options import DATA, DATA_DIR, JSON, DataDir, with_options
 from stl10bench.core.console import progress, stderr, stdout
 from stl10bench.data import demo, duplicates, image_folder
-from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, download_stl10
-from stl10bench.data.duplicates import Copies, Found
+from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, URL, download_stl10
+from stl10bench.data.duplicates import Audit, Copies
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import open_dataset, open_unlabelled
 from stl10bench.results.tables import Grid, print_table
@@ -43,7 +43,7 @@ def download(
     stl10bench data download --from stl10_binary.tar.gz
     """
     members = {*LABELLED, *(FOLDS if folds else ()), *(UNLABELLED if unlabelled else ())}
-    download_stl10(data_dir, members=sorted(members), archive=archive, console=stderr())
+    download_stl10(data_dir, members=sorted(members), source=archive or URL, console=stderr())
     typer.echo(f"STL-10 is in {data_dir / 'stl10_binary'}")
 
 
@@ -128,7 +128,7 @@ def audit(
                 typer.echo(f"{kind}: {first} {i} {sign} {second} {j}")
 
 
-def _audit_table(title: str, distance: int, exact: Found, near: Found) -> Grid:
+def _audit_table(title: str, distance: int, exact: Audit, near: Audit) -> Grid:
     """A line for each split and each two of them."""
 
     def counts(copies: Copies, *, same: bool) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 
-from stl10bench.config import DEFAULT_RECIPE, MADE, RECIPES, Limits, RunConfig
+from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, Limits, RunConfig
 from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.files import read_json
 from stl10bench.data.load import DATASETS
@@ -62,7 +62,7 @@ def _field_options(model: type[BaseModel], panel: str) -> Specification:
     """An option for each field of `model`; unset, a recipe or the field's default decides."""
     specification: Specification = {}
     for name, field in model.model_fields.items():
-        if name in MADE:
+        if name in DERIVED:
             continue
         kind: Any = field.annotation
         default, metavar, values = field.default, None, ()

@@ -23,7 +23,7 @@ from stl10bench.cli.options import (
     load_plugin,
     with_options,
 )
-from stl10bench.config import MADE, RunConfig
+from stl10bench.config import DERIVED, RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
 from stl10bench.studies.plan import Start
@@ -231,7 +231,7 @@ def run(
 
     _check_style(style)
     load_plugin(options["plugin"])
-    given = [key for key in RunConfig.model_fields if key not in MADE]
+    given = [key for key in RunConfig.model_fields if key not in DERIVED]
     own = {key: options[key] for key in given if options.get(key) is not None}
     own |= {k: options[k] for k in ("freeze", "hidden", "dropout") if options[k] is not None}
     own |= key_values(options["model_option"])

@@ -156,7 +156,7 @@ def escape_html(text: str) -> str:
 
 
 def escape_csv(value: Any) -> Any:
-    """A cell that a spreadsheet will not run: text that looks like a formula is quoted with '.
+    """A cell that no spreadsheet runs: text that looks like a formula gets a leading apostrophe.
 
     Numbers stay numbers.
     """

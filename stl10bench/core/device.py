@@ -19,27 +19,24 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def choose_device(name: str) -> str:
-    """`auto` is CUDA where there is a GPU, then Apple's MPS, then the CPU."""
+    """The device for `name`, one of DEVICES; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises UsageError for another name, and for a device that torch does not find.
+    """
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
-    found = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return next(device for device, there in found.items() if there)
-    if not found[name]:
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if not {"cuda": cuda, "mps": mps, "cpu": True}[name]:
         raise UsageError(f"--device {name}: torch {torch.__version__} finds none; use --device cpu")
     return name
 
 
 def set_threads(threads: int | None) -> int:
-    """Set and return torch's CPU threads: by default the cores we may use per local process.
-
-    `accelerate launch` sets one thread, and without a limit processes on one machine starve each
-    other, so neither the environment nor torch's own default is followed.
-    """
+    """Set and return torch's CPU threads: by default the cores we may use per local process."""
+    # `accelerate launch` sets one thread, which leaves all cores but one idle, and torch's default
+    # lets several processes starve each other: neither is followed.
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -50,9 +47,9 @@ def set_threads(threads: int | None) -> int:
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors instead of giving it back to the kernel.
 
-    Else each training step gets its large activations as new pages, to be zeroed first. For the
-    whole process; another C library is left as it is.
+    For the whole process; any other C library is left as it is.
     """
+    # Else each training step gets its large activations as new pages, which the kernel zeroes.
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_MAX, 0)
@@ -61,9 +58,9 @@ def keep_freed_memory() -> None:
 
 
 def be_deterministic() -> None:
-    """Let torch take no kernel whose bits differ from run to run, or fail where it has no other.
+    """Let torch use deterministic kernels only; it fails where it has none.
 
-    On a CPU they do not differ; on a GPU it costs speed (untested). For the whole process.
+    For the whole process. No change on a CPU; on a GPU it costs speed (untested).
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of cuBLAS
     torch.use_deterministic_algorithms(True)
@@ -71,40 +68,36 @@ def be_deterministic() -> None:
 
 
 def check_compiler(device: str) -> None:
-    """Raise UsageError when torch.compile would find no C++ compiler for the CPU's code."""
+    """Raise UsageError when torch.compile needs a C++ compiler and there is none."""
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if device == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise UsageError(
-            "--compile: no C++ compiler found for the CPU; install g++ or clang++, or leave it out"
+            "--compile needs a C++ compiler on the CPU: install g++ or clang++, or drop --compile"
         )
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """channels_last for a model with 2-d convolutions, where it is faster (measured), else NCHW."""
+    """channels_last for a model with 2-d convolutions, else NCHW."""
+    # Measured on two cores: MobileNetV2, 64 px, fp32 trains 374 images/s against 154 with NCHW.
     convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
     return torch.channels_last if convolves else torch.contiguous_format
 
 
 def make_accelerator(
-    device: str,
-    precision: str,
-    tracker: str,
-    folder: Path | None,
-    *,
-    timeout_minutes: float = 10.0,
+    device: str, precision: str, tracker: str, folder: Path | None, *, timeout_minutes: float = 10.0
 ) -> Accelerator:
     """Accelerate's state for one run: device, process group, mixed precision and tracker.
 
-    Processes wait `timeout_minutes` for one that hangs, then the run fails. A second run in the
-    same Python process starts from a fresh state. Raises UsageError when a launcher started more
-    processes than found each other.
+    Processes wait `timeout_minutes` for one that hangs, then the run fails. Raises UsageError when
+    a launcher started more processes than found each other.
     """
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32; untested
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    # A singleton: without a reset, a second run in this process could not have another precision.
     AcceleratorState._reset_state(reset_partial_state=world == 1)
     accelerator = Accelerator(
-        cpu=device == "cpu",
+        cpu=device == "cpu",  # else the ranks of torchrun train alone where there is no GPU
         mixed_precision=precision,
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
@@ -119,9 +112,10 @@ def make_accelerator(
 
 
 def describe_machine(accelerator: Accelerator, precision: str) -> str:
-    """One line on where and how a run computes."""
-    arithmetic = "fp32" if precision == "no" else precision
+    """One line on where and how a run computes, e.g. `cpu, 2 processes, 1 thread each, bf16`."""
+    processes, threads = accelerator.num_processes, torch.get_num_threads()
     return (
-        f"{accelerator.device.type}, {accelerator.num_processes} process(es) x "
-        f"{torch.get_num_threads()} threads, {arithmetic}"
+        f"{accelerator.device.type}, {processes} process{'es' if processes > 1 else ''}, "
+        f"{threads} thread{'s' if threads > 1 else ''}{' each' if processes > 1 else ''}, "
+        f"{'fp32' if precision == 'no' else precision}"
     )

@@ -10,8 +10,8 @@ _LONGEST = 4000  # characters of an error
 class BenchError(ValueError):
     """A mistake or a fault that the user can act on; its text is one line: value, rule, remedy.
 
-    What it quotes from files and names can be anything: it is cut, and control characters become
-    spaces.
+    The text may quote anything from files and names, so it is cut after 4,000 characters, and
+    control characters become spaces.
     """
 
     exit_code = 1
@@ -50,37 +50,42 @@ class DivergedError(BenchError):
 
 
 class BusyError(BenchError):
-    """A run folder that another process owns (exit code 6)."""
+    """A run folder or data folder that another process is using (exit code 6)."""
 
     exit_code = 6
 
 
 class StorageError(BenchError):
-    """A disk, a folder, a network or memory that is not what is asked of it (exit code 7)."""
+    """A disk, folder, network or memory that fails or has no room (exit code 7)."""
 
     exit_code = 7
 
 
 class DifferentError(BenchError):
-    """A run that was made again and is not what it was (exit code 8)."""
+    """A reproduced run that differs from the original (exit code 8)."""
 
     exit_code = 8
 
 
 class InterruptedRunError(BenchError):
-    """A run that was asked to stop, and can go on later (exit code 130 or 143)."""
+    """A run that was asked to stop and can be resumed (exit code 130 or 143)."""
 
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
         self.exit_code = exit_code
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, remedy: str = "") -> UsageError:
-    """The error for a `name` that is none of `known`: says the nearest, else all of them."""
-    names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:20])}"
+def unknown(kind: str, name: str, names: Iterable[str], *, remedy: str = "") -> UsageError:
+    """The error for a `name` that is not among `names`: suggests the nearest, else lists 20."""
+    choices = sorted(names)
+    hint = suggest(name, choices, otherwise=f"known: {', '.join(choices[:20])}")
     return UsageError(f"unknown {kind} {name!r}: {hint}{' ' + remedy if remedy else ''}")
+
+
+def suggest(name: str, names: Iterable[str], *, otherwise: str) -> str:
+    """`did you mean 'NAME'?` with the nearest of `names`; `otherwise` where none is near."""
+    nearest = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
 def require(package: str, *, extra: str, purpose: str) -> None:

@@ -1,4 +1,7 @@
-"""Does a server answer? Asked before a library waits for it much longer; imports no torch."""
+"""Does a server answer? Asked before a library waits for it much longer.
+
+Apart from `device`, for it must not import torch: `pretrained` asks while it checks the settings.
+"""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The header of a safetensors file -> its metadata, once all that it says has been checked.
+"""A safetensors file -> its bytes and metadata, once its whole header has been checked.
 
 The format: https://huggingface.co/docs/safetensors (version 0.8). This reader is stricter, so that
 no file makes it slow or large: the library takes any number of tensors and dimensions.
@@ -33,26 +33,29 @@ _NAME = 200  # characters
 def read_safetensors(path: Path) -> tuple[bytes, dict[str, str]]:
     """All bytes of a safetensors file and the metadata in its header, which has been checked.
 
-    Read, not mapped: a mapped file can be cut while in use. Raises CheckpointError with the path
-    and what the file is instead, before it takes memory for anything that is not there.
+    Raises CheckpointError with the path and what the file is instead, before it takes memory for
+    anything that is not there.
     """
     with _opened(path) as (file, metadata):
         file.seek(0)
-        return file.read(), metadata
+        return file.read(), metadata  # read, not mapped: a mapped file can be cut while in use
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone, which no sum has proven; raises as `read` does."""
+    """The metadata alone, proven by no checksum; raises as `read_safetensors` does."""
     with _opened(path) as (_, metadata):
         return metadata
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, str]]]:
-    """A file after its header, and the metadata in that; faults within are ours to name."""
+    """A file, open after its header, and the header's metadata.
+
+    An OSError or MemoryError within the `with` block becomes a CheckpointError too.
+    """
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a pipe would be waited for
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
             kind = "Is a directory" if stat.S_ISDIR(mode) else "no regular file"
             raise CheckpointError(f"cannot read {path}: {kind}")
         with path.open("rb") as file:
@@ -60,17 +63,17 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, str]]]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-                if start.startswith(_PICKLES):  # as are headers of 640, 896, 1152 or 1408 bytes
+                # Only now: a valid length (640, 896 ... bytes) can begin with the same two bytes.
+                if start.startswith(_PICKLES):
                     raise CheckpointError(
-                        f"{path} is a pickle (.pt, .pth): pickles can run code and are never "
-                        "read; convert it to safetensors where you trust it"
+                        f"{path} is a pickle (.pt, .pth), which can run code and is never read: "
+                        "convert it to safetensors if you trust it"
                     )
                 raise CheckpointError(f"{path} is not a safetensors file")
             try:
                 metadata = check_header(file.read(length), size - 8 - length)
             except ValueError as error:
-                text = f"{path} is not a whole safetensors file: {error}"
-                raise CheckpointError(text) from None
+                raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
             yield file, metadata
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
@@ -89,50 +92,51 @@ def check_header(header: bytes, size: int) -> dict[str, str]:
     except RecursionError:
         raise ValueError("the header is nested too deeply") from None
     if not isinstance(content, dict):
-        raise ValueError("the header is no JSON object")
+        raise ValueError("the header is not a JSON object")
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
-        raise ValueError("its metadata are not texts")
+        raise ValueError("its metadata must be strings")
     if len(content) > _TENSORS:
         raise ValueError(f"{len(content):,} tensors: at most {_TENSORS:,} are read")
     end = 0
-    for begin, stop in sorted(_place(name, facts) for name, facts in content.items()):
-        if begin != end:
-            raise ValueError(f"the tensors overlap or leave a hole at byte {min(begin, end):,}")
+    for start, stop in sorted(_span(name, entry) for name, entry in content.items()):
+        if start != end:
+            raise ValueError(f"the tensors overlap or leave a hole at byte {min(start, end):,}")
         end = stop
     if end != size:
         raise ValueError(f"its header describes {end:,} bytes of tensors, the file has {size:,}")
     return metadata
 
 
-def _place(name: str, facts: Any) -> tuple[int, int]:
-    """Where a tensor begins and ends, after checking all that is said of it."""
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    """The bytes where a tensor starts and stops, once its name and its entry have been checked."""
     if not name.isprintable() or len(name) > _NAME:
         raise ValueError(f"a tensor is called {name[:20]!r}...: up to {_NAME} printable characters")
-    if not isinstance(facts, dict) or facts.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name}: dtype, shape and data_offsets are needed, nothing else")
-    dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BYTES:
         raise ValueError(f"tensor {name}: dtype {str(dtype)[:20]!r}: one of {', '.join(_BYTES)}")
-    if not _counts(shape) or len(shape) > _DIMENSIONS:
+    if not _is_counts(shape) or len(shape) > _DIMENSIONS:
         raise ValueError(f"tensor {name}: a shape is a list of up to {_DIMENSIONS} sizes from 0 on")
     if math.prod(max(size, 1) for size in shape) >= _ELEMENTS:
         raise ValueError(f"tensor {name}: its shape has {_ELEMENTS:,} elements or more")
-    if not _counts(offsets) or len(offsets) != 2:
+    if not _is_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"tensor {name}: data_offsets are two numbers from 0 on")
-    begin, end = offsets
-    if end - begin != math.prod(shape) * _BYTES[dtype]:
+    start, stop = offsets
+    if stop - start != math.prod(shape) * _BYTES[dtype]:
         raise ValueError(f"tensor {name}: its shape does not fill its bytes")
-    return begin, end
+    return start, stop
 
 
-def _counts(value: Any) -> bool:
+def _is_counts(value: Any) -> bool:
     """Whether `value` is a list of whole numbers from 0 on."""
     return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key of the header stands there twice")
-    return found
+    """A JSON object; json itself would take the last of several equal keys, others the first."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("the header has the same key twice")
+    return content

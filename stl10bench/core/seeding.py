@@ -1,10 +1,14 @@
 """(seed, purpose, counters) -> a generator: a draw depends on these and on nothing else."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # One number per purpose, so that no two of them ever share a stream.
-HOLDOUT, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET = range(6)
+VALIDATION, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET = range(6)
 
 
 def seed_of(seed: int, purpose: int, *counters: int) -> int:
@@ -16,6 +20,13 @@ def seed_of(seed: int, purpose: int, *counters: int) -> int:
     return int(words[0] >> 1)
 
 
-def generator(seed: int, purpose: int, *counters: int) -> torch.Generator:
+def generator(seed: int, purpose: int, *counters: int) -> "torch.Generator":
     """A CPU generator seeded by `seed_of`: the draws are the same whatever device trains."""
+    import torch  # here: `numpy_generator` chooses the images of a run that is only planned
+
     return torch.Generator().manual_seed(seed_of(seed, purpose, *counters))
+
+
+def numpy_generator(seed: int, purpose: int) -> np.random.Generator:
+    """NumPy's default generator for `purpose`, seeded by the SeedSequence that `seed_of` mixes."""
+    return np.random.default_rng(np.random.SeedSequence((seed, purpose)))

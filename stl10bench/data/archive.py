@@ -1,4 +1,4 @@
-"""A gzipped tar as a stream of bytes -> its known members, verified and renamed into place."""
+"""A gzipped tar as a stream of bytes -> the wanted members, verified and renamed into place."""
 
 import hashlib
 import io
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stl10bench.core import files
-from stl10bench.core.errors import DataError, StorageError
-from stl10bench.data.stl10 import FOLDER
+from stl10bench.core.errors import DataError
+from stl10bench.data.stl10 import FOLDER, FileSum, check_sum
 
 _Plain: TypeAlias = "io.BufferedReader[_Chunks]"
 
@@ -23,19 +23,20 @@ _MEMBERS = 1000  # the official archive holds eight
 def unpack(
     stream: Iterator[bytes],
     folder: Path,
-    wanted: Mapping[str, tuple[int, str]],
+    wanted: Mapping[str, FileSum],
     *,
     source: str,
     report: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Take the `wanted` files (name -> bytes, MD5) out of a gzipped tar, into `folder`.
 
-    Reads no further than the last of them. Only a regular file called stl10_binary/NAME with the
-    right size and sum is taken; whatever else the archive holds is skipped unseen. `report` is
-    called with the bytes taken since its last call, `source` names the archive in errors. Raises
-    DataError for an archive that is cut, damaged, too large or of other content, StorageError.
+    Reads no further than the last of them. Takes only a regular file called stl10_binary/NAME with
+    the right size and MD5 and skips everything else, so that no archive writes outside `folder`.
+    `report` is called with the bytes taken since its last call; `source` names the archive in
+    errors. Raises DataError for an archive that is cut, damaged, too large or has other content,
+    StorageError.
     """
-    missing = {f"{FOLDER}/{name}": facts for name, facts in wanted.items()}
+    missing = {f"{FOLDER}/{name}": expected for name, expected in wanted.items()}
     with io.BufferedReader(_Chunks(_inflate(stream, source)), _BLOCK) as plain:
         for _ in range(_MEMBERS):
             if not missing:
@@ -46,32 +47,31 @@ def unpack(
             try:
                 member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
             except tarfile.HeaderError as error:
-                raise DataError(f"{source} is no tar archive, or damaged: {error}") from None
+                raise DataError(f"{source} is not a tar archive, or damaged: {error}") from None
             name = member.name.removeprefix("./")
             if name not in missing:
-                _skip(plain, member.size, source)
+                _skip(plain, member.size + _padding(member.size), source)
                 continue
-            size, md5 = missing.pop(name)
-            if not member.isreg() or member.size != size:
+            expected = missing.pop(name)
+            if not member.isreg() or member.size != expected[0]:
                 kind = f"{member.size} bytes" if member.isreg() else "a link or a special file"
-                raise DataError(f"{source}: {name} should be a file of {size} bytes; it is {kind}")
-            _take(plain, folder / Path(name).name, size, md5, source=source, report=report)
-            _skip(plain, -size % tarfile.BLOCKSIZE, source, padding=False)
+                raise DataError(
+                    f"{source}: {name} should be a file of {expected[0]} bytes; it is {kind}"
+                )
+            _take(plain, folder / Path(name).name, expected, source=source, report=report)
+            _skip(plain, _padding(member.size), source)
     if missing:
-        raise DataError(f"{source} holds more than {_MEMBERS} members: it is not STL-10's")
+        raise DataError(f"{source} holds more than {_MEMBERS} members: it is not STL-10's archive")
 
 
 def _take(
-    plain: _Plain,
-    path: Path,
-    size: int,
-    md5: str,
-    *,
-    source: str,
-    report: Callable[[int], None],
+    plain: _Plain, path: Path, expected: FileSum, *, source: str, report: Callable[[int], None]
 ) -> None:
+    """Write the next bytes to `path`, which then has the `expected` size and MD5, or not at all."""
+    size, _ = expected
+    # One name, and not one of `core.files`: what a killed download leaves, the next overwrites.
     part = path.with_name(f".{path.name}.part")
-    found = hashlib.new("md5", usedforsecurity=False)
+    md5 = hashlib.new("md5", usedforsecurity=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -80,16 +80,12 @@ def _take(
                     content = plain.read(min(left, _BLOCK))
                     if not content:
                         raise DataError(f"{source} is cut short within {path.name}")
-                    found.update(content)
+                    md5.update(content)
                     file.write(content)
                     report(len(content))
                 file.flush()
                 os.fsync(file.fileno())
-            if found.hexdigest() != md5:
-                raise DataError(
-                    f"{source}: {path.name} is not STL-10's: MD5 {md5} expected, "
-                    f"found {found.hexdigest()}"
-                )
+            check_sum(path, (size, md5.hexdigest()), expected, f"it came from {source}")
             if path.exists():
                 raise DataError(f"{path} has appeared meanwhile: it is left as it is")
             part.rename(path)
@@ -97,21 +93,27 @@ def _take(
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({size} bytes): {error}") from error
+        raise files.cannot_write(path, size, error) from error
 
 
-def _skip(plain: _Plain, size: int, source: str, *, padding: bool = True) -> None:
+def _padding(size: int) -> int:
+    """The zeros after a member of `size` bytes, up to the next block."""
+    return -size % tarfile.BLOCKSIZE
+
+
+def _skip(plain: _Plain, size: int, source: str) -> None:
+    """Read past `size` bytes."""
     if not 0 <= size <= _LIMIT:
-        raise DataError(f"{source} holds a member of {size} bytes: it is not STL-10's")
-    left = size + (-size % tarfile.BLOCKSIZE if padding else 0)
-    while left:
-        content = plain.read(min(left, _BLOCK))
+        raise DataError(f"{source} holds a member of {size} bytes: it is not STL-10's archive")
+    while size:
+        content = plain.read(min(size, _BLOCK))
         if not content:
             raise DataError(f"{source} is cut short")
-        left -= len(content)
+        size -= len(content)
 
 
 def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
+    """What a gzip stream holds, block by block, up to _LIMIT bytes."""
     inflater = zlib.decompressobj(wbits=31)  # 31: gzip with its header
     total = 0
     try:
@@ -121,13 +123,15 @@ def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
                 chunk = inflater.unconsumed_tail
                 total += len(plain)
                 if total > _LIMIT:
-                    raise DataError(f"{source} holds more than {_LIMIT} bytes: it is not STL-10's")
+                    raise DataError(
+                        f"{source} holds over {_LIMIT} bytes: it is not STL-10's archive"
+                    )
                 yield plain
             if inflater.eof:
                 return
         yield inflater.flush()  # at most what one block of input left behind
     except zlib.error as error:
-        raise DataError(f"{source} is no gzip archive, or damaged: {error}") from None
+        raise DataError(f"{source} is not a gzip archive, or damaged: {error}") from None
 
 
 class _Chunks(io.RawIOBase):

@@ -17,7 +17,7 @@ GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, with torchvision's rounding
 
 
 class Draws(NamedTuple):
-    """What is drawn for a batch: float32 tensors of shape (B,), in this order."""
+    """The random numbers for a batch: float32 tensors of shape (B,), drawn in this order."""
 
     brightness: Tensor  # factors, 1 = unchanged
     contrast: Tensor
@@ -25,8 +25,8 @@ class Draws(NamedTuple):
     hue: Tensor  # turns of the colour circle, 0 = unchanged
     flip: Tensor  # 1 = mirrored, 0 = not
     angle: Tensor  # degrees, counter-clockwise
-    left: Tensor  # the crop's first column and row in the source, pixels
-    top: Tensor
+    left: Tensor  # the crop's first column in the source, pixels
+    top: Tensor  # and its first row
 
     def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
         """The draws of images `start` to `stop`, on `device`."""
@@ -34,7 +34,11 @@ class Draws(NamedTuple):
 
 
 def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, batch: int) -> Draws:
-    """The draws for a global batch: a function of (config.seed, epoch, batch) alone."""
+    """The draws for a global batch of images `source_size` pixels wide and high.
+
+    With the same settings a function of (config.seed, epoch, batch) alone.
+    """
+    # All eight rows at once, used or not: no setting shifts the draws of another.
     uniform = torch.rand(8, batch_size, generator=generator(config.seed, AUGMENT, epoch, batch))
 
     def between(row: int, low: float, high: float) -> Tensor:
@@ -72,7 +76,7 @@ def jitter(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     if config.brightness:
         images.mul_(per_image(draws.brightness)).clamp_(0, 1)
     if config.contrast:
-        mean = images.mean((2, 3)) @ images.new_tensor(GREY)
+        mean = images.mean((2, 3)) @ images.new_tensor(GREY)  # of each image's grey version
         images.mul_(per_image(draws.contrast)).add_(per_image(mean * (1 - draws.contrast)))
         images.clamp_(0, 1)
     if config.saturation:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from stl10bench.core import files
 from stl10bench.core.errors import DataError, StorageError
-from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, MARKER, NEEDED, SIDE, open_dataset
+from stl10bench.data import stl10
 
 _SCALE = 2  # drawn larger, then averaged: smooth edges
 
@@ -21,9 +21,13 @@ Part = tuple[Points, int, float]
 
 
 def draw_image(label: int, seed: int, split: int, index: int) -> NDArray[np.uint8]:
-    """One image, uint8 (96, 96, 3), of class `label` (0..9)."""
+    """One image, uint8 (96, 96, 3), of class `label` (0..9); a function of its arguments alone.
+
+    `split` is 0 for train, 1 for test. Neither colour, place nor light depends on the class: only
+    the shape tells it.
+    """
     rng = np.random.default_rng(np.random.SeedSequence((seed, split, index)))
-    size = SIDE * _SCALE
+    size = stl10.SIDE * _SCALE
     image = Image.fromarray(_background(rng, size))
     pen = ImageDraw.Draw(image)
     for _ in range(rng.integers(4, 11)):
@@ -31,7 +35,7 @@ def draw_image(label: int, seed: int, split: int, index: int) -> NDArray[np.uint
 
     body = _colour(rng)
     around = np.asarray(image, dtype=np.float64).mean((0, 1))
-    while np.abs(body - around).mean() < 25:  # it must be seen
+    while np.abs(body - around).mean() < 25:  # else it could not be seen
         body = _colour(rng)
     tones = [body, body * 0.62, 255 - (255 - body) * 0.55, body * 0.1 + 12, body * 0.1 + 225]
     turn, mirror = np.deg2rad(rng.normal(0, 16)), rng.choice((-1, 1))
@@ -50,12 +54,15 @@ def draw_image(label: int, seed: int, split: int, index: int) -> NDArray[np.uint
     for _ in range(rng.integers(1, 5)):
         _clutter(pen, rng, size, largest=0.2)
 
-    image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    image = image.resize((stl10.SIDE, stl10.SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.float64)
-    light = rng.uniform(0.75, 1.2) * (1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, SIDE))
+    light = rng.uniform(0.75, 1.2) * (1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, stl10.SIDE))
     pixels = pixels * light[None, :, None] + rng.normal(0, rng.uniform(4, 20), pixels.shape)
-    drawn: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return drawn
+    return _as_bytes(np.rint(pixels))
+
+
+def _as_bytes(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _colour(rng: Rng) -> NDArray[np.float64]:
@@ -71,9 +78,7 @@ def _background(rng: Rng, size: int) -> NDArray[np.uint8]:
     first = _colour(rng)
     second = np.clip(first + rng.uniform(-70, 70, 3), 0, 255)
     wave = np.sin(rng.uniform(3, 30) * (across * np.sin(angle) + along) + rng.uniform(0, 6))
-    pixels = first * (1 - share) + second * share + rng.uniform(0, 14) * wave[..., None]
-    drawn: NDArray[np.uint8] = np.clip(pixels, 0, 255).astype(np.uint8)
-    return drawn
+    return _as_bytes(first * (1 - share) + second * share + rng.uniform(0, 14) * wave[..., None])
 
 
 def _clutter(pen: ImageDraw.ImageDraw, rng: Rng, size: int, *, largest: float) -> None:
@@ -107,6 +112,14 @@ def _oval(tone: int, x: float, y: float, rx: float, ry: float, turn: float = 0.0
     return points @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y), tone, 0.0
 
 
+def _ovals(tone: int, y: float, rx: float, ry: float, *xs: float) -> list[Part]:
+    return [_oval(tone, x, y, rx, ry) for x in xs]
+
+
+def _both_sides(tone: int, *points: tuple[float, float]) -> list[Part]:
+    return [_fill(tone, *points), _fill(tone, *((-x, y) for x, y in points))]
+
+
 def _airplane(rng: Rng) -> list[Part]:
     sweep = rng.uniform(0.1, 0.45)
     return [
@@ -115,7 +128,7 @@ def _airplane(rng: Rng) -> list[Part]:
         _oval(0, 0.0, 0.0, 1.0, 0.17),
         _fill(2, (0.2, 0.03), (-0.1 - sweep, 0.95), (-0.3 - sweep, 0.95), (-0.2, 0.03)),
         _fill(2, (-0.7, 0.03), (-0.95, 0.42), (-1.05, 0.42), (-0.95, 0.03)),
-        *(_oval(3, x, -0.05, 0.045, 0.04) for x in (-0.4, -0.2, 0.0, 0.2, 0.4)),
+        *_ovals(3, -0.05, 0.045, 0.04, -0.4, -0.2, 0.0, 0.2, 0.4),
         _oval(3, 0.78, -0.04, 0.1, 0.06),
     ]
 
@@ -135,8 +148,10 @@ def _bird(rng: Rng) -> list[Part]:
 
 
 def _wheels(y: float, radius: float, *places: float) -> list[Part]:
-    discs = [_oval(3, x, y, radius, radius) for x in places]
-    return discs + [_oval(4, x, y, radius * 0.45, radius * 0.45) for x in places]
+    return [
+        *_ovals(3, y, radius, radius, *places),
+        *_ovals(4, y, radius * 0.45, radius * 0.45, *places),
+    ]
 
 
 def _car(rng: Rng) -> list[Part]:
@@ -154,50 +169,40 @@ def _car(rng: Rng) -> list[Part]:
 
 
 def _face(tone: int = 3) -> list[Part]:
-    return [_oval(tone, -0.27, -0.08, 0.1, 0.11), _oval(tone, 0.27, -0.08, 0.1, 0.11)]
+    return _ovals(tone, -0.08, 0.1, 0.11, -0.27, 0.27)
 
 
 def _cat(rng: Rng) -> list[Part]:
     ear = rng.uniform(0.85, 1.1)
+    ends = ((side, slope) for side in (-1, 1) for slope in (-0.14, 0.02, 0.18))
+    whiskers = (_line(4, 0.03, (s * 0.2, 0.32), (s * 1.0, 0.32 + slope)) for s, slope in ends)
     return [
-        _fill(0, (-0.72, -0.15), (-0.68, -ear), (-0.1, -0.5)),
-        _fill(0, (0.72, -0.15), (0.68, -ear), (0.1, -0.5)),
-        _fill(2, (-0.6, -0.4), (-0.6, -ear + 0.2), (-0.3, -0.5)),
-        _fill(2, (0.6, -0.4), (0.6, -ear + 0.2), (0.3, -0.5)),
+        *_both_sides(0, (-0.72, -0.15), (-0.68, -ear), (-0.1, -0.5)),
+        *_both_sides(2, (-0.6, -0.4), (-0.6, -ear + 0.2), (-0.3, -0.5)),
         _oval(0, 0.0, 0.05, 0.76, 0.66),
         *_face(4),
-        _oval(3, -0.27, -0.08, 0.04, 0.1),
-        _oval(3, 0.27, -0.08, 0.04, 0.1),
+        *_ovals(3, -0.08, 0.04, 0.1, -0.27, 0.27),
         _fill(3, (-0.09, 0.2), (0.09, 0.2), (0.0, 0.31)),
-        *(
-            _line(4, 0.03, (side * 0.2, 0.32), (side * 1.0, 0.32 + slope))
-            for side in (-1, 1)
-            for slope in (-0.14, 0.02, 0.18)
-        ),
+        *whiskers,
     ]
 
 
 def _legs(rng: Rng, width: float, top: float, bottom: float, *places: float) -> list[Part]:
     steps = rng.uniform(-0.14, 0.14, len(places))
-    return [
-        _line(i % 2, width, (x, top), (x + step, bottom))
-        for i, (x, step) in enumerate(zip(places, steps, strict=True))
-    ]
+    feet = enumerate(zip(places, steps, strict=True))
+    return [_line(i % 2, width, (x, top), (x + step, bottom)) for i, (x, step) in feet]
 
 
 def _deer(rng: Rng) -> list[Part]:
     spread = rng.uniform(0.8, 1.2)
-    antlers = [
-        _line(4, 0.05, (0.6, -0.62), (0.6 + 0.22 * side * spread, -1.05)) for side in (-1.3, 1.0)
-    ]
-    tines = [
-        _line(4, 0.045, (0.6 + 0.13 * side * spread, -0.86), (0.6 + 0.4 * side * spread, -0.9))
-        for side in (-1.1, 1.0)
-    ]
+
+    def x_of(offset: float, side: float) -> float:
+        return 0.6 + offset * side * spread
+
     return [
         *_legs(rng, 0.08, 0.1, 0.98, -0.5, -0.38, 0.22, 0.34),
-        *antlers,
-        *tines,
+        *(_line(4, 0.05, (0.6, -0.62), (x_of(0.22, side), -1.05)) for side in (-1.3, 1.0)),
+        *(_line(4, 0.045, (x_of(0.13, s), -0.86), (x_of(0.4, s), -0.9)) for s in (-1.1, 1.0)),
         _oval(0, -0.08, 0.0, 0.58, 0.25),
         _fill(0, (0.2, 0.1), (0.5, -0.5), (0.72, -0.45), (0.48, 0.1)),
         _oval(0, 0.7, -0.52, 0.26, 0.13, 0.3),
@@ -238,17 +243,13 @@ def _horse(rng: Rng) -> list[Part]:
 def _monkey(rng: Rng) -> list[Part]:
     ear = rng.uniform(0.22, 0.34)
     return [
-        _oval(1, -0.72, -0.05, ear, ear),
-        _oval(1, 0.72, -0.05, ear, ear),
-        _oval(2, -0.72, -0.05, ear * 0.55, ear * 0.55),
-        _oval(2, 0.72, -0.05, ear * 0.55, ear * 0.55),
+        *_ovals(1, -0.05, ear, ear, -0.72, 0.72),
+        *_ovals(2, -0.05, ear * 0.55, ear * 0.55, -0.72, 0.72),
         _oval(1, 0.0, -0.05, 0.66, 0.72),
-        _oval(2, -0.2, -0.1, 0.27, 0.3),
-        _oval(2, 0.2, -0.1, 0.27, 0.3),
+        *_ovals(2, -0.1, 0.27, 0.3, -0.2, 0.2),
         _oval(2, 0.0, 0.34, 0.5, 0.35),
         *_face(),
-        _oval(3, -0.07, 0.17, 0.04, 0.04),
-        _oval(3, 0.07, 0.17, 0.04, 0.04),
+        *_ovals(3, 0.17, 0.04, 0.04, -0.07, 0.07),
         _line(3, 0.05, (-0.27, 0.4), (0.0, 0.49), (0.27, 0.4)),
     ]
 
@@ -262,7 +263,7 @@ def _ship(rng: Rng) -> list[Part]:
         _line(3, 0.05, (0.7, 0.1), (0.7, -0.7)),
         _fill(0, (-1.0, 0.08), (1.08, 0.08), (0.78, 0.55), (-0.78, 0.55)),
         _fill(1, (-0.86, 0.4), (0.88, 0.4), (0.78, 0.58), (-0.78, 0.58)),
-        *(_oval(4, x, 0.23, 0.06, 0.06) for x in (-0.55, -0.25, 0.05, 0.35, 0.65)),
+        *_ovals(4, 0.23, 0.06, 0.06, -0.55, -0.25, 0.05, 0.35, 0.65),
     ]
 
 
@@ -278,17 +279,8 @@ def _truck(rng: Rng) -> list[Part]:
     ]
 
 
-_DRAWINGS: tuple[Callable[[Rng], list[Part]], ...] = (
-    _airplane,
-    _bird,
-    _car,
-    _cat,
-    _deer,
-    _dog,
-    _horse,
-    _monkey,
-    _ship,
-    _truck,
+_DRAWINGS: tuple[Callable[[Rng], list[Part]], ...] = (  # in the order of stl10.CLASS_NAMES
+    *(_airplane, _bird, _car, _cat, _deer, _dog, _horse, _monkey, _ship, _truck),
 )
 
 GENERATOR = 1  # raised when the same seed begins to draw other images
@@ -298,38 +290,38 @@ FOLDS = 10
 def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int = 0) -> None:
     """Write the demo data as `data_dir`/stl10_binary, whole or not at all.
 
-    Every image is a function of (seed, split, index), classes take turns, and the folds hold a
-    fifth of the train split each. The same data that are there already stay as they are. Raises
-    DataError when anything else lies there, StorageError when it cannot be written.
+    `train` and `test` images, whose classes take turns, and ten folds of a fifth of the train
+    split each. Where the same data exist already they stay as they are. Raises DataError when the
+    folder holds anything else, StorageError when it cannot be written.
     """
-    folder = data_dir / FOLDER
-    made = {"generator": GENERATOR, "seed": seed, "train": train, "test": test}
+    folder = data_dir / stl10.FOLDER
+    recipe = {"generator": GENERATOR, "seed": seed, "train": train, "test": test}
     if folder.exists():
-        if (folder / MARKER).exists():
-            marker = files.read_json(folder / MARKER, DataError)
-            if made.items() <= marker.items():
-                open_dataset(data_dir)  # raises if it is no longer what was drawn
+        if (folder / stl10.MARKER).exists():
+            marker = files.read_json(folder / stl10.MARKER, DataError)
+            if recipe.items() <= marker.items():
+                stl10.open_dataset(data_dir)  # raises if it is no longer what was drawn
                 return
         raise DataError(f"{folder} exists already: move it away, or use another --data-dir")
     try:
         with files.new_folder(folder) as part:
             _write_files(part, train, test, seed)
-            sums = {name: files.digests(part / name, "sha256")[0] for name in NEEDED}
-            files.write_json(part / MARKER, {**made, "sha256": sums})
+            sums = {name: files.digests(part / name, "sha256")[0] for name in stl10.NEEDED}
+            files.write_json(part / stl10.MARKER, {**recipe, "sha256": sums})
     except OSError as error:
         raise StorageError(f"cannot write the demo data {folder}: {error}") from error
 
 
 def _write_files(folder: Path, train: int, test: int, seed: int) -> None:
     for split, (name, count) in enumerate((("train", train), ("test", test))):
-        labels = np.arange(count) % len(CLASS_NAMES)
+        labels = np.arange(count) % len(stl10.CLASS_NAMES)
         with (folder / f"{name}_X.bin").open("wb") as file:
             for index, label in enumerate(labels):
                 planes = draw_image(int(label), seed, split, index).transpose(2, 1, 0)
                 file.write(planes.tobytes())  # channel, column, row
         (folder / f"{name}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
-    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
+    (folder / "class_names.txt").write_bytes(stl10.encode_class_names(stl10.CLASS_NAMES))
     rng = np.random.default_rng(np.random.SeedSequence((seed, 2)))
     folds = [np.sort(rng.choice(train, max(1, train // 5), replace=False)) for _ in range(FOLDS)]
     lines = "".join(" ".join(map(str, fold)) + " \n" for fold in folds)
-    (folder / "fold_indices.txt").write_text(lines)
+    (folder / "fold_indices.txt").write_bytes(lines.encode())

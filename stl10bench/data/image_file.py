@@ -14,9 +14,9 @@ from stl10bench.core.errors import DataError
 from stl10bench.data.stl10 import SIDE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-PIXEL_LIMIT = 89_478_485  # Pillow's: what takes 256 MB at 24 bits a pixel
-BYTE_LIMIT = 1 << 29  # of a file; 16-bit RGB at the limit of pixels, uncompressed
-LARGE = 12_000_000  # pixels, from which on an image is averaged down before anything else
+PIXEL_LIMIT = 89_478_485  # Pillow's own: 256 MB at 24 bits a pixel
+BYTE_LIMIT = 1 << 29  # of a file: 16-bit RGB at the limit of pixels, uncompressed
+LARGE = 12_000_000  # pixels; a larger image is averaged down before anything else
 _ORIENTATION = 0x0112  # EXIF's tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,25 +31,26 @@ _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")  # Pillow's modes with an alpha chan
 
 
 class TooLargeError(DataError):
-    """An image that a caller left to be read later."""
+    """An image over the caller's `limit`, which may be read later, alone."""
 
 
 def read(path: Path, *, limit: int = PIXEL_LIMIT) -> NDArray[np.uint8]:
     """The image in `path`, uint8 (96, 96, 3), RGB.
 
-    It is turned upright as its EXIF data say, put on white where it is transparent, cropped to the
-    central square and resized (bicubic, antialiased); of an animation the first frame counts. The
-    content decides what it is, not the name. An image at the limit of pixels takes a GB meanwhile;
-    threads that read at once give a lower `limit` for the pixels to decode (a large JPEG has fewer
-    than it is wide and high), and TooLargeError says what to read later, one by one. Raises
-    DataError for what is no ordinary file or over a limit, and otherwise whatever Pillow raises:
-    `reason` makes one line of it.
+    It is turned upright by its EXIF data, put on white where it is transparent, cropped to the
+    central square and resized (bicubic, antialiased). Only the first frame of an animation is
+    read; the format is told by the content, not by the name.
+
+    Decoding PIXEL_LIMIT pixels takes a GB. Threads that read at once pass a lower `limit` for the
+    pixels to decode (fewer than width x height for a large JPEG) and read what raises
+    TooLargeError later, one by one. Raises DataError for anything but a regular file and over a
+    limit, and otherwise whatever Pillow raises: `reason` makes one line of it.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device read for ever
-        raise DataError("it is no ordinary file")
-    if found.st_size > BYTE_LIMIT:
-        raise DataError(f"{found.st_size} bytes, and at most {BYTE_LIMIT} are read")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would never answer, a device never end
+        raise DataError("not a regular file")
+    if status.st_size > BYTE_LIMIT:
+        raise DataError(f"{status.st_size} bytes, and at most {BYTE_LIMIT} are read")
     with Image.open(path, formats=FORMATS) as opened:
         pixels = opened.width * opened.height
         if pixels > PIXEL_LIMIT:
@@ -58,7 +59,8 @@ def read(path: Path, *, limit: int = PIXEL_LIMIT) -> NDArray[np.uint8]:
                 "are decoded"
             )
         opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # large JPEGs: decoded at a half to an eighth
-        if "progressive" not in opened.info:  # such a JPEG is kept whole while it is decoded
+        # A progressive JPEG is kept whole while it is decoded; of others only what is decoded.
+        if "progressive" not in opened.info:
             pixels = opened.width * opened.height
         if pixels > limit:
             raise TooLargeError(f"more than {limit} pixels to decode")
@@ -66,7 +68,7 @@ def read(path: Path, *, limit: int = PIXEL_LIMIT) -> NDArray[np.uint8]:
 
 
 def reason(error: Exception) -> str:
-    """What `read` raised, on one line and without the path."""
+    """What `read` raised, on one line and without the path; never empty."""
     if isinstance(error, UnidentifiedImageError):
         return f"cannot identify it as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -75,9 +77,9 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Pillow's warnings of odd but readable files, and of large ones, are not shown meanwhile.
+    """Hide Pillow's warnings of odd but readable files and of large ones.
 
-    For the whole process, so not to be entered by a thread of its own.
+    For the whole process: enter it before threads start, not in one of them.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -85,10 +87,12 @@ def silenced() -> Iterator[None]:
 
 
 def _square(opened: Image.Image) -> Image.Image:
-    opened.load()  # which turns a TIFF upright already
+    """RGB (96, 96): upright, on white, the central square."""
+    opened.load()  # first: it turns a TIFF upright and drops its orientation
+    # Not ImageOps.exif_transpose, which raises for damaged EXIF data; here they turn nothing.
     try:
         turn = _UPRIGHT.get(opened.getexif().get(_ORIENTATION, 1))
-    except Exception:  # Pillow raises of all kinds; damaged EXIF data turn nothing
+    except Exception:  # Pillow raises errors of all kinds
         turn = None
     image = _shrunk(opened)
     if image.mode in _ALPHA:

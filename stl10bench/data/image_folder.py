@@ -14,7 +14,7 @@ from rich.progress import track
 from stl10bench.core import files
 from stl10bench.core.errors import DataError, StorageError, UsageError
 from stl10bench.data import image_file
-from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, IMAGE_BYTES
+from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, IMAGE_BYTES, encode_class_names
 
 _SPLITS = ("train", "test")
 
@@ -38,12 +38,11 @@ def import_folder(
     """Write the photos below `source` as `data_dir`/stl10_binary, whole or not at all.
 
     `source` holds a folder of images per class, or `train` and `test` with the same class folders
-    each. Without these two every class gives `test_fraction` of its images (at least one) to the
-    test split, chosen by `seed` and file name. Images are turned upright, put on white, cropped to
-    the central square and resized to 96x96 (bicubic, antialiased). Hidden files are passed over;
-    any other file that is no image is an error, or with `skip_broken` left out with a warning.
-    Returns the numbers of classes, train and test images, and skipped files. Raises UsageError,
-    DataError, StorageError.
+    each. Without these two, each class gives `test_fraction` of its images (at least one) to the
+    test split, chosen by `seed` and file name. `image_file.read` makes each image 96x96. Hidden
+    files are ignored; any other file that is not an image is an error, or with `skip_broken` left
+    out with a warning. Returns the counts of classes, train and test images, and skipped files.
+    Raises UsageError, DataError, StorageError.
     """
     target = data_dir / FOLDER
     if target.exists():
@@ -51,27 +50,27 @@ def import_folder(
     if not 0 < test_fraction < 1:
         raise UsageError(f"test_fraction = {test_fraction}: must be between 0 and 1")
     if not source.is_dir():
-        raise DataError(f"{source} is no folder: one with a folder of images per class is needed")
+        raise DataError(f"{source} is not a folder: pass one with a folder of images per class")
     try:
         names, photos = _listed(source)
         _check_counts(source, names, photos)
         with files.new_folder(target) as part:
-            whole = _convert(source, photos, part / "all", skip_broken=skip_broken)
-            _check_counts(source, names, whole)
-            is_test = _test_rows(whole, test_fraction, seed)
+            images = _convert(source, photos, part / "all", skip_broken=skip_broken)
+            _check_counts(source, names, images)
+            is_test = _test_rows(images, test_fraction, seed)
             for split, rows in zip(_SPLITS, (~is_test, is_test), strict=True):
-                _write_split(part, split, whole, np.flatnonzero(rows))
+                _write_split(part, split, images, np.flatnonzero(rows))
             (part / "all").unlink()
-            (part / "class_names.txt").write_bytes("".join(f"{n}\n" for n in names).encode())
+            (part / "class_names.txt").write_bytes(encode_class_names(names))
     except OSError as error:
         raise StorageError(f"cannot import {source} into {target}: {error}") from error
     test = int(is_test.sum())
-    skipped = len(photos) - len(whole)
-    return {"classes": len(names), "train": len(whole) - test, "test": test, "skipped": skipped}
+    skipped = len(photos) - len(images)
+    return {"classes": len(names), "train": len(images) - test, "test": test, "skipped": skipped}
 
 
 def _listed(source: Path) -> tuple[list[str], list[Photo]]:
-    """The class names and the files, both in the order of their names."""
+    """The class names and the files, both sorted by name."""
     split = [path.name for path in _visible(source) if path.is_dir()] == sorted(_SPLITS)
     roots = [source / name for name in _SPLITS] if split else [source]
     names = _class_names(roots[0])
@@ -84,7 +83,7 @@ def _listed(source: Path) -> tuple[list[str], list[Photo]]:
             for path in _visible(root / name):
                 if path.is_dir():
                     raise DataError(
-                        f"{path} is a folder within a class folder: give a folder whose folders "
+                        f"{path} is a folder within a class folder: pass a folder whose folders "
                         "are the classes, or just train/ and test/ with the classes in them"
                     )
                 photos.append(Photo(path, label, root.name if split else ""))
@@ -102,20 +101,21 @@ def _class_names(root: Path) -> list[str]:
     for name in names:
         if not name.isprintable() or name != name.strip():
             raise DataError(
-                f"{root}: {name!r} cannot be a class name: printable characters of UTF-8 and no "
-                "spaces around them are needed; rename the folder"
+                f"{root}: {name!r} cannot be a class name: use printable UTF-8 characters without "
+                "spaces around them; rename the folder"
             )
     if names == sorted(CLASS_NAMES):
         raise DataError(
-            f"{root}: these ten class names are STL-10's own, whose files have known sums: "
+            f"{root}: these are STL-10's own ten class names, and data with them must be STL-10: "
             "rename a folder, e.g. 'airplane' to 'plane'"
         )
     return names
 
 
 def _check_counts(source: Path, names: Sequence[str], photos: Sequence[Photo]) -> None:
+    """Raise DataError for a class without an image for each split."""
     roots = _SPLITS if any(photo.root for photo in photos) else ("",)
-    least = 3 - len(roots)  # one for each split
+    least = 3 - len(roots)  # images in each root: one per split that it fills
     for root in roots:
         labels = [photo.label for photo in photos if photo.root == root]
         for name, count in zip(names, np.bincount(labels, minlength=len(names)), strict=True):
@@ -128,34 +128,35 @@ def _check_counts(source: Path, names: Sequence[str], photos: Sequence[Photo]) -
 def _convert(
     source: Path, photos: Sequence[Photo], path: Path, *, skip_broken: bool
 ) -> list[Photo]:
-    """Write the photos to `path`, in the layout's order of bytes; returns those that are whole."""
-    whole, broken = [], []
-    with path.open("wb") as file:
-        console = Console(stderr=True)
-        hidden = not console.is_terminal
-        with image_file.silenced():
-            for photo in track(photos, "reading", console=console, transient=True, disable=hidden):
-                try:
-                    pixels = image_file.read(photo.path)
-                except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
-                    place = photo.path.relative_to(source).as_posix()
-                    broken.append(f"{place!r} ({image_file.reason(error)})")
-                else:
-                    file.write(pixels.transpose(2, 1, 0).tobytes())  # channel, column, row
-                    whole.append(photo)
+    """Write the photos to `path`, in the layout's order of bytes; returns the readable ones."""
+    readable, broken = [], []
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with path.open("wb") as file, image_file.silenced():
+        for photo in track(photos, "reading", console=console, transient=True, disable=hidden):
+            try:
+                pixels = image_file.read(photo.path)
+            except Exception as error:  # Pillow's decoders raise errors of all kinds
+                name = photo.path.relative_to(source).as_posix()
+                broken.append(f"{name!r} ({image_file.reason(error)})")
+            else:
+                file.write(pixels.transpose(2, 1, 0).tobytes())  # channel, column, row
+                readable.append(photo)
     if broken:
-        text = f"{source}: {len(broken)} of {len(photos)} files are no whole images: "
-        text += "; ".join(broken)
+        problem = (
+            f"{source}: {len(broken)} of {len(photos)} files cannot be read as images: "
+            f"{'; '.join(broken)}"
+        )
         if not skip_broken:
-            raise DataError(f"{text}; mend or remove them, or leave them out with --skip-broken")
-        warnings.warn(f"{text}; they are left out", stacklevel=3)
-    return whole
+            raise DataError(f"{problem}; repair or remove them, or skip them with --skip-broken")
+        warnings.warn(f"{problem}; they are left out", stacklevel=3)
+    return readable
 
 
 def _test_rows(photos: Sequence[Photo], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which photos are the test split's: as the source says, else a share of each class.
+    """bool (N,): which photos are for testing, by their root or else a share of each class.
 
-    The order of a sum over seed and name decides, so it is the same everywhere and for ever.
+    A hash of seed and name decides, so the choice is the same everywhere and for ever.
     """
     if photos[0].root:
         return np.array([photo.root == "test" for photo in photos])
@@ -169,8 +170,8 @@ def _test_rows(photos: Sequence[Photo], fraction: float, seed: int) -> NDArray[n
 
 
 def _rank(path: Path, seed: int) -> bytes:
-    text = f"{seed}/{path.parent.name}/{path.name}"
-    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+    name = f"{seed}/{path.parent.name}/{path.name}"
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
 def _write_split(folder: Path, split: str, photos: Sequence[Photo], rows: NDArray[np.intp]) -> None:

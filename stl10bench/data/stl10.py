@@ -4,6 +4,7 @@ import hashlib
 import re
 import shlex
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,15 @@ from stl10bench.core import files
 from stl10bench.core.errors import DataError, StorageError
 
 FOLDER = "stl10_binary"
-STAMP = ".stl10bench.json"  # remembers sums, so that they are computed once
-MARKER = "demo.json"  # written by make-demo beside the files that it drew
+STAMP = ".stl10bench.json"  # remembers checksums, so that they are computed once
+MARKER = "demo.json"  # written by make-demo beside its files
 SIDE = 96  # pixels
-_FOLDS, _FOLDS_LIMIT = 1000, 10 << 20  # lines, bytes
 IMAGE_BYTES = 3 * SIDE * SIDE
+_FOLDS, _FOLDS_LIMIT = 1000, 10 << 20  # lines, bytes
 
-CLASS_NAMES = (
-    "airplane",
-    "bird",
-    "car",
-    "cat",
-    "deer",
-    "dog",
-    "horse",
-    "monkey",
-    "ship",
-    "truck",
-)
-OFFICIAL: dict[str, tuple[int, str]] = {  # name -> bytes, MD5
+CLASS_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+FileSum = tuple[int, str]  # bytes, MD5
+OFFICIAL: dict[str, FileSum] = {
     "train_X.bin": (138_240_000, "918c2871b30a85fa023e0c44e0bee87f"),
     "train_y.bin": (5_000, "5a34089d4802c674881badbb80307741"),
     "test_X.bin": (221_184_000, "7f263ba9f9e0b06b93213547f721ac82"),
@@ -71,10 +62,10 @@ class Dataset:
 def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
     """The dataset in `data_dir`/stl10_binary: mapped, not loaded.
 
-    Every file is checked for its size, its counts and its labels. Files with the official class
-    names must have the official MD5 sums, unless make-demo wrote them; `verify=False` takes them
-    as data of their own instead. Raises DataError with the file, what was expected and what was
-    found, StorageError for a file that cannot be read.
+    Every file is checked for its size, counts and labels. Files with the official class names
+    must have the official MD5 checksums, unless make-demo wrote them; `verify=False` takes them as
+    "STL-10 layout" instead. Raises DataError with the file, what was expected and what was found,
+    StorageError for a file that cannot be read.
     """
     try:
         return _open(data_dir, verify=verify)
@@ -87,15 +78,13 @@ def _open(data_dir: Path, *, verify: bool) -> Dataset:
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder} lacks {', '.join(missing)}: get STL-10 with "
-            f"'stl10bench data download --data-dir {_quoted(data_dir)}', or give --data-dir, "
-            "or try --dataset demo"
+            f"{folder} lacks {', '.join(missing)}: get STL-10 with {_download(data_dir)}, "
+            "pass another --data-dir, or try --dataset demo"
         )
     class_names = _class_names(folder / "class_names.txt")
     train = _split(folder, "train", len(class_names))
     test = _split(folder, "test", len(class_names))
-    absent = sorted(set(range(len(class_names))) - set(train.labels.tolist()))
-    if absent:
+    if absent := sorted(set(range(len(class_names))) - set(train.labels.tolist())):
         raise DataError(f"{folder / 'train_y.bin'}: no image of class {class_names[absent[0]]!r}")
 
     sums = _sums(folder)
@@ -112,43 +101,34 @@ def _open(data_dir: Path, *, verify: bool) -> Dataset:
 
 
 def open_unlabelled(data_dir: Path) -> Images:
-    """uint8 (N, 3, 96, 96): the unlabelled images, mapped. Raises DataError."""
+    """uint8 (N, 3, 96, 96): the unlabelled images, mapped, not verified. Raises DataError."""
     path = data_dir / FOLDER / "unlabeled_X.bin"
     if not path.is_file():
-        raise DataError(
-            f"{path} is missing: get it with 'stl10bench data download --unlabelled "
-            f"--data-dir {_quoted(data_dir)}'"
-        )
+        raise DataError(f"{path} is missing: get it with {_download(data_dir, '--unlabelled')}")
     return _images(path)
 
 
 def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
-    """The rows of the train split in each pre-defined fold, int64, as they stand in the file.
+    """The rows of the train split in each pre-defined fold, int64, in the file's order.
 
-    STL-10's own are held to their sum. Raises DataError.
+    STL-10's own file must have its official MD5. Raises DataError.
     """
     path = dataset.folder / "fold_indices.txt"
     count = len(dataset.train.labels)
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
             raise DataError(f"cannot read {path}: no regular file")
         with path.open("rb") as file:
             content = file.read(_FOLDS_LIMIT + 1)
     except OSError as error:
         remedy = "only STL-10 and the demo data have folds"
         if dataset.name == "STL-10":
-            remedy = (
-                "they lie at the archive's end, get them with 'stl10bench data download "
-                f"--folds --data-dir {_quoted(dataset.folder.parent)}'"
-            )
+            remedy = f"get it with {_download(dataset.folder.parent, '--folds')}"
         raise DataError(f"cannot read {path} ({error.strerror}): {remedy}") from None
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    size, md5 = OFFICIAL[path.name]
-    if dataset.name == "STL-10" and found != md5:
-        raise DataError(
-            f"{path} is not STL-10's: expected {size} bytes, MD5 {md5}; found {len(content)} "
-            f"bytes, MD5 {found}; move it away and download it again"
-        )
+    if dataset.name == "STL-10":
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        remedy = "move it away and download it again"
+        check_sum(path, (len(content), md5), OFFICIAL[path.name], remedy)
     lines = content.splitlines()
     if not 1 <= len(lines) <= _FOLDS or len(content) > _FOLDS_LIMIT:
         raise DataError(
@@ -156,18 +136,32 @@ def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
             f"{_FOLDS_LIMIT:,} bytes; found {len(lines) or 'none'}"
         )
     try:
-        rows = tuple(np.array(line.split(), dtype=np.int64) for line in lines)
+        folds = tuple(np.array(line.split(), dtype=np.int64) for line in lines)
     except (ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: lines of zero-based row numbers expected: {str(error)[:100]}"
         ) from None
-    for number, fold in enumerate(rows, 1):
+    for number, fold in enumerate(folds, 1):
         if not len(fold) or fold.min() < 0 or fold.max() >= count or len(set(fold)) < len(fold):
             raise DataError(
                 f"{path}: different rows 0..{count - 1} of the train split expected in line "
                 f"{number}, found {len(fold)}: {fold[:5].tolist()}..."
             )
-    return rows
+    return folds
+
+
+def check_sum(path: Path, content: FileSum, expected: FileSum, remedy: str) -> None:
+    """Raise DataError, with `remedy`, unless a file of STL-10 has the `expected` bytes and MD5."""
+    if content != expected:
+        raise DataError(
+            f"{path} is not STL-10's: expected {expected[0]} bytes, MD5 {expected[1]}; found "
+            f"{content[0]} bytes, MD5 {content[1]}; {remedy}"
+        )
+
+
+def encode_class_names(names: Sequence[str]) -> bytes:
+    """The content of class_names.txt."""
+    return "".join(f"{name}\n" for name in names).encode()
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
@@ -177,8 +171,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: UTF-8 text expected: {error}") from None
-    whole = all(name and name.isprintable() and len(name) <= 100 for name in names)
-    if not 2 <= len(names) <= 255 or not whole or len(set(names)) < len(names):
+    usable = all(name and name.isprintable() and len(name) <= 100 for name in names)
+    if not 2 <= len(names) <= 255 or not usable or len(set(names)) < len(names):
         shown = f"{len(names)}: {', '.join(repr(name[:100]) for name in names[:12])}"
         raise DataError(
             f"{path}: 2 to 255 different names expected, one a line, of up to 100 printable "
@@ -217,66 +211,59 @@ def _images(path: Path) -> Images:
 
 
 def _sums(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size, time, MD5 and sha256 of the NEEDED files; from the stamp where it is still true."""
+    """Size, times, MD5 and sha256 of the NEEDED files; from the stamp where that is up to date."""
     stamp = folder / STAMP
-    known: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     if stamp.exists():
         try:
-            known = files.read_json(stamp, DataError)
+            stored = files.read_json(stamp, DataError)
         except DataError as error:
-            warnings.warn(f"{error}; the sums are computed again", stacklevel=3)
+            warnings.warn(f"{error}; the checksums are computed again", stacklevel=3)
     sums: dict[str, dict[str, Any]] = {}
     for name in NEEDED:
         state = (folder / name).stat()
-        # The kernel sets the ctime: sums that come with a copied folder are not taken for its own.
-        facts = {
-            "bytes": state.st_size,
-            "mtime_ns": state.st_mtime_ns,
-            "ctime_ns": state.st_ctime_ns,
-        }
-        old = known.get(name)
-        if isinstance(old, dict) and facts.items() <= old.items() and _has_sums(old):
-            sums[name] = old
+        # Only the kernel sets the ctime, so a stamp that was copied with its folder never counts.
+        times = {"mtime_ns": state.st_mtime_ns, "ctime_ns": state.st_ctime_ns}
+        current = {"bytes": state.st_size, **times}
+        entry = stored.get(name)
+        if isinstance(entry, dict) and current.items() <= entry.items() and _has_sums(entry):
+            sums[name] = entry
         else:
             md5, sha256 = files.digests(folder / name, "md5", "sha256")
-            sums[name] = {**facts, "md5": md5, "sha256": sha256}
-    if sums != known:
+            sums[name] = {**current, "md5": md5, "sha256": sha256}
+    if sums != stored:
         try:
             files.write_json(stamp, sums)
         except StorageError as error:
-            warnings.warn(f"{error}; the sums will be computed in every run", stacklevel=3)
+            warnings.warn(f"{error}; the checksums will be computed in every run", stacklevel=3)
     return sums
 
 
-def _has_sums(facts: dict[str, Any]) -> bool:
+def _has_sums(entry: dict[str, Any]) -> bool:
     lengths = {"md5": 32, "sha256": 64}
-    return all(re.fullmatch(f"[0-9a-f]{{{n}}}", str(facts.get(k))) for k, n in lengths.items())
+    return all(re.fullmatch(f"[0-9a-f]{{{n}}}", str(entry.get(k))) for k, n in lengths.items())
 
 
 def _check_official(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
     for name in NEEDED:
-        size, md5 = OFFICIAL[name]
-        found = sums[name]
-        if found["bytes"] != size or found["md5"] != md5:
-            raise DataError(
-                f"{folder / name} is not STL-10's: expected {size} bytes, MD5 {md5}; found "
-                f"{found['bytes']} bytes, MD5 {found['md5']}; download it again, or use it as "
-                "other data with --no-verify"
-            )
+        content = sums[name]["bytes"], sums[name]["md5"]
+        remedy = "download it again, or use it as other data with --no-verify"
+        check_sum(folder / name, content, OFFICIAL[name], remedy)
 
 
 def _check_marker(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
     marker = files.read_json(folder / MARKER, DataError)
     expected = marker.get("sha256")
     for name in NEEDED:
-        want = str(expected.get(name) if isinstance(expected, dict) else None)[:64]
-        if sums[name]["sha256"] != want:
+        sha256 = str(expected.get(name) if isinstance(expected, dict) else None)[:64]
+        if sums[name]["sha256"] != sha256:
             raise DataError(
-                f"{folder / name} is not what make-demo wrote: sha256 {want!r} expected, found "
+                f"{folder / name} is not what make-demo wrote: expected sha256 {sha256!r}, found "
                 f"{sums[name]['sha256']}; delete {folder} and draw it again"
             )
 
 
-def _quoted(path: Path) -> str:
-    """As a shell needs it in a command."""
-    return shlex.quote(str(path))
+def _download(data_dir: Path, *flags: str) -> str:
+    """The command that downloads, to be pasted into a shell."""
+    words = ["stl10bench data download", *flags, "--data-dir", shlex.quote(str(data_dir))]
+    return f"'{' '.join(words)}'"

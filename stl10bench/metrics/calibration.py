@@ -1,4 +1,4 @@
-"""Logits and labels -> how far the probabilities can be believed, and a temperature for them."""
+"""Logits and labels -> how well the probabilities are calibrated, and a temperature for them."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from stl10bench.core.errors import UsageError
 
 BINS = 15
-BIN_IMAGES = 10  # fewer in a bin, and its accuracy is noise
-HOTTEST = 100.0  # temperatures are sought between this and 1 / this
+BIN_IMAGES = 10  # with fewer in a bin its accuracy is noise
+MAX_TEMPERATURE = 100.0  # and the least is 1 / this
 _MEASURES = (
     *("test_ece", "test_brier", "test_temperature"),
     *("test_loss_scaled", "test_ece_scaled", "test_brier_scaled"),
@@ -29,24 +29,25 @@ class Reliability(NamedTuple):
 
 
 def measures(
-    logits: Logits, labels: Labels, held_out: tuple[Logits, Labels] | None
+    logits: Logits, labels: Labels, validation: tuple[Logits, Labels] | None
 ) -> dict[str, Any]:
-    """The part of a row on calibration, as JSON: see `metrics.measures`.
+    """The part of a row on calibration, as JSON: see `classification.measures`.
 
-    What cannot be computed is None, and a line of `test_notes` says why.
+    The temperature is fitted on the logits and labels of `validation`. What cannot be computed is
+    None, and a line of `test_notes` says why.
     """
     values: dict[str, Any] = dict.fromkeys(_MEASURES)
     notes = values["test_notes"] = []
-    if not np.isfinite(logits).all() or (held_out and not np.isfinite(held_out[0]).all()):
-        notes.append("calibration: there are logits that are not finite")
+    if not np.isfinite(logits).all() or (validation and not np.isfinite(validation[0]).all()):
+        notes.append("calibration: some logits are not finite")
         return values
     values["test_ece"] = _ece_or_note(logits, labels, "", notes)
     values["test_brier"] = brier(logits, labels)
-    if held_out is None:
-        notes.append("temperature: there is no hold-out to fit it on")
+    if validation is None:
+        notes.append("temperature: no validation images to fit it on")
         return values
     try:
-        values["test_temperature"] = fitted = temperature(*held_out)
+        values["test_temperature"] = fitted = temperature(*validation)
     except UsageError as error:
         notes.append(str(error))
         return values
@@ -57,6 +58,7 @@ def measures(
 
 
 def _ece_or_note(logits: Logits, labels: Labels, kind: str, notes: list[str]) -> float | None:
+    """The ECE, or None; what a reader must know of it is added to `notes`."""
     try:
         value, bins = ece(logits, labels)
     except UsageError as error:
@@ -64,12 +66,12 @@ def _ece_or_note(logits: Logits, labels: Labels, kind: str, notes: list[str]) ->
             notes.append(str(error))
         return None
     if bins < BINS:
-        notes.append(f"ECE{kind}: {bins} bins in place of {BINS}, for confidences are equal")
+        notes.append(f"ECE{kind}: {bins} bins instead of {BINS}, as some confidences are equal")
     return value
 
 
 def log_probabilities(logits: Logits) -> Logits:
-    """float64 (N, C): the log of softmax over the classes."""
+    """float64 (N, C): the log of softmax over the classes, without overflow."""
     shifted: Logits = logits - logits.max(1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
     return shifted
@@ -96,19 +98,19 @@ def ece(logits: Logits, labels: Labels, *, bins: int = BINS) -> tuple[float, int
 
     sum_b n_b / N |accuracy_b - confidence_b|, where the confidence is the highest probability and
     the accuracy is that of the class which has it (Guo et al. 2017, "On Calibration of Modern
-    Neural Networks", eq. 3). The bins hold equally many images (Nguyen and O'Connor 2015,
-    "Posterior calibration and exploratory analysis for natural language processing models",
-    section 4; Nixon et al. 2019, "Measuring Calibration in Deep Learning", "adaptive"): sorted by
-    confidence, bin b ends after image b N / bins. Equal confidences are never parted: the bin that
-    holds the first of them holds all, so that the order of the images cannot matter; then there
-    can be fewer bins. The estimate is never below 0, so noise makes it too high, by more the fewer
-    images there are.
+    Neural Networks", eq. 3). Noise makes it too high, by more the fewer images there are.
+
+    The bins hold equally many images (Nguyen and O'Connor 2015, "Posterior calibration and
+    exploratory analysis for natural language processing models", section 4; Nixon et al. 2019,
+    "Measuring Calibration in Deep Learning", "adaptive"): sorted by confidence, bin b ends after
+    image b N / bins. Equal confidences stay in the bin of their first, so that the order of the
+    images cannot matter; then there can be fewer bins.
 
     Raises UsageError for fewer than 10 images a bin.
     """
-    found = reliability(logits, labels, bins=bins)
-    gaps = np.abs(found.accuracies - found.confidences)
-    return float((gaps * found.counts).sum() / len(labels)), len(gaps)
+    diagram = reliability(logits, labels, bins=bins)
+    gaps = np.abs(diagram.accuracies - diagram.confidences)
+    return float((gaps * diagram.counts).sum() / len(labels)), len(gaps)
 
 
 def reliability(logits: Logits, labels: Labels, *, bins: int = BINS) -> Reliability:
@@ -116,7 +118,7 @@ def reliability(logits: Logits, labels: Labels, *, bins: int = BINS) -> Reliabil
     count = len(labels)
     if count < bins * BIN_IMAGES:
         raise UsageError(
-            f"ECE: {count} images are too few for {bins} bins, {BIN_IMAGES} a bin are needed"
+            f"ECE: {count} images are too few for {bins} bins of at least {BIN_IMAGES} images"
         )
     confidences = np.exp(log_probabilities(logits).max(1))
     order = np.argsort(confidences)
@@ -136,10 +138,10 @@ def reliability(logits: Logits, labels: Labels, *, bins: int = BINS) -> Reliabil
 def temperature(logits: Logits, labels: Labels) -> float:
     """The temperature T > 0 for which softmax(logits / T) has the least NLL on these labels.
 
-    Guo et al. (2017), section 4.2; to be fitted on held-out images. The NLL is convex in 1/T, so
+    Guo et al. (2017), section 4.2; to be fitted on validation images. The NLL is convex in 1/T, so
     its only minimum is where its derivative mean(sum_c p_c z_c - z_label) is 0, found by bisection.
-    Raises UsageError where there is no minimum between 1/100 and 100: when the logits tell nothing
-    of the labels, or when every label has the highest logit.
+    Raises UsageError where there is no minimum between 1/100 and 100: when the logits say nothing
+    about the labels, or when every label has the highest logit.
     """
     rows = np.arange(len(labels))
 
@@ -148,16 +150,16 @@ def temperature(logits: Logits, labels: Labels) -> float:
         shares = np.exp(log_probabilities(logits * inverse))
         return float(((shares * logits).sum(1) - logits[rows, labels]).mean())
 
-    low, high = 1 / HOTTEST, HOTTEST
+    low, high = 1 / MAX_TEMPERATURE, MAX_TEMPERATURE
     if slope(low) >= 0:
         raise UsageError(
-            f"temperature: no minimum up to {HOTTEST:g}, the logits of the {len(labels)} held-out "
-            "images tell nothing of their labels"
+            f"temperature: no minimum up to {MAX_TEMPERATURE:g}, as the logits of the "
+            f"{len(labels)} validation images say nothing about their labels"
         )
     if slope(high) <= 0:
         raise UsageError(
-            f"temperature: no minimum down to {1 / HOTTEST:g}, no mistake on the {len(labels)} "
-            "held-out images sets a limit"
+            f"temperature: no minimum down to {1 / MAX_TEMPERATURE:g}, as no mistake on the "
+            f"{len(labels)} validation images sets a limit"
         )
     for _ in range(50):  # leaves ln(10^4) / 2^50 of ln(T)
         middle = math.sqrt(low * high)

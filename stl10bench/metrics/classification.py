@@ -14,7 +14,7 @@ from stl10bench.metrics.calibration import Labels, Logits
 def measures(
     logits: Logits, labels: Labels, validation: tuple[Logits, Labels] | None = None
 ) -> dict[str, Any]:
-    """What a row says of test logits (N, C) and labels (N,) beside loss and accuracy, as JSON.
+    """A row's test metrics beside loss and accuracy, as JSON, of logits (N, C) and labels (N,).
 
     - `test_macro_f1`: the mean over classes of 2 hits / (images + predictions), 0..1
     - `test_ece`, `test_brier`: see calibration
@@ -52,5 +52,5 @@ def macro_f1(counts: NDArray[np.int64]) -> float:
 
 
 def none_if_not_finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """The values, with None where JSON has no number for one."""
+    """The values, with None for NaN and infinities, which JSON does not have."""
     return {key: value if math.isfinite(value) else None for key, value in values.items()}

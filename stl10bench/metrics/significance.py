@@ -5,7 +5,13 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+SIGNIFICANCE = 0.05  # p-values below this are significant
+RESAMPLES = 10_000
 Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+_STEPS = 60  # of a bisection: more than a float has bits
+_MAX_FREEDOM = 60  # degrees; more change little, and `t_tail` takes as many steps
 
 
 def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
@@ -17,9 +23,6 @@ def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
     spread = Z95 * math.sqrt(accuracy * (1 - accuracy) / count + Z95**2 / (4 * count**2))
     scale = 1 + Z95**2 / count
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-RESAMPLES = 10_000
 
 
 class PairedCounts(NamedTuple):
@@ -36,12 +39,12 @@ class PairedCounts(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The first's accuracy less the second's, -1..1."""
+        """The first run's accuracy minus the second's, -1..1."""
         return (self.first - self.second) / self.images
 
 
 def decode_hits(text: str) -> int:
-    """What `predictions.encode_hits` wrote, as an integer with a bit set for each."""
+    """What `Predictions.hits` wrote, as an integer with a bit set for each correct image."""
     return int(text, 16)
 
 
@@ -56,17 +59,14 @@ def mcnemar_p(counts: PairedCounts) -> float:
     """The exact two-sided p-value for equal accuracies on the same images, 0..1.
 
     min(1, 2 P(X <= min(first, second))) with X binomial over the first + second images on which
-    just one is right, each with probability 1/2; 1 where there are none. McNemar (1947), "Note on
-    the sampling error of the difference between correlated proportions or percentages", with the
-    binomial in place of its chi-squared approximation.
+    just one run is right, each with probability 1/2; 1 where there are none. McNemar (1947), "Note
+    on the sampling error of the difference between correlated proportions or percentages", with the
+    binomial instead of its chi-squared approximation.
     """
     fewer, trials = min(counts.first, counts.second), counts.first + counts.second
-    term = math.exp(
-        math.lgamma(trials + 1)
-        - math.lgamma(fewer + 1)
-        - math.lgamma(trials - fewer + 1)
-        - trials * math.log(2)
-    )
+    # P(X = fewer), by logarithms: 2^-trials is 0 in a float from 1,075 trials on.
+    orders = math.lgamma(trials + 1) - math.lgamma(fewer + 1) - math.lgamma(trials - fewer + 1)
+    term = math.exp(orders - trials * math.log(2))
     tail = 0.0
     for successes in range(fewer, -1, -1):
         tail += term
@@ -75,7 +75,7 @@ def mcnemar_p(counts: PairedCounts) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, in their order: the family-wise error stays below 5 %.
+    """P-values corrected for their number, in their order, for a family-wise error below 5 %.
 
     Sorted upwards, the k-th of m is multiplied by m - k + 1, is at least its predecessor and at
     most 1. Holm (1979), "A simple sequentially rejective multiple test procedure".
@@ -98,23 +98,17 @@ def bootstrap_interval(
     is one draw from their multinomial: the same distribution, without touching an image. Efron and
     Tibshirani (1993), "An Introduction to the Bootstrap", section 13.3.
     """
-    import numpy as np
-
     shares = np.array(counts, dtype=np.float64) / counts.images
     draws = np.random.default_rng(seed).multinomial(counts.images, shares, size=resamples)
     low, high = np.quantile((draws[:, 1] - draws[:, 2]) / counts.images, (0.025, 0.975))
     return float(low), float(high)
 
 
-_STEPS = 60  # of a bisection: more than a float has bits
-_FREEDOM = 60  # degrees at most: what is above changes little, and takes time
-
-
 class Sample(NamedTuple):
-    """A setting: the hold-out accuracy of each seed, 0..1, and the images of all hold-outs."""
+    """The runs of a setting that differ in their seed alone."""
 
-    accuracies: tuple[float, ...]
-    images: int
+    accuracies: tuple[float, ...]  # validation accuracy of each seed, 0..1
+    images: int  # validation images of all seeds together
 
     @property
     def mean(self) -> float:
@@ -127,42 +121,44 @@ class Sample(NamedTuple):
 
 
 class PooledVariance(NamedTuple):
-    """What all settings of a study say of the noise of seeds: a variance and its freedom."""
+    """The noise between seeds, estimated from all settings of a study."""
 
     variance: float
-    freedom: int
+    freedom: int  # degrees
 
 
 def pooled_variance(samples: Sequence[Sample]) -> PooledVariance | None:
     """The variance within settings, of all that have several seeds; None where none has.
 
-    Three seeds say little of their own spread, those of all settings together much more: the mean
-    square within groups of a one-way analysis of variance (Montgomery, "Design and Analysis of
+    Three seeds say little about their own spread, those of all settings together much more: the
+    mean square within groups of a one-way analysis of variance (Montgomery, "Design and Analysis of
     Experiments", 8th edition (2013), section 3.3).
     """
-    freedom = sum(len(one.accuracies) - 1 for one in samples)
+    freedom = sum(len(sample.accuracies) - 1 for sample in samples)
     if freedom == 0:
         return None
-    squares = sum((value - one.mean) ** 2 for one in samples for value in one.accuracies)
-    return PooledVariance(squares / freedom, min(freedom, _FREEDOM))
+    squares = sum(
+        (accuracy - sample.mean) ** 2 for sample in samples for accuracy in sample.accuracies
+    )
+    return PooledVariance(squares / freedom, min(freedom, _MAX_FREEDOM))
 
 
 def samples_p_value(first: Sample, second: Sample, seeds: PooledVariance | None) -> float:
-    """The two-sided p-value for equal hold-out accuracies, 0..1.
+    """The two-sided p-value for equal validation accuracies, 0..1.
 
-    The higher of `p_images` and `p_seeds`; without `seeds` their noise is not known, and only that
-    of the images counts.
+    The higher of `images_p_value` and `seeds_p_value`. Without `seeds` their noise is unknown, and
+    only that of the images counts.
     """
     images = images_p_value(first, second)
     return images if seeds is None else max(images, seeds_p_value(first, second, seeds))
 
 
 def images_p_value(first: Sample, second: Sample) -> float:
-    """Of the z-test for two proportions with a pooled share, over the images of all hold-outs.
+    """The p-value of the z-test for two proportions with a pooled share, over validation images.
 
-    The two settings saw the same images, which makes their difference less noisy than that of
-    independent samples: the test errs on the side of noise. Fleiss, Levin and Paik, "Statistical
-    Methods for Rates and Proportions", 3rd edition (2003), section 3.1.
+    Conservative: the two settings saw the same images, so their difference is less noisy than that
+    of the independent samples which the test assumes. Fleiss, Levin and Paik, "Statistical Methods
+    for Rates and Proportions", 3rd edition (2003), section 3.1.
     """
     hits = first.mean * first.images + second.mean * second.images
     share = hits / (first.images + second.images)
@@ -171,14 +167,13 @@ def images_p_value(first: Sample, second: Sample) -> float:
 
 
 def seeds_p_value(first: Sample, second: Sample, seeds: PooledVariance) -> float:
-    """Of Student's t-test on the seeds' accuracies, with the variance of all settings.
+    """The p-value of Student's t-test on the seeds' accuracies, with the variance of all settings.
 
-    Where the two spread more than that, their own variance takes its place, so that a setting whose
-    seeds disagree is not judged by the others' calm.
+    Where the two settings vary more than that, their own variance replaces it: seeds that disagree
+    are not judged by those of other settings that agree.
     """
     variance = max(seeds.variance, _mean_variance(first, second))
-    counts = [len(one.accuracies) for one in (first, second)]
-    deviation = math.sqrt(variance * sum(1 / count for count in counts))
+    deviation = math.sqrt(variance * (1 / len(first.accuracies) + 1 / len(second.accuracies)))
     gap = first.mean - second.mean
     if deviation == 0:
         return 1.0 if gap == 0 else 0.0
@@ -186,15 +181,15 @@ def seeds_p_value(first: Sample, second: Sample, seeds: PooledVariance) -> float
 
 
 def _mean_variance(*samples: Sample) -> float:
-    """The mean of the variances of those that have several seeds, else 0."""
-    own = [one.deviation**2 for one in samples if one.deviation is not None]
-    return statistics.fmean(own) if own else 0.0
+    """The mean variance of the samples that have several seeds; 0 where none has."""
+    variances = [sample.deviation**2 for sample in samples if sample.deviation is not None]
+    return statistics.fmean(variances) if variances else 0.0
 
 
 def least_significant_difference(sample: Sample, seeds: PooledVariance | None) -> float:
-    """The least difference that could be told from `sample`, of a setting with the same noise.
+    """The smallest difference from `sample` that is significant for a setting with equal noise.
 
-    At p = 0.05 and without a correction for several comparisons.
+    In 0..1, at p = 0.05 without a correction for several comparisons.
     """
     share = sample.mean
     images = Z95 * math.sqrt(2 * share * (1 - share) / sample.images)
@@ -221,7 +216,7 @@ def t_tail(t: float, freedom: int) -> float:
 
 
 def t_point(freedom: int) -> float:
-    """Where `t_tail` is 0.05, to 12 digits."""
+    """The t at which `t_tail` is 0.05, to 12 digits."""
     low, high = 0.0, 13.0  # 12.7 at one degree
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -230,9 +225,7 @@ def t_point(freedom: int) -> float:
 
 
 def _normal_tail(gap: float, deviation: float) -> float:
+    """The probability that a normal variable is further from its mean than `gap`."""
     if deviation == 0:
         return 1.0 if gap == 0 else 0.0
     return math.erfc(abs(gap) / deviation / math.sqrt(2))
-
-
-SIGNIFICANCE = 0.05

@@ -19,30 +19,30 @@ from stl10bench.core.safetensors import read_safetensors
 
 FORMAT = 1
 _KEY = "stl10bench"  # one key: safetensors does not keep the order of several
-_JSON_LIMIT = 1 << 20  # characters of what we say in it
+_JSON_LIMIT = 1 << 20  # characters of our header in it
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Header(BaseModel):
-    """What a checkpoint says of itself; no time, host or path, so equal runs give equal bytes."""
+    """What a checkpoint says of itself: no time, host or path, so equal runs give equal bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: int = FORMAT
     config: RunConfig
     class_names: tuple[str, ...] = Field(min_length=2, max_length=255)
-    mean: tuple[Share, ...] = Field(min_length=3, max_length=3)  # per channel, of 0..1
+    mean: tuple[Share, ...] = Field(min_length=3, max_length=3)  # per channel, 0..1
     std: tuple[Annotated[Share, Field(gt=0)], ...] = Field(min_length=3, max_length=3)
     epoch: int = 0
     step: int = 0
-    metrics: dict[str, float | None] = {}  # test/... and val/..., not the speed: that would vary
+    metrics: dict[str, float | None] = {}  # test/... and val/..., without the speed, which varies
     version: str = __version__
 
     def at(self, epoch: int, step: int, metrics: Mapping[str, float | None]) -> "Header":
-        """The header of the same run at another time, with the metrics that tell its quality."""
-        kept = {key: value for key, value in metrics.items() if "/" in key}
-        return self.model_copy(update={"epoch": epoch, "step": step, "metrics": kept})
+        """The same run's header at another epoch and step; metrics without `/` are left out."""
+        quality = {key: value for key, value in metrics.items() if "/" in key}
+        return self.model_copy(update={"epoch": epoch, "step": step, "metrics": quality})
 
 
 def save(path: Path, model: nn.Module, header: Header) -> None:
@@ -50,13 +50,13 @@ def save(path: Path, model: nn.Module, header: Header) -> None:
 
     The header ends in a sha256 over itself and every tensor. Raises StorageError.
     """
-    tensors = {  # copies, for safetensors refuses two names of one storage (shared weights)
+    tensors = {  # copies: safetensors refuses two names for one storage (shared weights)
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in model.state_dict().items()
     }
     content = header.model_dump(mode="json")
     content["sha256"] = _sum(content, tensors)
-    files.write(path, safetensors.torch.save(tensors, {_KEY: _json(content)}))
+    files.write(path, safetensors.torch.save(tensors, {_KEY: json.dumps(content, allow_nan=False)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:
@@ -70,14 +70,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
 
 
 def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Header:
-    """The header in a file's metadata, once its sum is that of itself and `tensors`.
+    """The header in a file's metadata, once its checksum fits the header and `tensors`.
 
     Raises CheckpointError as `load` does.
     """
     if _KEY not in metadata:
         raise CheckpointError(
-            f"{path} was not written by stl10bench: give a best.safetensors or last.safetensors "
-            "of a run (a backbone's weights go to --weights)"
+            f"{path} was not written by stl10bench: pass a run's best.safetensors or "
+            "last.safetensors (pretrained weights of a backbone go to --weights)"
         )
     if len(metadata[_KEY]) > _JSON_LIMIT:
         raise CheckpointError(
@@ -85,27 +85,28 @@ def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
         )
     try:
         content = json.loads(metadata[_KEY])
-        same = _json(content) == metadata[_KEY]  # 1E-05 is read as 1e-05, but was not written
-        found = content.pop("sha256")
+        # A changed byte can leave the values equal: 1E-05 is read as 1e-05, but never written.
+        same = json.dumps(content, allow_nan=False) == metadata[_KEY]
+        checksum = content.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is damaged: {str(error)[:100]}") from None
     if content.get("format") != FORMAT:
         shown = repr(content.get("format"))[:20]
         raise CheckpointError(f"{path} has format {shown}, this version reads {FORMAT}")
-    if not same or found != _sum(content, tensors):
-        raise CheckpointError(f"{path} is damaged: its contents do not have the sum in its header")
+    if not same or checksum != _sum(content, tensors):
+        raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
     try:
         header = Header.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = repr(first["loc"])[:100]
-        raise CheckpointError(f"{path}: header: {where}: {first['msg'][:200]}") from None
+        field = repr(first["loc"])[:100]
+        raise CheckpointError(f"{path}: header: {field}: {first['msg'][:200]}") from None
     check_finite(tensors, path)
     return header
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError, with one name, when some number is infinite or none."""
+    """Raise CheckpointError, with one name, for tensors with NaN or infinite values."""
     for key, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise CheckpointError(f"{path} holds numbers that are not finite, e.g. in {key}")
@@ -118,14 +119,13 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError, with at most 5 names, unless `tensors` are those of `model`.
+    """Raise CheckpointError, with at most 5 names, unless `tensors` fit `model`.
 
     They need its names, shapes and dtypes; the model may be on the meta device.
     """
-    ours = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
-    found = {key: (value.shape, value.dtype) for key, value in tensors.items()}
-    wrong = sorted({key for key, _ in ours.items() ^ found.items()})
-    if wrong:
+    wanted = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
+    stored = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    if wrong := sorted({key for key, _ in wanted.items() ^ stored.items()}):
         raise CheckpointError(
             f"{path} does not fit the model that its header names: {len(wrong)} tensors differ "
             f"({', '.join(wrong[:5])})"
@@ -133,11 +133,7 @@ def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of any safetensors file, read as bytes (a mapped one can be cut).
-
-    Raises CheckpointError with the path and what the file is instead, before it takes memory for
-    anything that is not there.
-    """
+    """Tensors and metadata of any safetensors file; raises as `read_safetensors` does."""
     content, metadata = read_safetensors(path)
     try:
         tensors = safetensors.torch.load(content)
@@ -146,12 +142,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, allow_nan=False)
-
-
 def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 over a header without its sum and over names, dtypes, shapes and bytes."""
+    """The sha256 over a header without its checksum and over names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
     for key in sorted(tensors):
         value = tensors[key]

@@ -1,12 +1,9 @@
 """The study's convolutional network."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import nn
 
 from stl10bench.core.errors import UsageError
-from stl10bench.models.mlp import Head
+from stl10bench.models.mlp import Dropout, Head, Widths
 from stl10bench.models.registry import register
 
 
@@ -15,9 +12,9 @@ def cnn(
     num_classes: int,
     image_size: int,
     *,
-    channels: tuple[Annotated[int, Field(ge=1)], ...] = (256, 512, 512, 1000),
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256),
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    channels: Widths = (256, 512, 512, 1000),
+    hidden: Widths = (512, 256),
+    dropout: Dropout = 0.2,
 ) -> nn.Module:
     """Blocks of 3x3 convolution (no padding), batch norm, ReLU and 3x3 max pooling of stride 2.
 
@@ -25,7 +22,7 @@ def cnn(
     8,807,106 parameters with the defaults and ten classes. Raises UsageError for images that the
     blocks would shrink to nothing (four blocks need 61 px).
     """
-    smallest, size = 1, image_size
+    smallest, size = 1, image_size  # pixels: of an input that leaves 1, and of the feature map
     layers: list[nn.Module] = []
     for before, after in zip((3, *channels), channels, strict=False):
         smallest, size = 2 * smallest + 3, (size - 5) // 2 + 1
@@ -38,7 +35,7 @@ def cnn(
     if size < 1:
         raise UsageError(
             f"image_size = {image_size}: cnn with {len(channels)} convolutions needs at least "
-            f"{smallest} px; raise --image-size or give fewer channels"
+            f"{smallest} px; raise --image-size or shorten --channels"
         )
     if size > 1:
         layers.append(nn.AdaptiveAvgPool2d(1))

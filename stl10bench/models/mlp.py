@@ -10,9 +10,16 @@ from torch.nn import functional as F
 
 from stl10bench.models.registry import register
 
+# The types of options, with the bounds that `check_options` holds a value to.
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Head(nn.Module):
-    """Features (N, F) -> logits (N, C): linear layers, ReLU and dropout after each hidden one."""
+    """Features (N, ...), flattened, -> logits (N, C): linear layers with ReLU and dropout.
+
+    `hidden` holds the widths of the layers between; each is followed by ReLU and dropout.
+    """
 
     def __init__(
         self, features: int, num_classes: int, *, hidden: Sequence[int], dropout: float
@@ -40,11 +47,7 @@ def logistic(num_classes: int, image_size: int) -> nn.Module:
 
 @register
 def mlp(
-    num_classes: int,
-    image_size: int,
-    *,
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256, 128),
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    num_classes: int, image_size: int, *, hidden: Widths = (512, 256, 128), dropout: Dropout = 0.0
 ) -> nn.Module:
     """Hidden layers of the given widths, each with ReLU and dropout, then the class layer."""
     return Head(3 * image_size * image_size, num_classes, hidden=hidden, dropout=dropout)

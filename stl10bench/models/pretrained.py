@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from, by content and not by path."""
+"""Where a backbone's weights come from: named by content, not by path."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +14,9 @@ NO_WEIGHTS = "none"
 
 @dataclass(frozen=True)
 class Weights:
-    """`source` goes into the config: none, sha256:<sum>, hub:<repository>; `file` does not."""
+    """Initial weights of a backbone; `source` goes into the config, `file` does not."""
 
-    source: str = NO_WEIGHTS
+    source: str = NO_WEIGHTS  # or sha256:<checksum of the file>, or hub:<repository>
     file: Path | None = None
     sha256: str | None = None
 
@@ -24,10 +24,10 @@ class Weights:
 def choose_weights(
     model: str, *, file: Path | None, pretrained: bool, frozen: bool | None
 ) -> Weights:
-    """What `model` starts from; `frozen` is None for a model without a backbone.
+    """What `model` starts from: a file, timm's weights on the hub (`pretrained`), or nothing.
 
-    Light, but for the hub's name of a backbone, which timm knows. Raises UsageError when a frozen
-    backbone would be random or a model has no backbone, CheckpointError for an unreadable file.
+    `frozen` is None for a model without a backbone. Raises UsageError for a frozen backbone with
+    random weights and for a file that no backbone takes, CheckpointError for an unreadable file.
     """
     backbone = registry.backbone_name(model)
     if backbone is None:
@@ -36,8 +36,8 @@ def choose_weights(
         return Weights()
     if file is not None:
         if not pretrained:
-            raise UsageError("--weights and --no-pretrained contradict each other: give one")
-        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise UsageError("--weights and --no-pretrained contradict each other: give only one")
+        if file.exists() and not file.is_file():  # reading a pipe would wait for a writer
             raise CheckpointError(f"cannot read the weights {file}: no regular file")
         try:
             digest = files.digests(file, "sha256")[0]
@@ -47,11 +47,11 @@ def choose_weights(
     if not pretrained:
         if frozen:
             raise UsageError(
-                "needs weights: --weights FILE, for a frozen backbone that is random learns "
-                "nothing (or train all of it: --no-freeze)"
+                "A frozen backbone with random weights cannot learn. Pass --weights FILE, or use "
+                "--no-freeze."
             )
         return Weights()
-    import timm
+    import timm  # slow: not for a model without a backbone, nor for weights in a file
 
     if not timm.is_model(backbone):
         return Weights()  # building the model will name the nearest
@@ -59,17 +59,17 @@ def choose_weights(
     repository = settings.hf_hub_id if settings else None
     if not repository:
         raise UsageError(
-            f"timm has no pretrained weights for {backbone}: give --weights FILE, "
-            "or --no-pretrained --no-freeze"
+            f"timm has no pretrained weights for {backbone}: pass --weights FILE, or train from "
+            "scratch with --no-pretrained --no-freeze"
         )
     return Weights(f"hub:{repository}")
 
 
 def contamination(source: str) -> str:
-    """What a model saw before this run: none, ImageNet, or "unknown" for a file of someone's.
+    """What a model was trained on before this run: "none", "ImageNet", or "unknown" for a file.
 
-    timm's weights on the hub were trained on ImageNet, from which STL-10's images were taken, or
-    on more.
+    It matters because STL-10's images were taken from ImageNet, on which (or on more) timm's
+    weights on the hub were trained.
     """
     if source == NO_WEIGHTS:
         return "none"
@@ -77,9 +77,9 @@ def contamination(source: str) -> str:
 
 
 def fetch_weights(weights: Weights) -> Weights:
-    """The same weights with their file, downloaded from the hub unless it is there, and its sum.
+    """The same weights with their file, downloaded if it is not in the hub's cache, and its sha256.
 
-    Raises CheckpointError, with the ways out, when the hub does not give them.
+    Raises CheckpointError, with the alternatives, when they cannot be downloaded.
     """
     if weights.source == NO_WEIGHTS or weights.file is not None:
         return weights
@@ -87,20 +87,20 @@ def fetch_weights(weights: Weights) -> Weights:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, _, revision = weights.source.removeprefix("hub:").partition("@")
-    get = partial(
+    download = partial(
         hf_hub_download, repository, filename="model.safetensors", revision=revision or None
     )
     try:
-        file = Path(get(local_files_only=True))
+        file = Path(download(local_files_only=True))
     except LocalEntryNotFoundError:
         try:
-            if not reachable(constants.ENDPOINT):  # else the hub's own retries take half a minute
+            if not reachable(constants.ENDPOINT):  # the hub's own retries take half a minute
                 raise ConnectionError(f"no connection to {constants.ENDPOINT}")
-            file = Path(get())
+            file = Path(download())
         except Exception as error:  # whatever the network, the hub or its cache raises
             reason = str(error).partition("\n")[0][:160]
             raise CheckpointError(
-                f"needs weights: --weights FILE, for {repository} could not be fetched from the "
-                f"Hugging Face hub ({reason}); or train from scratch: --no-pretrained --no-freeze"
+                f"cannot download {repository} from the Hugging Face hub ({reason}): pass "
+                "--weights FILE, or train from scratch with --no-pretrained --no-freeze"
             ) from error
     return replace(weights, file=file, sha256=files.digests(file, "sha256")[0])

@@ -1,4 +1,7 @@
-"""Names of models, and `@register` to add one; a builder's module is imported on demand."""
+"""Names of models, and `@register` to add one; a builder's module is imported on demand.
+
+Light: a mistyped model is answered before torch is imported.
+"""
 
 import importlib
 import sys
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING
 from stl10bench.core.errors import UsageError, unknown
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
     from torch import nn
 
     Builder = Callable[..., nn.Module]
@@ -32,40 +37,44 @@ def register(builder: "Builder") -> "Builder":
     default. Raises UsageError for a name that is taken (in a notebook, a new definition replaces
     the old one).
     """
-    name = builder.__name__
-    home = _BUILT_IN.get(name, builder.__module__)
-    again = name in _registered and builder.__module__ != "__main__"
-    if again or home != builder.__module__:
+    name, module = builder.__name__, builder.__module__
+    taken = name in _registered and module != "__main__"  # where notebooks define
+    # A built-in name may not have been imported yet, and is taken all the same.
+    if taken or _BUILT_IN.get(name, module) != module:
         raise UsageError(f"a model named {name!r} is registered already: rename one of the two")
     _registered[name] = builder
     return builder
 
 
 def load_plugin(module: str) -> None:
-    """Import a module that registers models; the working folder is searched as well."""
+    """Import a module that registers models; the working folder is searched as well.
+
+    Raises UsageError for a module that is not there, and whatever its own code raises.
+    """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0] and error.name != module:
-            raise
+        if error.name not in (module, module.split(".")[0]):
+            raise  # something that the plug-in itself imports is missing
         raise UsageError(
             f"no plugin module {module!r} in {here} or among the installed packages"
         ) from None
 
 
 def names() -> list[str]:
-    """All registered names, the built-in ones first (`timm:<name>` not among them)."""
-    from importlib.metadata import entry_points
-
-    plugins = {entry.name for entry in entry_points(group="stl10bench.models")}
+    """All registered names, the built-in ones first; `timm:<name>` is not among them."""
+    plugins = _entry_points().names
     return [*_BUILT_IN, *sorted((plugins | _registered.keys()) - _BUILT_IN.keys())]
 
 
 def check_name(name: str) -> None:
-    """Raise UsageError, with the nearest name, for a model that is not registered; light."""
+    """Raise UsageError, with the nearest name, for a model that is not registered.
+
+    What follows `timm:` is checked when timm is imported.
+    """
     if name.startswith(TIMM):
         if name == TIMM:
             raise UsageError("'timm:' needs the name of a timm model, e.g. timm:resnet18")
@@ -74,20 +83,22 @@ def check_name(name: str) -> None:
 
 
 def backbone_name(name: str) -> str | None:
-    """timm's name of a model's backbone; None for a model that has none."""
+    """timm's name of a model's backbone; None for a model without one."""
     return name.removeprefix(TIMM) if name.startswith(TIMM) else _BACKBONES.get(name)
 
 
-def registered(name: str) -> "Builder | None":
-    """The builder of a name, whose module or plug-in is imported first; None where none registers.
-
-    The modules are imported by their names, so that a builder may import this one.
-    """
+def load_builder(name: str) -> "Builder | None":
+    """The builder of a registered name; None where its module or plug-in registers no such name."""
     if name in _BUILT_IN:
-        importlib.import_module(_BUILT_IN[name])
+        importlib.import_module(_BUILT_IN[name])  # it imports `register` from here
     if name not in _registered:
-        from importlib.metadata import entry_points
-
-        for entry in entry_points(group="stl10bench.models", name=name):
+        for entry in _entry_points().select(name=name):
             entry.load()
     return _registered.get(name)
+
+
+def _entry_points() -> "EntryPoints":
+    """The models of installed packages."""
+    from importlib.metadata import entry_points  # 30 ms, for which `--help` does not wait
+
+    return entry_points(group="stl10bench.models")

@@ -9,29 +9,28 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-_TERMS = 12  # layers with parameters; a longer sum tells nobody anything
+_TERMS = 12  # layers with parameters; nobody reads a longer sum
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module that computes something, in the order of its call.
+    """A module that computes something; its numbers are its own, without those of its parts.
 
-    `shape` is its output's without the batch, () for what a module with parts does or holds beside
-    its parts (the products of an attention, a class token); `parameters` and `macs`, for one image,
-    are its own; `formula` counts the parameters by hand, "" for a kind that it does not know.
+    A module with parts is a layer for what it does or holds beside them, such as the products of
+    an attention or a class token.
     """
 
     name: str
-    kind: str
-    shape: tuple[int, ...]
+    kind: str  # the module's class
+    shape: tuple[int, ...]  # of its output, without the batch; () for a module with parts
     parameters: int
-    macs: int
-    formula: str = ""
+    macs: int  # for one image
+    formula: str = ""  # how its sizes give the parameters; "" for a kind that `_formula` lacks
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training step in fp32, by the convention that `memory` states."""
+    """Bytes of a training step in fp32, by the convention that the function `memory` states."""
 
     input: int
     forward_backward: int
@@ -44,9 +43,9 @@ class Memory:
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:
-    """All parameters, and those that learn."""
+    """The number of parameters, and of trainable ones."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
 
 def macs(model: nn.Module, image_size: int) -> int:
@@ -60,15 +59,17 @@ def macs(model: nn.Module, image_size: int) -> int:
 
 
 def layers(model: nn.Module, image_size: int) -> list[Layer]:
-    """What a forward pass of one image calls; their parameters and MACs add up to the model's.
+    """The layers of a forward pass of one image, in the order in which their calls end.
 
-    Modules without parts are listed, but for nn.Identity, and so is what any other module has of
-    its own. What is called as a function (the ReLU between linear layers, say) is no layer, but
-    its MACs are its module's. A module that is called again has its parameters once.
+    Their parameters and MACs add up to the model's. Modules without parts are listed (except
+    nn.Identity), and modules with parts for what they have of their own. What is called as a
+    function (the ReLU between linear layers, say) is no layer; its MACs belong to its module. A
+    module that is called twice has its parameters once.
     """
-    found: list[Layer] = []
-    known: set[int] = set()  # parameters that stand in a row already
-    open_calls: list[list[int]] = []  # the counter at the call, and what parts of it have counted
+    rows: list[Layer] = []
+    counted: set[int] = set()  # ids of the parameters that are in a row already
+    # For each call that has not ended: the counter at its start, and the FLOPs of its parts.
+    open_calls: list[list[int]] = []
     hooks = []
     with FlopCounterMode(display=False) as counter:
 
@@ -78,16 +79,16 @@ def layers(model: nn.Module, image_size: int) -> list[Layer]:
         for name, module in model.named_modules():
 
             def returned(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                before, parts = open_calls.pop()
+                before, of_parts = open_calls.pop()
                 flops = counter.get_total_flops() - before
                 if open_calls:
                     open_calls[-1][1] += flops
-                whole = not list(module.children())
-                shape = tuple(output.shape[1:]) if whole and hasattr(output, "shape") else ()
-                layer = _layer(name, module, shape, (flops - parts) // 2, image_size, known)
-                plain = whole and not isinstance(module, nn.Identity)
-                if plain or layer.parameters or layer.macs:
-                    found.append(layer)
+                leaf = not list(module.children())
+                shape = tuple(output.shape[1:]) if leaf and hasattr(output, "shape") else ()
+                layer = _layer(name, module, shape, (flops - of_parts) // 2, image_size, counted)
+                listed = leaf and not isinstance(module, nn.Identity)
+                if listed or layer.parameters or layer.macs:
+                    rows.append(layer)
 
             hooks.append(module.register_forward_pre_hook(called))
             hooks.append(module.register_forward_hook(returned))
@@ -96,8 +97,9 @@ def layers(model: nn.Module, image_size: int) -> list[Layer]:
         finally:
             for hook in hooks:
                 hook.remove()
-    uncalled = (_layer(name, m, (), 0, image_size, known) for name, m in model.named_modules())
-    return found + [layer for layer in uncalled if layer.parameters]
+    # Parameters of modules that no forward pass calls as modules.
+    uncalled = (_layer(name, m, (), 0, image_size, counted) for name, m in model.named_modules())
+    return rows + [layer for layer in uncalled if layer.parameters]
 
 
 def memory(listed: Sequence[Layer], *, batch_size: int, image_size: int) -> Memory:
@@ -115,7 +117,7 @@ def memory(listed: Sequence[Layer], *, batch_size: int, image_size: int) -> Memo
 
 
 def formula(listed: Sequence[Layer]) -> str:
-    """The sum that gives a small model's parameters; "" for one with other or with many layers."""
+    """The sum that gives a small model's parameters; "" for over 12 terms or unknown layers."""
     terms = [layer.formula for layer in listed if layer.parameters]
     return " + ".join(terms) if all(terms) and len(terms) <= _TERMS else ""
 
@@ -126,18 +128,18 @@ def _layer(
     shape: tuple[int, ...],
     macs: int,
     image_size: int,
-    known: set[int],
+    counted: set[int],
 ) -> Layer:
-    """A module's row; its parameters that stand in another row already are left out."""
-    own = [p for p in module.parameters(recurse=False) if id(p) not in known]
-    known.update(map(id, own))
-    size = sum(p.numel() for p in own)
-    formula = _formula(module, image_size) if own else ""
+    """A module's row with its parameters that are not `counted` yet; from then on they are."""
+    fresh = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+    counted.update(map(id, fresh))
+    size = sum(p.numel() for p in fresh)
+    formula = _formula(module, image_size) if fresh else ""
     return Layer(name, type(module).__name__, shape, size, macs, formula)
 
 
 def _formula(module: nn.Module, image_size: int) -> str:
-    """The count of a layer's parameters as its sizes give it."""
+    """A layer's parameters as the product of its sizes, e.g. `3*3*16*32 weights + 32 biases`."""
     match module:
         case nn.Linear():
             pixels = module.in_features == 3 * image_size**2
@@ -154,7 +156,7 @@ def _formula(module: nn.Module, image_size: int) -> str:
 
 
 def _forward(model: nn.Module, image_size: int) -> None:
-    """One image through the model in evaluation mode, its mode restored after."""
+    """One image through the model in evaluation mode; its mode is restored afterwards."""
     training = model.training
     model.eval()
     with torch.no_grad():

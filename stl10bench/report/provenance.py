@@ -4,7 +4,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stl10bench.config import DEFAULT_RECIPE, MADE, RECIPES, RunConfig, make_config, recipe_settings
+from stl10bench.config import (
+    DEFAULT_RECIPE,
+    DERIVED,
+    RECIPES,
+    RunConfig,
+    make_config,
+    recipe_settings,
+)
 from stl10bench.core.console import clean
 from stl10bench.core.errors import UsageError
 from stl10bench.report.document import Cell, Code, Details, Section, Table, Text
@@ -64,7 +71,7 @@ def _options(config: RunConfig, recipe: str, options: Mapping[str, Any]) -> list
     words = []
     for key in RunConfig.model_fields:
         value = getattr(config, key)
-        if key in MADE or (value == getattr(start, key) and key != "seed"):
+        if key in DERIVED or (value == getattr(start, key) and key != "seed"):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         words.append(f"--{key.replace('_', '-')}{'=' if text.startswith('-') else ' '}{text}")

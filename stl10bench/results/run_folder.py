@@ -271,8 +271,8 @@ class RunFolder:
                 if overwrite and any(self.path.iterdir()):
                     self.path.rename(self._unused())
                     self.path.mkdir()
-                files.sweep(self.path)
-                files.sweep(self.checkpoints)
+                files.remove_parts(self.path)
+                files.remove_parts(self.checkpoints)
             except OSError as error:
                 raise StorageError(f"cannot write the run folder {self.path}: {error}") from error
             self.check_config(config)
@@ -313,7 +313,7 @@ class RunFolder:
         try:
             if self.checkpoints.exists():
                 files.remove_folder(self.checkpoints)
-            files.sweep(self.path)
+            files.remove_parts(self.path)
         except OSError as error:
             raise StorageError(f"cannot remove {self.checkpoints}: {error}") from error
         self._write_status("finished", "")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich import box
@@ -421,7 +422,7 @@ def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str
 
 def _short(reason: str) -> str:
     """The part of a failed run's reason that fits into a cell."""
-    return reason.partition(",")[0] if len(reason) > _LONGEST else reason
+    return shorten(reason, _LONGEST, placeholder=" ...")
 
 
 def _plain(value: Any) -> str:

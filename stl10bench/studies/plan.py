@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-from stl10bench.config import MADE, RunConfig
+from stl10bench.config import DERIVED, RunConfig
 from stl10bench.core.errors import BenchError, UsageError, unknown
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
@@ -173,7 +173,7 @@ def _check_point(study: Study, one: Point, start: Start) -> None:
     registry.check_name(one.model)
     options = model_options(one.model)
     for key in one.settings:
-        known = [*RunConfig.model_fields.keys() - set(MADE), *options]
+        known = [*RunConfig.model_fields.keys() - set(DERIVED), *options]
         if key not in known:
             if having := [name for name in registry.names() if key in model_options(name)]:
                 raise UsageError(

@@ -64,11 +64,11 @@ def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
 
 
 def fuse_frozen(model: nn.Module, images: Images, normalise: Normalise, config: RunConfig) -> None:
-    """Let a frozen backbone run folded and in the run's precision; other models are left alone."""
+    """Fuse a frozen backbone, in the run's precision; other models are left alone."""
     if isinstance(model, Classifier):
         few = augment.centre(images.images[:4].to(normalise.mean.device), config.image_size)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
-        model.fold(normalise(few), dtype)
+        model.fuse(normalise(few), dtype)
 
 
 @torch.no_grad()

@@ -133,7 +133,7 @@ def test_benchmark_puts_a_failed_model_in_its_place_and_goes_on(cli: Any, tmp_pa
     rows = json.loads(ended.out)
     assert [row["model"] for row in rows] == ["logistic", "cnn", "mobilenetv2", "mobilenetv2"]
     assert "needs at least 61 px" in rows[1]["error"]
-    assert rows[2]["error"].startswith("needs weights: --weights FILE")
+    assert rows[2]["error"].startswith("A frozen backbone with random weights cannot learn.")
     assert (rows[3]["model_options"]["freeze"], rows[3]["pretrained"]) == (False, False)
     assert rows[0]["test_accuracy"] >= 0
     again = cli("benchmark", "logistic", *options, "--format", "csv")
@@ -274,8 +274,12 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --model-option width=3", 2, "model 'cnn' has no option 'width'"),
         ("train cnn --hidden 12,a", 2, "option hidden = 'a' of model 'cnn'"),
         ("train cnn --plugin no_such", 2, "no plugin module 'no_such'"),
-        ("train mobilenetv2 --freeze --no-pretrained", 2, "needs weights: --weights FILE"),
-        ("train mobilenetv2 --no-pretrained", 2, "train all of it: --no-freeze"),
+        (
+            "train mobilenetv2 --freeze --no-pretrained",
+            2,
+            "A frozen backbone with random weights cannot learn.",
+        ),
+        ("train mobilenetv2 --no-pretrained", 2, "or use --no-freeze."),
         ("train logistic --weights x.safetensors", 2, "'logistic' has no backbone"),
         ("train mobilenetv2 --weights no.safetensors", 4, "cannot read the weights no.safe"),
         ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),

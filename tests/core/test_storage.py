@@ -65,9 +65,7 @@ def train(data_dir: Path, runs_dir: Path, *more: str) -> list[str]:
     ]
 
 
-def full(
-    name: str, *, size: int, call: int = 1, module: str = "stl10bench.training.setup"
-) -> str:
+def full(name: str, *, size: int, call: int = 1, module: str = "stl10bench.training.setup") -> str:
     return FULL.format(module=module, name=name, call=call, size=size)
 
 
@@ -94,8 +92,8 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
     )
     assert_no_room(ended, "/checkpoints/.*step-00000006.*/state.safetensors")
     folder = folder_of(tmp_path)
-    found = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert found == ["step-00000003", "step-00000005"]  # and no part of another
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000005"]  # and no part of another
     config = RunConfig.model_validate_json((folder / "config.json").read_text())
     whole = resume.newest(RunFolder(folder), config)
     assert whole is not None
@@ -193,10 +191,10 @@ def test_files_have_the_permissions_that_the_umask_leaves(
     """Those of checkpoints too, and of the lock, which others of a group must be able to take."""
     before = f"import os; os.umask({umask})" + KEEP
     assert forks.run(*train(data_dir, tmp_path, "--epochs", "1"), before=before).code == 0
-    found = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
-    assert any(path.name == "manifest.json" for path in found)
-    folders = {path: mode | (mode & 0o444) >> 2 for path in found if path.is_dir()}
-    assert found == {path: folders.get(path, mode) for path in found}
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert any(path.name == "manifest.json" for path in modes)
+    folders = {path: mode | (mode & 0o444) >> 2 for path in modes if path.is_dir()}
+    assert modes == {path: folders.get(path, mode) for path in modes}
 
 
 def test_what_a_killed_process_left_half_written_is_swept(

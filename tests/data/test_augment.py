@@ -68,23 +68,23 @@ def draws(count: int, **changed: Any) -> Draws:
     return Draws(**columns)
 
 
-def expected(image: Tensor, one: dict[str, float], cfg: Any) -> Tensor:
+def expected(image: Tensor, draws: dict[str, float], cfg: Any) -> Tensor:
     """torchvision's answer for one uint8 image (3, S, S) and its own draws, in our order."""
     out = image.float() / 255
     if cfg.brightness:
-        out = reference.adjust_brightness(out, one["brightness"])
+        out = reference.adjust_brightness(out, draws["brightness"])
     if cfg.contrast:
-        out = reference.adjust_contrast(out, one["contrast"])
+        out = reference.adjust_contrast(out, draws["contrast"])
     if cfg.saturation:
-        out = reference.adjust_saturation(out, one["saturation"])
+        out = reference.adjust_saturation(out, draws["saturation"])
     if cfg.hue:
-        out = reference.adjust_hue(out, one["hue"])
+        out = reference.adjust_hue(out, draws["hue"])
     size = cfg.image_size
-    out = reference.crop(out, int(one["top"]), int(one["left"]), size, size)
-    if one["flip"]:
+    out = reference.crop(out, int(draws["top"]), int(draws["left"]), size, size)
+    if draws["flip"]:
         out = reference.horizontal_flip(out)
     if cfg.rotation != (0, 0):
-        out = reference.rotate(out, one["angle"], interpolation=InterpolationMode.BILINEAR)
+        out = reference.rotate(out, draws["angle"], interpolation=InterpolationMode.BILINEAR)
     return out
 
 
@@ -92,9 +92,9 @@ def compare(images: Tensor, drawn: Draws, cfg: Any, *, tolerance: float = STEP) 
     ours = augment.apply(images, drawn, cfg)
     assert ours.dtype == torch.float32
     for number, image in enumerate(images):
-        one = {name: column[number].item() for name, column in drawn._asdict().items()}
-        difference = (ours[number] - expected(image, one, cfg)).abs().max().item()
-        assert difference <= tolerance, (number, one)
+        draws = {name: column[number].item() for name, column in drawn._asdict().items()}
+        difference = (ours[number] - expected(image, draws, cfg)).abs().max().item()
+        assert difference <= tolerance, (number, draws)
 
 
 FACTORS = torch.tensor([0.0, 0.5, 0.9, 1.0, 1.3, 2.0])
@@ -233,8 +233,8 @@ def test_no_two_kinds_of_draw_are_the_same_numbers() -> None:
 @pytest.mark.parametrize("same", [{"lr": 0.5}, {"epochs": 7}, {"data": "x"}, {"batch_size": 3}])
 def test_draws_depend_on_seed_epoch_and_batch_alone(same: dict[str, Any]) -> None:
     def drawn(epoch: int = 1, batch: int = 0, **changed: Any) -> Tensor:
-        one = augment.draw(config(**{**ON, **changed}), 8, 32, epoch=epoch, batch=batch)
-        return torch.stack(tuple(one))
+        draws = augment.draw(config(**{**ON, **changed}), 8, 32, epoch=epoch, batch=batch)
+        return torch.stack(tuple(draws))
 
     torch.manual_seed(1)
     first = drawn()

@@ -27,18 +27,18 @@ def test_the_demo_data_open_under_their_own_name(tmp_path: Path) -> None:
 
 def test_the_folds_are_ten_fifths_of_the_train_split(tmp_path: Path) -> None:
     make_demo(tmp_path, train=40, test=10)
-    found = read_folds(open_dataset(tmp_path))
-    assert [len(set(fold.tolist())) for fold in found] == [8] * 10
-    assert len({tuple(fold) for fold in found}) == 10
+    folds = read_folds(open_dataset(tmp_path))
+    assert [len(set(fold.tolist())) for fold in folds] == [8] * 10
+    assert len({tuple(fold) for fold in folds}) == 10
 
 
 def test_the_same_seed_draws_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
-    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+    for name, seed in (("first", 7), ("again", 7), ("other", 8)):
         make_demo(tmp_path / name, train=20, test=10, seed=seed)
-    assert files(tmp_path / "one") == files(tmp_path / "two")
-    one, three = files(tmp_path / "one"), files(tmp_path / "three")
-    assert one["train_X.bin"] != three["train_X.bin"]
-    assert one["test_X.bin"] != three["test_X.bin"]
+    assert files(tmp_path / "first") == files(tmp_path / "again")
+    first, other = files(tmp_path / "first"), files(tmp_path / "other")
+    assert first["train_X.bin"] != other["train_X.bin"]
+    assert first["test_X.bin"] != other["test_X.bin"]
 
 
 def test_more_images_leave_the_first_ones_as_they_are(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stl10bench.core.errors import BusyError, DataError, StorageError, UsageError
-from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, download_stl10
+from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, Retries, download_stl10
 from stl10bench.data.stl10 import CLASS_NAMES, OFFICIAL, open_dataset
 
 _RNG = np.random.default_rng(0)
@@ -42,7 +42,13 @@ EXPECTED = {
     name: (len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
     for name, content in CONTENT.items()
 }
-QUICK: dict[str, Any] = {"expected": EXPECTED, "wait": 0.01, "timeout": 5.0}
+
+
+def quick(**retries: Any) -> dict[str, Any]:
+    return {"expected": EXPECTED, "retries": Retries(**{"wait": 0.01, "timeout": 5.0} | retries)}
+
+
+QUICK = quick()
 
 
 def pack(*members: tuple[tarfile.TarInfo | str, bytes]) -> bytes:
@@ -165,14 +171,14 @@ def test_a_download_writes_exactly_the_members_asked_for(
     tmp_path: Path, members: tuple[str, ...]
 ) -> None:
     with serving() as server:
-        download_stl10(tmp_path / "new" / "data", url=server.url, members=members, **QUICK)
+        download_stl10(tmp_path / "new" / "data", source=server.url, members=members, **QUICK)
     assert written(tmp_path / "new" / "data") == chosen(*members)
     assert leftovers(tmp_path) == []
 
 
 def test_what_was_downloaded_opens_as_data_of_the_layout(tmp_path: Path) -> None:
     with serving() as server:
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
     data = open_dataset(tmp_path, verify=False)
     assert data.name == "STL-10 layout"
     assert data.train.images.shape == (20, 3, 96, 96)
@@ -185,14 +191,14 @@ def test_a_download_of_the_labelled_splits_reads_no_further_than_them(tmp_path: 
         request.server.gate.wait(20)  # type: ignore[attr-defined]
 
     with serving(stall) as server:
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         assert len(server.seen) == 1
     assert written(tmp_path) == chosen(*LABELLED)
 
 
 def test_a_lost_connection_is_resumed_where_it_broke(tmp_path: Path) -> None:
     with serving(send(end=200_000), send(end=500_000)) as server:
-        download_stl10(tmp_path, url=server.url, members=UNLABELLED, **QUICK)
+        download_stl10(tmp_path, source=server.url, members=UNLABELLED, **QUICK)
         assert [seen.get("Range") for seen in server.seen] == [
             None,
             "bytes=200000-",
@@ -204,12 +210,12 @@ def test_a_lost_connection_is_resumed_where_it_broke(tmp_path: Path) -> None:
 
 def test_a_later_call_goes_on_from_what_an_earlier_one_left(tmp_path: Path) -> None:
     with serving(send(end=700_000)) as server:
-        with pytest.raises(StorageError, match=r"700000 bytes are kept in .*the same command"):
-            download_stl10(tmp_path, url=server.url, attempts=1, **QUICK)
+        with pytest.raises(StorageError, match=r"700000 bytes are kept in .*run the same command"):
+            download_stl10(tmp_path, source=server.url, **quick(attempts=1))
         assert not (tmp_path / "stl10_binary" / "train_X.bin").exists()
         assert (tmp_path / "stl10_binary" / "test_X.bin").read_bytes() == NOISE["test"]
         assert "stl10_binary.tar.gz.part" in leftovers(tmp_path)
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         assert [seen.get("Range") for seen in server.seen] == [None, "bytes=700000-"]
     assert written(tmp_path) == chosen(*LABELLED)
     assert leftovers(tmp_path) == []
@@ -218,8 +224,8 @@ def test_a_later_call_goes_on_from_what_an_earlier_one_left(tmp_path: Path) -> N
 def test_what_another_address_left_is_not_gone_on_with(tmp_path: Path) -> None:
     with serving(send(end=700_000)) as server, serving() as other:
         with pytest.raises(StorageError):
-            download_stl10(tmp_path, url=server.url, attempts=1, **QUICK)
-        download_stl10(tmp_path, url=other.url, **QUICK)
+            download_stl10(tmp_path, source=server.url, **quick(attempts=1))
+        download_stl10(tmp_path, source=other.url, **QUICK)
         assert "Range" not in other.seen[0]
     assert written(tmp_path) == chosen(*LABELLED)
 
@@ -228,10 +234,10 @@ def test_what_another_address_left_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_what_cannot_be_a_validator_is_not_sent(tmp_path: Path, validator: object) -> None:
     with serving(send(end=700_000)) as server:
         with pytest.raises(StorageError):
-            download_stl10(tmp_path, url=server.url, attempts=1, **QUICK)
+            download_stl10(tmp_path, source=server.url, **quick(attempts=1))
         facts = next(tmp_path.glob("*.part.json"))
         facts.write_text(json.dumps(json.loads(facts.read_text()) | {"validator": validator}))
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         assert "If-Range" not in server.seen[-1]
     assert written(tmp_path) == chosen(*LABELLED)
 
@@ -245,7 +251,7 @@ def test_a_server_that_does_not_resume_is_read_from_the_start(
     tmp_path: Path, second: Answer
 ) -> None:
     with serving(send(end=300_000), second, send(etag='"two"')) as server:
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         assert ["Range" in seen for seen in server.seen] == [False, True, False]
     assert written(tmp_path) == chosen(*LABELLED)
     assert leftovers(tmp_path) == []
@@ -253,25 +259,29 @@ def test_a_server_that_does_not_resume_is_read_from_the_start(
 
 def test_a_server_that_never_resumes_is_given_up(tmp_path: Path) -> None:
     with serving(*[send(end=300_000, ranges=False)] * 20) as server:
-        with pytest.raises(StorageError, match="started over 4 times in vain"):
-            download_stl10(tmp_path, url=server.url, **QUICK)
+        with pytest.raises(StorageError, match="gave up after starting over 4 times"):
+            download_stl10(tmp_path, source=server.url, **QUICK)
         assert len(server.seen) == 8
 
 
 def test_a_busy_server_is_asked_again_and_then_given_up(tmp_path: Path) -> None:
     with serving(refuse(503), refuse(500)) as server:
-        download_stl10(tmp_path / "one", url=server.url, **QUICK)
+        download_stl10(tmp_path / "one", source=server.url, **QUICK)
         assert len(server.seen) == 3
     with serving(*[refuse(503)] * 9) as server:
         with pytest.raises(StorageError, match=r"503.*3 attempts failed.*--from FILE"):
-            download_stl10(tmp_path / "two", url=server.url, attempts=3, **QUICK)
+            download_stl10(
+                tmp_path / "two",
+                source=server.url,
+                **quick(attempts=3),
+            )
         assert len(server.seen) == 3
 
 
 def test_a_missing_archive_is_reported_at_once(tmp_path: Path) -> None:
     with serving(refuse(404)) as server:
         with pytest.raises(StorageError, match="404") as caught:
-            download_stl10(tmp_path, url=server.url, **QUICK)
+            download_stl10(tmp_path, source=server.url, **QUICK)
         assert len(server.seen) == 1
     assert caught.value.exit_code == 7
     assert not (tmp_path / "stl10_binary").exists()
@@ -283,7 +293,7 @@ def test_a_silent_server_counts_as_lost(tmp_path: Path) -> None:
 
     with serving(silent) as server:
         start = time.monotonic()
-        download_stl10(tmp_path, url=server.url, **QUICK | {"timeout": 0.5})
+        download_stl10(tmp_path, source=server.url, **quick(timeout=0.5))
         assert len(server.seen) == 2
         assert time.monotonic() - start < 10
     assert written(tmp_path) == chosen(*LABELLED)
@@ -293,12 +303,12 @@ def test_nobody_at_the_address_is_a_storage_error(tmp_path: Path) -> None:
     with serving() as server:
         url = server.url
     with pytest.raises(StorageError, match="refused"):
-        download_stl10(tmp_path, url=url, attempts=2, **QUICK)
+        download_stl10(tmp_path, source=url, **quick(attempts=2))
 
 
 def test_a_redirect_is_followed(tmp_path: Path) -> None:
     with serving() as target, serving(redirect(target.url)) as server:
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
     assert written(tmp_path) == chosen(*LABELLED)
 
 
@@ -319,13 +329,13 @@ def test_a_redirect_from_https_to_http_is_refused(
         context.load_cert_chain(certificate, key)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         with pytest.raises(StorageError, match="less safe"):
-            download_stl10(tmp_path / "data", url=server.url.replace("http:", "https:"), **QUICK)
+            download_stl10(tmp_path / "data", source=server.url.replace("http:", "https:"), **QUICK)
         assert plain.seen == []
 
 
 def test_an_address_that_is_no_http_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be http or https"):
-        download_stl10(tmp_path, url=f"file://{tmp_path}/a.tar.gz", **QUICK)
+        download_stl10(tmp_path, source=f"file://{tmp_path}/a.tar.gz", **QUICK)
 
 
 def test_an_unknown_member_is_a_usage_error(tmp_path: Path) -> None:
@@ -336,20 +346,25 @@ def test_an_unknown_member_is_a_usage_error(tmp_path: Path) -> None:
 def test_wrong_content_is_refused_with_both_sums_and_nothing_is_left(tmp_path: Path) -> None:
     wrong = {**EXPECTED, "test_y.bin": (10, "0" * 32)}
     found = EXPECTED["test_y.bin"][1]
-    with serving() as server, pytest.raises(DataError, match=f"{'0' * 32} expected, found {found}"):
-        download_stl10(tmp_path, url=server.url, **QUICK | {"expected": wrong})
+    with (
+        serving() as server,
+        pytest.raises(
+            DataError, match=f"expected 10 bytes, MD5 {'0' * 32}; found 10 bytes, MD5 {found}"
+        ),
+    ):
+        download_stl10(tmp_path, source=server.url, **QUICK | {"expected": wrong})
     assert written(tmp_path) == chosen("test_X.bin")
     assert leftovers(tmp_path) == []
 
 
 def test_files_that_are_there_are_not_fetched_again(tmp_path: Path) -> None:
     with serving() as server:
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "stl10_binary").iterdir()}
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         assert len(server.seen) == 1
         (tmp_path / "stl10_binary" / "train_y.bin").unlink()
-        download_stl10(tmp_path, url=server.url, **QUICK)
+        download_stl10(tmp_path, source=server.url, **QUICK)
         assert len(server.seen) == 2
     changed = [path.name for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert changed == ["train_y.bin"]
@@ -361,7 +376,7 @@ def test_a_wrong_file_that_is_there_is_refused_and_kept(tmp_path: Path) -> None:
     mine.write_bytes(b"mine")
     with serving() as server:
         with pytest.raises(DataError, match=r"expected 20 bytes, MD5 .*found 4 bytes.*move it"):
-            download_stl10(tmp_path, url=server.url, **QUICK)
+            download_stl10(tmp_path, source=server.url, **QUICK)
         assert server.seen == []
     assert written(tmp_path) == {"train_y.bin": b"mine"}
 
@@ -370,18 +385,18 @@ def test_the_demo_data_are_not_mixed_with_the_real(tmp_path: Path) -> None:
     (tmp_path / "stl10_binary").mkdir()
     (tmp_path / "stl10_binary" / "demo.json").write_text("{}")
     with pytest.raises(DataError, match="demo data"):
-        download_stl10(tmp_path, archive=tmp_path / "none", **QUICK)
+        download_stl10(tmp_path, source=tmp_path / "none", **QUICK)
 
 
 def test_two_downloads_into_one_folder_do_not_meet(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".stl10_binary.lock"), pytest.raises(BusyError, match="another"):
-        download_stl10(tmp_path, archive=tmp_path / "none", **QUICK)
+        download_stl10(tmp_path, source=tmp_path / "none", **QUICK)
 
 
 def test_a_data_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write the data folder"):
-        download_stl10(tmp_path / "file", archive=tmp_path / "none", **QUICK)
+        download_stl10(tmp_path / "file", source=tmp_path / "none", **QUICK)
 
 
 def test_a_disk_that_is_too_small_is_seen_before(tmp_path: Path) -> None:
@@ -393,7 +408,7 @@ def test_a_disk_that_is_too_small_is_seen_before(tmp_path: Path) -> None:
 def test_an_archive_on_disk_is_unpacked_and_kept(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(ARCHIVE)
-    download_stl10(tmp_path, archive=archive, members=(*LABELLED, *UNLABELLED), **QUICK)
+    download_stl10(tmp_path, source=archive, members=(*LABELLED, *UNLABELLED), **QUICK)
     assert written(tmp_path) == CONTENT
     assert archive.read_bytes() == ARCHIVE
     umask = os.umask(0)
@@ -411,14 +426,14 @@ def test_what_is_no_whole_archive_is_refused(tmp_path: Path, content: bytes) -> 
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.tar\.gz"):
-        download_stl10(tmp_path, archive=archive, **QUICK)
+        download_stl10(tmp_path, source=archive, **QUICK)
     assert leftovers(tmp_path) == []
     assert archive.read_bytes() == content
 
 
 def test_an_archive_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
-        download_stl10(tmp_path, archive=tmp_path / "a.tar.gz", **QUICK)
+        download_stl10(tmp_path, source=tmp_path / "a.tar.gz", **QUICK)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
@@ -446,7 +461,7 @@ RIGHT = CONTENT["train_y.bin"]
         (pack(("x" * 300 + WANTED, RIGHT)), "ends without"),
         (pack(*[(f"stl10_binary/{i}", b"") for i in range(1001)]), "more than 1000 members"),
         (gzip.compress(member("huge", size=1 << 40).tobuf(tarfile.GNU_FORMAT)), "1099511627776"),
-        (gzip.compress(b"x" * 512), "no tar archive, or damaged"),
+        (gzip.compress(b"x" * 512), "not a tar archive, or damaged"),
     ],
     ids=[
         *("symlink", "hardlink", "pipe", "device", "folder", "too long", "parent", "absolute"),
@@ -459,7 +474,7 @@ def test_a_hostile_archive_is_refused_and_writes_nothing(
     data_dir = tmp_path / "data"
     (tmp_path / "a.tar.gz").write_bytes(archive)
     with pytest.raises(DataError, match=message):
-        download_stl10(data_dir, archive=tmp_path / "a.tar.gz", members=("train_y.bin",), **QUICK)
+        download_stl10(data_dir, source=tmp_path / "a.tar.gz", members=("train_y.bin",), **QUICK)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         ".stl10_binary.lock",
         "a.tar.gz",
@@ -478,7 +493,7 @@ def test_strange_members_around_the_wanted_ones_are_skipped(tmp_path: Path) -> N
             (WANTED, b"another of that name"),
         )
     )
-    download_stl10(tmp_path, archive=tmp_path / "a.tar.gz", members=("train_y.bin",), **QUICK)
+    download_stl10(tmp_path, source=tmp_path / "a.tar.gz", members=("train_y.bin",), **QUICK)
     assert written(tmp_path) == chosen("train_y.bin")
     assert not (tmp_path.parent.parent / "outside").exists()
 
@@ -496,7 +511,7 @@ def test_damage_anywhere_in_an_archive_is_a_data_error_or_harmless(
     plain[place : place + len(patch)] = patch
     (data_dir / "a").write_bytes(gzip.compress(bytes(plain), 1))
     try:
-        download_stl10(data_dir, archive=data_dir / "a", members=("train_y.bin",), **QUICK)
+        download_stl10(data_dir, source=data_dir / "a", members=("train_y.bin",), **QUICK)
     except DataError:
         assert not list(data_dir.glob("stl10_binary/*"))
     else:

@@ -43,14 +43,14 @@ def noisy(image: Photos) -> Photos:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-def facts_of(**splits: Photos) -> Any:
+def keys_of(**splits: Photos) -> Any:
     return duplicates.read({name: (images, None) for name, images in splits.items()})
 
 
 def test_different_pictures_are_no_copies() -> None:
-    facts = facts_of(train=photos(300), test=photos(200, seed=1))
-    for found in (duplicates.exact(facts), duplicates.near(facts)):
-        assert {pair: copies.pairs for pair, copies in found.items()} == {
+    keys = keys_of(train=photos(300), test=photos(200, seed=1))
+    for audit in (duplicates.exact(keys), duplicates.near(keys)):
+        assert {pair: copies.pairs for pair, copies in audit.items()} == {
             ("train", "train"): 0,
             ("train", "test"): 0,
             ("test", "test"): 0,
@@ -62,8 +62,8 @@ def test_exact_copies_are_found_within_and_between_splits() -> None:
     train[[7, 9]] = train[3]  # three of one: three pairs
     test[[5, 20]] = train[3]
     test[8] = train[30]
-    found = duplicates.exact(facts_of(train=train, test=test))
-    within, between, other = found.values()
+    audit = duplicates.exact(keys_of(train=train, test=test))
+    within, between, other = audit.values()
     assert (within.pairs, within.images, within.examples) == (3, (3, 3), [(3, 7)])
     assert (between.pairs, between.images) == (7, (4, 3))
     assert between.examples == [(3, 5), (30, 8)]
@@ -75,35 +75,33 @@ def test_near_copies_are_found_and_are_not_exact(change: Any) -> None:
     train, test = photos(60), photos(60, seed=1)
     test[11] = change(train[50])
     train[2] = change(train[40])
-    facts = facts_of(train=train, test=test)
-    assert all(copies.pairs == 0 for copies in duplicates.exact(facts).values())
-    found = duplicates.near(facts)
-    assert found["train", "train"].examples == [(2, 40)]
-    assert found["train", "test"].examples == [(50, 11)]
-    assert [copies.pairs for copies in found.values()] == [1, 1, 0]
-    assert found["train", "test"].images == (1, 1)
+    keys = keys_of(train=train, test=test)
+    assert all(copies.pairs == 0 for copies in duplicates.exact(keys).values())
+    audit = duplicates.near(keys)
+    assert audit["train", "train"].examples == [(2, 40)]
+    assert audit["train", "test"].examples == [(50, 11)]
+    assert [copies.pairs for copies in audit.values()] == [1, 1, 0]
+    assert audit["train", "test"].images == (1, 1)
 
 
 def test_exact_copies_are_not_counted_as_near_ones_as_well() -> None:
     train, test = photos(20), photos(20, seed=1)
     train[5] = test[6] = train[4]
     test[7] = brighter(train[4])
-    found = duplicates.near(facts_of(train=train, test=test))
-    assert found["train", "train"].pairs == 0
-    assert found["train", "test"].examples == [(4, 7)]
-    assert found["test", "test"].examples == [(6, 7)]
+    audit = duplicates.near(keys_of(train=train, test=test))
+    assert audit["train", "train"].pairs == 0
+    assert audit["train", "test"].examples == [(4, 7)]
+    assert audit["test", "test"].examples == [(6, 7)]
 
 
 def test_a_wider_distance_finds_more_and_the_nearest_first() -> None:
     train = photos(400)
     train[10] = flipped_pixel(train[300])
-    facts = facts_of(train=train)
-    counts = [
-        duplicates.near(facts, distance=d)["train", "train"].pairs for d in (0, 4, 16, 24, 63)
-    ]
+    keys = keys_of(train=train)
+    counts = [duplicates.near(keys, distance=d)["train", "train"].pairs for d in (0, 4, 16, 24, 63)]
     assert counts == sorted(counts)
     assert counts[-1] == 400 * 399 // 2
-    assert duplicates.near(facts, distance=24, examples=1)["train", "train"].examples == [(10, 300)]
+    assert duplicates.near(keys, distance=24, examples=1)["train", "train"].examples == [(10, 300)]
 
 
 def test_a_hash_says_which_low_frequencies_are_above_their_median() -> None:
@@ -112,15 +110,15 @@ def test_a_hash_says_which_low_frequencies_are_above_their_median() -> None:
     low = dctn(grey, axes=(1, 2), norm="ortho")[:, :8, :8].reshape(50, 64)[:, 1:]
     bits = low > np.median(low, axis=1, keepdims=True)
     expected = [int("".join(str(int(bit)) for bit in row), 2) for row in bits]
-    found = duplicates.perceptual_hashes(images).tolist()
-    differing = [(x ^ y).bit_count() for x, y in zip(found, expected, strict=True)]
+    hashes = duplicates.perceptual_hashes(images).tolist()
+    differing = [(x ^ y).bit_count() for x, y in zip(hashes, expected, strict=True)]
     assert np.mean(differing) < 2, "frequencies are rounded, so those about the median may differ"
 
 
 def test_pictures_of_one_colour_are_near_each_other() -> None:
     shades = np.arange(0, 250, 10, dtype=np.uint8)[:, None, None, None]
     plain = np.broadcast_to(shades, (25, 3, 96, 96))
-    assert duplicates.near(facts_of(train=plain))["train", "train"].pairs == 25 * 24 // 2
+    assert duplicates.near(keys_of(train=plain))["train", "train"].pairs == 25 * 24 // 2
 
 
 def test_labels_that_differ_between_copies_are_counted() -> None:
@@ -131,12 +129,12 @@ def test_labels_that_differ_between_copies_are_counted() -> None:
     labels = np.zeros(20, dtype=np.int64)
     labels[2] = 1
     splits = {"train": (train, labels), "test": (test, np.full(10, 2)), "unlabelled": (test, None)}
-    facts = duplicates.read(splits)
-    found = duplicates.exact(facts)
-    assert (found["train", "train"].pairs, found["train", "train"].other_label) == (3, 2)
-    assert (found["train", "test"].pairs, found["train", "test"].other_label) == (3, 3)
-    assert found["test", "unlabelled"].other_label is None
-    assert duplicates.near(facts)["train", "test"].other_label == 1
+    keys = duplicates.read(splits)
+    audit = duplicates.exact(keys)
+    assert (audit["train", "train"].pairs, audit["train", "train"].other_label) == (3, 2)
+    assert (audit["train", "test"].pairs, audit["train", "test"].other_label) == (3, 3)
+    assert audit["test", "unlabelled"].other_label is None
+    assert duplicates.near(keys)["train", "test"].other_label == 1
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1))
@@ -144,7 +142,8 @@ def test_exact_pairs_are_those_of_counting_them_one_by_one(a: list[int], b: list
     labels = np.arange(100) % 3
     hashes = np.zeros(100, dtype=np.uint64)
     first, second = (
-        duplicates.Facts(np.array(one), hashes[: len(one)], labels[: len(one)]) for one in (a, b)
+        duplicates.Keys(np.array(contents), hashes[: len(contents)], labels[: len(contents)])
+        for contents in (a, b)
     )
     within, between, _ = duplicates.exact({"a": first, "b": second}).values()
     pairs = [(i, j) for i, x in enumerate(a) for j, y in enumerate(b) if x == y]
@@ -158,19 +157,19 @@ def test_exact_pairs_are_those_of_counting_them_one_by_one(a: list[int], b: list
 
 
 def test_all_pairs_are_compared_across_the_edges_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = facts_of(train=photos(50), test=photos(33, seed=1))
-    whole = duplicates.near(facts, distance=26, examples=1000)
-    train, test = (facts[name].hashes.tolist() for name in ("train", "test"))
+    keys = keys_of(train=photos(50), test=photos(33, seed=1))
+    whole = duplicates.near(keys, distance=26, examples=1000)
+    train, test = (keys[name].hashes.tolist() for name in ("train", "test"))
     close = [
         (i, j) for i, x in enumerate(train) for j, y in enumerate(test) if (x ^ y).bit_count() <= 26
     ]
     assert sorted(whole["train", "test"].examples) == close
     assert any((train[i] ^ test[j]).bit_count() == 26 for i, j in close), "the limit itself counts"
     monkeypatch.setattr(duplicates, "_TILE", (4, 7))
-    assert duplicates.near(facts, distance=26, examples=1000) == whole
+    assert duplicates.near(keys, distance=26, examples=1000) == whole
     seen: list[int] = []
-    duplicates.near(facts, advance=seen.append)
-    assert sum(seen) == duplicates.comparisons(facts)
+    duplicates.near(keys, advance=seen.append)
+    assert sum(seen) == duplicates.comparisons(keys)
     assert whole["train", "train"].pairs > 10
 
 
@@ -179,9 +178,9 @@ def test_a_mapped_file_is_read_in_pieces(tmp_path: Path) -> None:
     images.tofile(tmp_path / "x.bin")
     mapped = np.memmap(tmp_path / "x.bin", dtype=np.uint8, mode="r").reshape(-1, 3, 96, 96)
     steps: list[int] = []
-    facts = duplicates.read({"unlabelled": (mapped, None)}, steps.append)
+    keys = duplicates.read({"unlabelled": (mapped, None)}, steps.append)
     assert steps == [500, 101]
-    assert np.array_equal(facts["unlabelled"].hashes, facts_of(train=images)["train"].hashes)
+    assert np.array_equal(keys["unlabelled"].hashes, keys_of(train=images)["train"].hashes)
 
 
 @pytest.fixture

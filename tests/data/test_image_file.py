@@ -88,11 +88,11 @@ def test_the_central_square_is_kept_undistorted(tmp_path: Path, height: int, wid
     top, left = (height - side) // 2, (width - side) // 2
     pixels[top : top + side, left : left + side] = noise(side, side)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    found = image_file.read(tmp_path / "wide.png")
+    square = image_file.read(tmp_path / "wide.png")
     if (height - side) % 2 == (width - side) % 2 == 0:
-        assert np.array_equal(found, pixels[top : top + side, left : left + side])
+        assert np.array_equal(square, pixels[top : top + side, left : left + side])
     else:  # half a pixel is shared by two
-        assert found.shape == (96, 96, 3)
+        assert square.shape == (96, 96, 3)
 
 
 def test_grey_colour_palette_cmyk_and_16_bits_show_the_same_greys(tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_grey_colour_palette_cmyk_and_16_bits_show_the_same_greys(tmp_path: Path
         "opaque.png": image.convert("LA"),
         "32.tiff": Image.fromarray(grey.astype(np.int32) << 8),
     }
-    for name, one in kinds.items():
-        one.save(tmp_path / name)
-        found = image_file.read(tmp_path / name).astype(int)
-        worst = np.abs(found - grey[:, :, None].astype(int)).max()
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+        square = image_file.read(tmp_path / name).astype(int)
+        worst = np.abs(square - grey[:, :, None].astype(int)).max()
         assert worst <= (4 if name.endswith("jpg") else 1), name
 
 
@@ -124,9 +124,9 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
     palette.putpalette([9, 9, 9, 0, 0, 0])
     palette.save(tmp_path / "half.gif", transparency=0)
     for name in ("half.png", "half.gif"):
-        found = image_file.read(tmp_path / name)
-        assert (found[:, :48] == 255).all()
-        assert (found[:, 48:] == 0).all()
+        square = image_file.read(tmp_path / name)
+        assert (square[:, :48] == 255).all()
+        assert (square[:, 48:] == 0).all()
 
 
 def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
 
 def test_a_huge_jpeg_is_read_at_a_fraction_of_its_size(tmp_path: Path) -> None:
     Image.new("RGB", (9000, 9000), (200, 40, 60)).save(tmp_path / "huge.jpg")
-    found = image_file.read(tmp_path / "huge.jpg").astype(int)
-    assert np.abs(found - [200, 40, 60]).max() <= 3
+    square = image_file.read(tmp_path / "huge.jpg").astype(int)
+    assert np.abs(square - [200, 40, 60]).max() <= 3
 
 
 def test_sizes_over_the_limit_are_refused_before_a_pixel_is_read(tmp_path: Path) -> None:
@@ -169,10 +169,10 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     (tmp_path / "nowhere.jpg").symlink_to("missing.jpg")
-    assert refused(tmp_path / "pipe.jpg") == "it is no ordinary file"
+    assert refused(tmp_path / "pipe.jpg") == "not a regular file"
     assert "symbolic links" in refused(tmp_path / "circle.jpg")
     assert refused(tmp_path / "nowhere.jpg") == "No such file or directory"
-    assert refused(Path("/dev/null")) == "it is no ordinary file"
+    assert refused(Path("/dev/null")) == "not a regular file"
 
 
 def test_floats_are_refused_for_their_range_is_unknown(tmp_path: Path) -> None:

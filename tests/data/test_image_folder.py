@@ -154,7 +154,7 @@ def test_all_broken_images_are_named_with_their_reason(source: Path, tmp_path: P
     with pytest.raises(DataError) as caught:
         import_folder(source, tmp_path / "data")
     message = str(caught.value)
-    assert "2 of 21 files are no whole images" in message
+    assert "2 of 21 files cannot be read as images" in message
     assert "'ant/1.png' (" in message
     assert r"'bee/note\n.txt' (cannot identify" in message
     assert "--skip-broken" in message
@@ -190,7 +190,7 @@ def test_too_few_classes_or_images_are_refused(source: Path, tmp_path: Path) -> 
         import_folder(source, tmp_path / "data")
     with pytest.raises(DataError, match="2 to 255 class folders expected, found 0"):
         import_folder(source / "ant", tmp_path / "data")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         import_folder(source / "nothing", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

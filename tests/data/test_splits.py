@@ -1,4 +1,4 @@
-"""Which images a run trains on, and which it holds out."""
+"""Which images a run trains on, and which are for validation."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_hold_out_is_stratified_disjoint_and_seeded() -> None:
+def test_the_validation_split_is_stratified_disjoint_and_seeded() -> None:
     labels = np.repeat(np.arange(10), 50)
     train_rows, val_rows = split_validation(labels, 0.1, seed=3)
     assert np.bincount(labels[val_rows]).tolist() == [5] * 10
@@ -54,11 +54,11 @@ def test_another_seed_draws_another_subset_and_none_is_everything() -> None:
     labels = np.repeat(np.arange(4), 25)
     assert not np.array_equal(labelled_subset(labels, 5, 0), labelled_subset(labels, 5, 1))
     assert np.array_equal(labelled_subset(labels, None, 0), np.arange(100))
-    with pytest.raises(DataError, match="labels_per_class = 26: class 0 has 25 images"):
+    with pytest.raises(DataError, match="labels_per_class = 26: class 0 has only 25 images"):
         labelled_subset(labels, 26, 0)
 
 
-def test_a_run_on_a_subset_holds_out_a_part_of_it(data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_subset_validates_on_a_part_of_it(data_dir: Path, tmp_path: Path) -> None:
     row = stl10bench.train(
         "logistic", data_dir=data_dir, runs_dir=tmp_path, labels_per_class=4, val_fraction=0.25,
         **TINY,
@@ -86,9 +86,9 @@ def test_a_fold_is_trained_on_whole_and_says_how_much_the_folds_overlap(
     assert rows[0]["fold_overlap"] == pytest.approx(np.mean(shared))
 
 
-def test_a_fold_has_no_hold_out_and_no_subset(data_dir: Path, tmp_path: Path) -> None:
+def test_a_fold_has_no_validation_images_and_no_subset(data_dir: Path, tmp_path: Path) -> None:
     for wrong in ({"val_fraction": 0.1}, {"labels_per_class": 4}):
-        with pytest.raises(UsageError, match="fold = 3: a fold is trained on whole"):
+        with pytest.raises(UsageError, match="fold = 3: training uses the whole fold"):
             stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, fold=3, **wrong)
 
 

@@ -92,9 +92,9 @@ def test_the_fingerprint_is_that_of_the_contents_alone(small: Path, tmp_path: Pa
 def test_sums_are_computed_once_and_again_when_a_file_changes(small: Path) -> None:
     first = open_dataset(small).fingerprint
     stamp = folder(small) / ".stl10bench.json"
-    known = json.loads(stamp.read_text())
-    known["train_X.bin"]["sha256"] = "0" * 64
-    stamp.write_text(json.dumps(known))
+    stamped = json.loads(stamp.read_text())
+    stamped["train_X.bin"]["sha256"] = "0" * 64
+    stamp.write_text(json.dumps(stamped))
     assert open_dataset(small).fingerprint != first  # so the stamp was believed
     os.utime(folder(small) / "train_X.bin", ns=(0, 0))
     assert open_dataset(small).fingerprint == first
@@ -106,12 +106,12 @@ def test_sums_that_came_with_a_copied_folder_are_not_believed(
 ) -> None:
     fingerprint = open_dataset(small).fingerprint
     stamp = folder(small) / ".stl10bench.json"
-    known = json.loads(stamp.read_text())
+    stamped = json.loads(stamp.read_text())
     for name in NEEDED:  # another's images, under STL-10's names and with its sums
         facts = (folder(small) / name).stat()
         monkeypatch.setitem(OFFICIAL, name, (facts.st_size, "1" * 32))
-        known[name]["md5"] = "1" * 32
-    stamp.write_text(json.dumps(known))
+        stamped[name]["md5"] = "1" * 32
+    stamp.write_text(json.dumps(stamped))
     monkeypatch.setattr(stl10, "CLASS_NAMES", NAMES)
     assert open_dataset(small).name == "STL-10"  # a lie in the own folder is not noticed
     shutil.copytree(small / "stl10_binary", tmp_path / "copy" / "stl10_binary")  # keeps the mtimes
@@ -124,9 +124,9 @@ def test_sums_that_came_with_a_copied_folder_are_not_believed(
 def test_sums_that_are_none_are_computed_again(small: Path, value: object) -> None:
     fingerprint = open_dataset(small).fingerprint
     stamp = folder(small) / ".stl10bench.json"
-    known = json.loads(stamp.read_text())
-    known["test_X.bin"]["sha256"] = value
-    stamp.write_text(json.dumps(known))
+    stamped = json.loads(stamp.read_text())
+    stamped["test_X.bin"]["sha256"] = value
+    stamp.write_text(json.dumps(stamped))
     assert open_dataset(small).fingerprint == fingerprint
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_stamp_is_replaced(small: Path, content: str) -> None:
     if content.startswith('{"'):
         assert open_dataset(small).fingerprint == first
     else:
-        with pytest.warns(UserWarning, match="the sums are computed again"):
+        with pytest.warns(UserWarning, match="the checksums are computed again"):
             assert open_dataset(small).fingerprint == first
     assert "sha256" in json.loads(stamp.read_text())["train_X.bin"]
 
@@ -165,7 +165,7 @@ def test_the_command_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path)
     data_dir = tmp_path / "Ünsere Daten; it's 🐒"
     with pytest.raises(DataError) as caught:
         open_dataset(data_dir)
-    command = str(caught.value).split("'stl10bench ", 1)[1].split("', or give")[0]
+    command = str(caught.value).split("'stl10bench ", 1)[1].split("', pass")[0]
     assert shlex.split(command) == ["data", "download", "--data-dir", str(data_dir)]
     assert open_dataset(write_layout(data_dir)).name == "STL-10 layout"
 
@@ -238,8 +238,8 @@ def test_a_file_that_cannot_be_read_is_a_storage_error(small: Path) -> None:
 def test_files_with_the_official_names_must_have_the_official_sums(tmp_path: Path) -> None:
     write_layout(tmp_path, names=CLASS_NAMES)
     size, sum_ = OFFICIAL["train_X.bin"]
-    found = md5(folder(tmp_path) / "train_X.bin")
-    expected = f"expected {size} bytes, MD5 {sum_}; found {40 * 27648} bytes, MD5 {found}"
+    actual = md5(folder(tmp_path) / "train_X.bin")
+    expected = f"expected {size} bytes, MD5 {sum_}; found {40 * 27648} bytes, MD5 {actual}"
     with pytest.raises(DataError, match=f"{expected}.*--no-verify"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, verify=False).name == "STL-10 layout"

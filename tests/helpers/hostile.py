@@ -462,7 +462,7 @@ def damage_archive(rng: random.Random, content: bytes) -> bytes:
 def read_archive(folder: Path) -> None:
     download_stl10(
         folder / "data",
-        archive=folder / "a.tar.gz",
+        source=folder / "a.tar.gz",
         members=("train_y.bin",),
         expected=EXPECTED,
         console=Console(quiet=True),

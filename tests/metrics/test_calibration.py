@@ -106,7 +106,9 @@ def test_ece_vanishes_for_labels_drawn_from_the_probabilities() -> None:
 
 
 def test_too_few_images_for_the_bins_are_refused() -> None:
-    with pytest.raises(UsageError, match="149 images are too few for 15 bins, 10 a bin are needed"):
+    with pytest.raises(
+        UsageError, match="149 images are too few for 15 bins of at least 10 images"
+    ):
         calibration.ece(*case_of(0, 149))
     assert calibration.ece(*case_of(0, 150))[1] == 15
 
@@ -139,8 +141,8 @@ def test_a_temperature_that_was_put_in_comes_out() -> None:
 @pytest.mark.parametrize(
     ("logits", "labels", "reason"),
     [
-        (np.zeros((4, 2)), [0, 1, 0, 1], "tell nothing"),
-        (5 * np.eye(2), [1, 0], "tell nothing"),
+        (np.zeros((4, 2)), [0, 1, 0, 1], "say nothing"),
+        (5 * np.eye(2), [1, 0], "say nothing"),
         (5 * np.eye(2), [0, 1], "no mistake"),
     ],
     ids=["equal", "always wrong", "always right"],
@@ -160,7 +162,9 @@ def test_a_row_says_calibration_before_and_after_scaling() -> None:
     logits, labels = case_of(0)
     row = measured((4 * logits, labels), (4 * case_of(1)[0], case_of(1)[1]))
     fitted = row["test_temperature"]
-    assert fitted == calibration.temperature(4 * case_of(1)[0], case_of(1)[1]), "of the hold-out"
+    assert fitted == calibration.temperature(4 * case_of(1)[0], case_of(1)[1]), (
+        "of the validation images"
+    )
     assert row["test_loss_scaled"] == pytest.approx(calibration.nll(4 * logits / fitted, labels))
     assert row["test_brier"] == pytest.approx(calibration.brier(4 * logits, labels))
     assert row["test_ece"] == pytest.approx(calibration.ece(4 * logits, labels)[0])
@@ -174,20 +178,20 @@ def test_what_cannot_be_computed_is_none_and_the_row_says_why() -> None:
     few = measured(case_of(0, 20), case_of(1))
     assert few["test_ece"] is few["test_ece_scaled"] is None
     assert few["test_brier_scaled"] is not None
-    assert few["test_notes"] == ["ECE: 20 images are too few for 15 bins, 10 a bin are needed"]
+    assert few["test_notes"] == ["ECE: 20 images are too few for 15 bins of at least 10 images"]
 
     alone = measured(case_of(0))
     scaled = ("test_temperature", "test_loss_scaled", "test_ece_scaled", "test_brier_scaled")
     assert [alone[name] for name in scaled] == [None] * 4
-    assert alone["test_notes"] == ["temperature: there is no hold-out to fit it on"]
+    assert alone["test_notes"] == ["temperature: no validation images to fit it on"]
 
     sure = measured(case_of(0), (5 * np.eye(5), np.arange(5)))
     assert sure["test_temperature"] is None
-    assert "no mistake on the 5 held-out images" in sure["test_notes"][0]
+    assert "no mistake on the 5 validation images" in sure["test_notes"][0]
 
     same = measured((np.zeros((200, 5)), case_of(0, 200)[1]))
     assert same["test_ece"] == pytest.approx(0)
-    assert "ECE: 1 bins in place of 15, for confidences are equal" in same["test_notes"]
+    assert "ECE: 1 bins instead of 15, as some confidences are equal" in same["test_notes"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

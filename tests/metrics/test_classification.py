@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from stl10bench.core.errors import DataError
-from stl10bench.core.seeding import AUGMENT, DROPOUT, HOLDOUT, ORDER, WEIGHTS, generator, seed_of
+from stl10bench.core.seeding import AUGMENT, DROPOUT, ORDER, VALIDATION, WEIGHTS, generator, seed_of
 from stl10bench.data.loader import channel_statistics
 from stl10bench.metrics.classification import confusion_matrix, measures, none_if_not_finite
 from stl10bench.metrics.significance import Z95, decode_hits, wilson_interval
@@ -70,8 +70,8 @@ def test_wilsons_interval_holds_the_truth_95_times_in_100(accuracy: float, image
     hits, times = np.unique(
         np.random.default_rng(0).binomial(images, accuracy, size=100_000), return_counts=True
     )
-    found = [wilson_interval(one / images, images) for one in hits]
-    inside = [low <= accuracy <= high for low, high in found]
+    intervals = [wilson_interval(count / images, images) for count in hits]
+    inside = [low <= accuracy <= high for low, high in intervals]
     assert times[inside].sum() / 100_000 == pytest.approx(0.95, abs=0.015)
 
 
@@ -98,7 +98,7 @@ def test_confusion_f1_and_class_accuracies_are_scikit_learns(
     recalls = recall_score(
         labels, predicted, labels=range(classes), average=None, zero_division=np.nan
     )
-    ours = [math.nan if one is None else one for one in row["per_class_accuracy"]]
+    ours = [math.nan if accuracy is None else accuracy for accuracy in row["per_class_accuracy"]]
     assert ours == pytest.approx(recalls.tolist(), abs=1e-9, nan_ok=True)
     hits = [label == guess for label, guess in pairs]
     text = Predictions(logits, np.array(labels), None, None).hits()
@@ -156,7 +156,7 @@ def test_a_seed_is_the_same_on_every_platform() -> None:
 
 def test_no_two_places_share_a_seed() -> None:
     purposes = (
-        HOLDOUT,
+        VALIDATION,
         ORDER,
         AUGMENT,
         DROPOUT,

@@ -138,7 +138,7 @@ def run_of(
     return Trained((label,), seed, f"{label}-{seed}", images, test)
 
 
-def test_settings_are_ranked_by_the_hold_out_and_never_by_the_test_split() -> None:
+def test_settings_are_ranked_by_validation_and_never_by_the_test_split() -> None:
     trained = [run_of("a", s, 0.50 + s / 100) for s in range(3)]
     trained += [run_of("b", s, 0.51 + s / 100) for s in range(3)]
     trained += [run_of("c", s, 0.20 + s / 100) for s in range(3)]

@@ -40,8 +40,8 @@ def test_mcnemars_test_is_exact(first: int, second: int) -> None:
         tail += term
         term = term * (trials - successes) // (successes + 1)
     exact = min(1.0, float(Fraction(2 * tail, 2**trials)))
-    found = mcnemar_p(PairedCounts(3, first, second, 7))
-    assert found == pytest.approx(exact, rel=1e-9, abs=1e-300)
+    p = mcnemar_p(PairedCounts(3, first, second, 7))
+    assert p == pytest.approx(exact, rel=1e-9, abs=1e-300)
 
 
 def test_mcnemars_test_of_counts_that_can_be_checked_by_hand() -> None:
@@ -65,12 +65,12 @@ def test_nothing_to_correct_is_nothing() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
 def test_a_pair_counts_images_by_who_was_right(hits: list[tuple[bool, bool]]) -> None:
-    first, second = (int("".join(str(int(one[k])) for one in hits), 2) for k in range(2))
-    found = count_pairs(first, second, len(hits))
+    first, second = (int("".join(str(int(pair[k])) for pair in hits), 2) for k in range(2))
+    counts = count_pairs(first, second, len(hits))
     cells = ((True, True), (True, False), (False, True), (False, False))
-    assert list(found) == [hits.count(cell) for cell in cells]
-    assert found.images == len(hits)
-    assert found.difference == sum(a - b for a, b in hits) / len(hits)
+    assert list(counts) == [hits.count(cell) for cell in cells]
+    assert counts.images == len(hits)
+    assert counts.difference == sum(a - b for a, b in hits) / len(hits)
 
 
 def test_the_bootstrap_on_counts_is_the_bootstrap_on_images() -> None:

@@ -1,4 +1,4 @@
-"""A folded backbone gives what the backbone gives, and leaves it as it was."""
+"""A fused backbone gives what the backbone gives, and leaves it as it was."""
 
 import pytest
 import timm
@@ -37,7 +37,7 @@ IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     [("mobilenetv2_100", 0), ("resnet18", 0), ("densenet121", 62), ("vit_tiny_patch16_224", 0)],
 )
 @torch.no_grad()
-def test_a_folded_backbone_gives_the_same_features(name: str, left: int) -> None:
+def test_a_fused_backbone_gives_the_same_features(name: str, left: int) -> None:
     """DenseNet normalises before it convolves: most of its norms have nothing to go into."""
     size = {"img_size": 64} if name.startswith("vit") else {}
     model = shaken(timm.create_model(name, num_classes=0, **size))
@@ -49,7 +49,7 @@ def test_a_folded_backbone_gives_the_same_features(name: str, left: int) -> None
 
 
 class Twice(nn.Module):
-    """The convolution's output goes around the batch norm as well: it cannot be folded."""
+    """The convolution's output goes around the batch norm as well: it cannot be fused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,29 +63,29 @@ class Twice(nn.Module):
 
 
 @torch.no_grad()
-def test_what_cannot_be_folded_stays_and_is_still_right() -> None:
+def test_what_cannot_be_fused_stays_and_is_still_right() -> None:
     model = shaken(Twice())
     fast = fuse_batch_norms(model, IMAGES)
     assert norms(fast) == 1
     assert torch.equal(fast(IMAGES), model(IMAGES))
 
 
-def test_a_frozen_classifier_is_saved_unfolded_and_keeps_its_logits() -> None:
+def test_a_frozen_classifier_is_saved_unfused_and_keeps_its_logits() -> None:
     model = build_model("mobilenetv2", 10, 64, {})
     shaken(model.get_submodule("backbone"))
     keys = list(model.state_dict())
     with torch.no_grad():
         before = model.eval()(IMAGES)
-        model.fold(IMAGES, torch.float32)  # type: ignore[operator]
+        model.fuse(IMAGES, torch.float32)  # type: ignore[operator]
         after = model(IMAGES)
     assert list(model.state_dict()) == keys
     assert not torch.equal(after, before), "it ran as it was"
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
 
 
-def test_a_backbone_that_learns_is_not_folded() -> None:
+def test_a_fine_tuned_backbone_is_not_fused() -> None:
     model = build_model("mobilenetv2", 10, 64, {"freeze": False})
     with torch.no_grad():
         before = model.eval()(IMAGES)
-        model.fold(IMAGES, torch.float32)  # type: ignore[operator]
+        model.fuse(IMAGES, torch.float32)  # type: ignore[operator]
         assert torch.equal(model(IMAGES), before)

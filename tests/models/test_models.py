@@ -171,7 +171,7 @@ def test_the_cnn_is_the_one_of_the_report() -> None:
 def test_the_cnn_refuses_images_that_its_blocks_shrink_to_nothing(size: int) -> None:
     with pytest.raises(UsageError, match=rf"image_size = {size}: .* at least 61 px") as error:
         build_model("cnn", 10, size, SMALL_CNN)
-    assert "raise --image-size or give fewer channels" in str(error.value)
+    assert "raise --image-size or shorten --channels" in str(error.value)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])

@@ -214,7 +214,7 @@ def test_an_entry_point_that_registers_nothing_is_told(tmp_path: Path, plugin: s
 
 
 @pytest.mark.parametrize(
-    ("given", "checked"),
+    ("options", "checked"),
     [
         ({}, {"hidden": (512, 256, 128), "dropout": 0.0}),
         ({"hidden": "64,32"}, {"hidden": (64, 32), "dropout": 0.0}),
@@ -227,8 +227,10 @@ def test_an_entry_point_that_registers_nothing_is_told(tmp_path: Path, plugin: s
         ({"dropout": "0"}, {"hidden": (512, 256, 128), "dropout": 0.0}),
     ],
 )
-def test_options_come_as_values_or_as_words(given: dict[str, Any], checked: dict[str, Any]) -> None:
-    assert check_options("mlp", given) == checked
+def test_options_come_as_values_or_as_words(
+    options: dict[str, Any], checked: dict[str, Any]
+) -> None:
+    assert check_options("mlp", options) == checked
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_a_freeze_that_is_neither_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "text"),
+    ("name", "options", "text"),
     [
         ("mlp", {"hiden": "3"}, "model 'mlp' has no option 'hiden': did you mean 'hidden'"),
         ("mlp", {"epoch": "3"}, "has no option 'epoch': did you mean 'epochs'"),
@@ -267,17 +269,17 @@ def test_a_freeze_that_is_neither_is_refused() -> None:
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_value_and_rule(
-    name: str, given: dict[str, Any], text: str
+    name: str, options: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(UsageError, match=text) as error:
-        check_options(name, given)
+        check_options(name, options)
     assert "\n" not in str(error.value)
 
 
 def test_options_of_too_many_parts_are_refused() -> None:
-    with pytest.raises(UsageError, match="hidden of model 'mlp': 1001 parts, at most 1000"):
+    with pytest.raises(UsageError, match="hidden of model 'mlp': 1001 entries, at most 1000"):
         check_options("mlp", {"hidden": [8] * 1001})
-    with pytest.raises(UsageError, match="500000 parts, at most 1000"):
+    with pytest.raises(UsageError, match="500000 entries, at most 1000"):
         check_options("mlp", {"hidden": "8," * 500_000})
     with pytest.raises(UsageError) as error:
         check_options("mlp", {"dropout": "y" * 100_000})

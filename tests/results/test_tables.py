@@ -120,7 +120,7 @@ def test_a_failed_run_says_why_in_its_place() -> None:
 
 
 def test_a_long_reason_stands_in_full_below_the_table() -> None:
-    reason = "needs weights: --weights FILE, for a frozen backbone that is random learns nothing"
+    reason = "A frozen backbone with random weights cannot learn. Pass --weights FILE."
     text = shown([row_of(), failed("mobilenetv2", reason)], "table", width=100)
     assert f"mobilenetv2: {reason}" in " ".join(text.split())
 

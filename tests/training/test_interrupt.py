@@ -201,7 +201,7 @@ def test_a_run_whose_launcher_is_killed_saves_and_leaves_but_one_without_goes_on
 ) -> None:
     """The launcher dies in the sixth step, or while the data are loaded."""
     killed = f"""
-import os, signal, time, stl10bench.training.epoch, stl10bench.training.setup, stl10bench.training.trainer
+import os, signal, time, stl10bench.training.trainer
 {LAUNCHERS[launcher]}
 calls, original = [], stl10bench.{moment}
 def called(*args, **kwargs):
