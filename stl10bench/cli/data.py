@@ -10,7 +10,7 @@ import typer
 from stl10bench.cli.options import DATA, JSON, with_options
 from stl10bench.core.console import stderr, stdout
 from stl10bench.data.duplicates import Copies, Found
-from stl10bench.results.tables import Grid, print_table
+from stl10bench.results.tables import Table, print_table
 
 _EXPENDABLE = ("other label", "near images", "exact images")  # on a narrow terminal
 
@@ -139,7 +139,7 @@ def _audit_examples(kind: str, sign: str, found: Found) -> str:
     )
 
 
-def _audit_grid(title: str, distance: int, exact: Found, near: Found) -> Grid:
+def _audit_grid(title: str, distance: int, exact: Found, near: Found) -> Table:
     """A line for each split and each two of them."""
 
     def images(found: Copies, *, same: bool) -> str:
@@ -168,7 +168,7 @@ def _audit_grid(title: str, distance: int, exact: Found, near: Found) -> Grid:
         "bits, each of several exact copies counted once a split; other label: pairs whose labels "
         "differ"
     )
-    return Grid(title, header, tuple(lines), (("splits", note),))
+    return Table(title, header, tuple(lines), (("splits", note),))
 
 
 @app.command("make-demo")

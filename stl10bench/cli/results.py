@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +12,14 @@ import typer
 
 from stl10bench.cli.options import JSON, with_options
 from stl10bench.core.console import escape_csv, stderr, stdout
-from stl10bench.core.errors import UsageError, require, unknown
+from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
 from stl10bench.results.tables import (
     FORMATS,
-    Grid,
+    Table,
+    View,
     all_reference_rows,
     data_title,
     print_table,
@@ -58,21 +60,19 @@ def table(
 
     Any entry of a row, its settings or its model's options can be a column.
     """
-    found = stored_rows(runs_dir) + (all_reference_rows() if reference else [])
-    if not found:
-        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     if descending and sort is None:
         raise UsageError("--descending: must go with --sort COLUMN")
-    show_rows(
-        found,
-        style,
-        stdout(),
-        keys=[key.strip() for key in columns.split(",")] if columns else (),
-        sort=sort,
-        descending=descending,
-        baselines=baselines,
-        combine=combine,
-    )
+    rows, damaged = stored_rows(runs_dir)
+    rows += all_reference_rows() if reference else []
+    if not rows:
+        if damaged:
+            raise damaged[0]
+        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
+    keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
+    view = View(keys, sort, descending=descending, baselines=baselines, combine=combine)
+    show_rows(rows, style, stdout(), view)
+    if damaged:  # the good rows are shown first
+        raise typer.Exit(CheckpointError.exit_code)
 
 
 COMPARE_FORMATS = ("table", "markdown", "csv")
@@ -112,104 +112,121 @@ def compare(
         load_run,
     )
 
-    loaded = [load_run(folder) for folder in finished_folders(runs_dir, runs or [])]
+    loaded: list[Run] = []
+    damaged: list[CheckpointError] = []
+    for folder in finished_folders(runs_dir, runs or []):
+        try:
+            loaded.append(load_run(folder))
+        except CheckpointError as error:
+            damaged.append(error)
+    if damaged and (runs or len(loaded) < 2):
+        raise damaged[0]  # a run that was named, or too few are left
+    for fault in damaged:
+        warnings.warn(str(fault), stacklevel=1)
     check_same_images(loaded)
-    loaded.sort(key=lambda run: run.row["test_accuracy"], reverse=True)
-    found = differences(loaded, stderr())
-    if as_json:
-        typer.echo(json.dumps(_to_json(loaded, found)))
+    loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
+    _show_differences(loaded, differences(loaded, stderr()), "json" if as_json else style)
+    if damaged:
+        raise typer.Exit(CheckpointError.exit_code)
+
+
+def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: str) -> None:
+    if style == "json":
+        typer.echo(json.dumps(_to_json(runs, pairs)))
     elif style == "csv":
-        typer.echo(_to_csv(loaded, found), nl=False)
+        typer.echo(_to_csv(runs, pairs), nl=False)
     else:
-        matrix, pairs = _matrix(loaded, found), _pairs(found)
+        matrix, listed = _matrix(runs, pairs), _pairs(pairs)
         if style == "markdown":
-            typer.echo(f"{to_markdown(matrix)}\n{to_markdown(pairs)}", nl=False)
+            typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
         else:
             first_to_go = ["model", *reversed(matrix.header[3:])]
             print_table(matrix, stdout(), expendable=first_to_go)
-            print_table(pairs, stdout(), expendable=("only second", "only first"))
+            print_table(listed, stdout(), expendable=("only second", "only first"))
 
 
-def _matrix(runs: Sequence[Run], found: Sequence[Difference]) -> Grid:
+def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
     """A line for each run, and its accuracy less that of each run below it."""
-    cells = {(one.first, one.second): _signed(one.counts.difference) for one in found}
-    cells |= {
-        (o.first, o.second): f"{cells[o.first, o.second]} *" for o in found if o.p_holm < 0.05
-    }
+    cells = {(pair.first, pair.second): _starred(pair) for pair in pairs}
     lines = tuple(
         (
-            f"{i + 1} {run.row['run']}",
+            f"{i + 1} {run.row.run}",
             row_label(run.row),
-            f"{run.row['test_accuracy']:.3f}",
+            f"{run.row.test_accuracy:.3f}",
             *(cells.get((i, j), "") for j in range(1, len(runs))),
         )
         for i, run in enumerate(runs)
     )
     columns = (f"less {j + 1}" for j in range(1, len(runs)))
     header = ("run", "model", "test accuracy", *columns)
-    return Grid(data_title(runs[0].row), header, lines, left=("model",))
+    return Table(data_title(runs[0].row), header, lines, left=("model",))
 
 
-def _pairs(found: Sequence[Difference]) -> Grid:
+def _pairs(pairs: Sequence[Difference]) -> Table:
     lines = tuple(
         (
-            f"{one.first + 1} - {one.second + 1}",
-            f"{_signed(one.counts.difference)} [{', '.join(map(_signed, one.interval))}]",
-            p_value(one.p),
-            f"{p_value(one.p_holm)}{' *' if one.p_holm < SIGNIFICANCE else ''}",
-            f"{one.counts.first:,}",
-            f"{one.counts.second:,}",
+            f"{pair.first + 1} - {pair.second + 1}",
+            f"{_signed(pair.counts.difference)} [{', '.join(map(_signed, pair.interval))}]",
+            p_value(pair.p),
+            f"{p_value(pair.p_holm)}{' *' if pair.p_holm < SIGNIFICANCE else ''}",
+            f"{pair.counts.first:,}",
+            f"{pair.counts.second:,}",
         )
-        for one in found
+        for pair in pairs
     )
     header = ("runs", "difference [95 %]", "p", "p (Holm)", "only first", "only second")
-    return Grid("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
+    return Table("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
 
 
-def _to_json(runs: Sequence[Run], found: Sequence[Difference]) -> dict[str, Any]:
+def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]:
     first = runs[0].row
     return {
-        **{key: first[key] for key in ("dataset", "test_images")},
-        "data": first["config"]["data"],
+        "dataset": first.dataset,
+        "test_images": first.test_images,
+        "data": first.config.data,
         "resamples": RESAMPLES,
         "runs": [
             {
-                "run": run.row["run"],
+                "run": run.row.run,
                 "label": row_label(run.row),
-                "test_accuracy": run.row["test_accuracy"],
-                "test_accuracy_interval": run.row["test_accuracy_interval"],
+                "test_accuracy": run.row.test_accuracy,
+                "test_accuracy_interval": run.row.test_accuracy_interval,
             }
             for run in runs
         ],
         "pairs": [
             {
-                "first": runs[one.first].row["run"],
-                "second": runs[one.second].row["run"],
-                "difference": one.counts.difference,
-                "interval": list(one.interval),
-                "p": one.p,
-                "p_holm": one.p_holm,
-                "both": one.counts.both,
-                "only_first": one.counts.first,
-                "only_second": one.counts.second,
-                "neither": one.counts.neither,
+                "first": runs[pair.first].row.run,
+                "second": runs[pair.second].row.run,
+                "difference": pair.counts.difference,
+                "interval": list(pair.interval),
+                "p": pair.p,
+                "p_holm": pair.p_holm,
+                "both": pair.counts.both,
+                "only_first": pair.counts.first,
+                "only_second": pair.counts.second,
+                "neither": pair.counts.neither,
             }
-            for one in found
+            for pair in pairs
         ],
     }
 
 
-def _to_csv(runs: Sequence[Run], found: Sequence[Difference]) -> str:
+def _to_csv(runs: Sequence[Run], pairs: Sequence[Difference]) -> str:
     """A line for each pair, with full numbers."""
     out = io.StringIO()
     lines = []
-    for pair in _to_json(runs, found)["pairs"]:
+    for pair in _to_json(runs, pairs)["pairs"]:
         low, high = pair.pop("interval")
         lines.append({**pair, "low": low, "high": high})
     writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: escape_csv(value) for key, value in line.items()} for line in lines)
     return out.getvalue()
+
+
+def _starred(pair: Difference) -> str:
+    return f"{_signed(pair.counts.difference)}{' *' if pair.p_holm < SIGNIFICANCE else ''}"
 
 
 def _signed(share: float) -> str:
@@ -251,12 +268,12 @@ def report(
     if style not in REPORT_FORMATS:
         raise unknown("format", style, REPORT_FORMATS)
     from stl10bench.core import files
-    from stl10bench.report.build import chapters
+    from stl10bench.report.build import build_report
     from stl10bench.report.html import html_page
     from stl10bench.report.markdown import markdown_document
 
-    found = chapters(runs_dir, run or [], data_dir=data_dir)
-    content = html_page(title, found) if style == "html" else markdown_document(title, found)
+    groups = build_report(runs_dir, run or [], data_dir=data_dir)
+    content = html_page(title, groups) if style == "html" else markdown_document(title, groups)
     path = output or Path("report.html" if style == "html" else "report.md")
     files.write(path, content.encode())
     typer.echo(path)

@@ -1,6 +1,6 @@
 """A row -> the value and the text of each column of a table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,30 @@ def text(row: Row, column: Column) -> str:
     return column.read(content)
 
 
+def column(key: str) -> Column:
+    """The column `key`; one that has no title of its own is called by its key."""
+    return COLUMNS.get(key) or Column(key, key.replace("_", " "), plain)
+
+
 def choose(keys: Iterable[str], rows: Iterable[Row | Failure]) -> list[Column]:
     """The columns named `keys`; raises UsageError, with the nearest name, for what no row has."""
-    known = names(rows)
-    chosen = []
+    available = names(rows)
     for key in keys:
-        if key not in known:
-            raise unknown("column", key, map(clean, known))
-        chosen.append(COLUMNS.get(key) or Column(key, key.replace("_", " "), _plain))
-    return chosen
+        if key not in available:
+            raise unknown("column", key, map(clean, available))
+    return [column(key) for key in keys]
+
+
+def informative(keys: Iterable[str], rows: Sequence[Row | Failure]) -> list[Column]:
+    """The columns `keys` that tell these rows something; the test accuracy always."""
+    repeated = any(isinstance(row, Row) and row.runs_asked not in (None, 1) for row in rows)
+    return [
+        column(key)
+        for key in keys
+        if key == "test_accuracy"
+        or (key == "runs" and repeated)
+        or (key != "runs" and any(value(row, key) not in (None, "none") for row in rows))
+    ]
 
 
 def names(rows: Iterable[Row | Failure]) -> set[str]:
@@ -72,16 +87,19 @@ def _accuracy(row: Row) -> str:
     if row.test_accuracy_interval is not None:
         low, high = row.test_accuracy_interval
         cell += f" [{low:.3f}, {high:.3f}]"
-    return f"{cell} = chance" if row.at_chance else cell
+    return f"{cell} at chance" if row.at_chance else cell
 
 
-def _plain(content: Any) -> str:
+def plain(content: Any) -> str:
+    """Any value of a row as a short text."""
+    if content is None:
+        return MISSING
     if isinstance(content, bool):
         return "yes" if content else "no"
     if isinstance(content, float):
         return f"{content:.4g}"
     if isinstance(content, list | tuple):
-        return "-".join(map(_plain, content))[:80]
+        return "-".join(map(plain, content))[:80]
     return str(content)[:80]
 
 
@@ -90,7 +108,7 @@ def _share(content: float) -> str:
 
 
 def _shares(content: list[float | None]) -> str:
-    return " ".join(MISSING if one is None else f"{one:.2f}" for one in content)
+    return " ".join(MISSING if share is None else f"{share:.2f}" for share in content)
 
 
 def _count(content: float) -> str:
@@ -123,7 +141,7 @@ COLUMNS = {
         Column("test_accuracy_sd", "SD over runs", lambda content: f"{content:.4f}"),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
-        Column("at_chance", "at chance", _plain),
+        Column("at_chance", "at chance", plain),
         Column("accuracy_low", "accuracy low", _share),
         Column("accuracy_high", "accuracy high", _share),
         Column("test_macro_f1", "macro F1", _share),
@@ -140,7 +158,7 @@ COLUMNS = {
         Column("trainable_parameters", "trainable", _count),
         Column("macs", "MACs", _si),
         Column("image_size", "px", str),
-        Column("pretrained", "pretrained", _plain),
+        Column("pretrained", "pretrained", plain),
         Column("contamination", "contamination", str),
         Column("precision", "precision", lambda content: "fp32" if content == "no" else content),
         Column("train_seconds", "train s", _count),
