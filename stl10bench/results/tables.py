@@ -21,7 +21,7 @@ from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate
 from stl10bench.results.columns import Column, plain
-from stl10bench.results.rows import Failure, Row
+from stl10bench.results.rows import Failure, Row, parse_row
 from stl10bench.results.run_folder import current_folders
 
 
@@ -261,7 +261,7 @@ def reference_rows(name: str) -> list[Row]:
     """
     content = json.loads((_REFERENCE / f"{name}.json").read_text(encoding="utf-8"))
     title = f"reference: {content['title']}"
-    return [Row.model_validate_json(json.dumps({**row, "title": title})) for row in content["rows"]]
+    return [parse_row({**row, "title": title}) for row in content["rows"]]
 
 
 def all_reference_rows() -> list[Row]:
