@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -468,5 +469,5 @@ def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str
 
 
 def _short(reason: str) -> str:
-    """The part of a failed run's reason that fits into a cell."""
-    return reason.partition(",")[0] if len(reason) > _LONGEST else reason
+    """The beginning of a failed run's reason, which fits into a cell."""
+    return textwrap.shorten(reason, _LONGEST, placeholder=" ...")

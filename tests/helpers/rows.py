@@ -123,7 +123,7 @@ def store(runs_dir: Path, row: Row | dict[str, Any]) -> RunFolder:
 
 
 def with_hits(row: Row, hits: Any = None) -> Row:
-    """The row with the hits (N,) of two classes with as many images each; the first ones, if none."""
+    """The row with hits (N,), the first ones by default; its images are of two equal classes."""
     images = row.test_images
     hits = np.arange(images) < round(row.test_accuracy * images) if hits is None else hits
     labels = np.arange(images) % 2

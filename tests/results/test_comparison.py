@@ -103,7 +103,7 @@ def test_a_run_is_named_by_its_name_a_beginning_of_it_or_a_path(
     compare: Any, tmp_path: Path
 ) -> None:
     elsewhere = make_run(tmp_path / "other", "mlp-dd", 1.5)
-    report = json.loads(compare("--json", "mlp-aa", "cnn", str(elsewhere))[1])
+    report = json.loads(compare("--json", "mlp-aa", "cnn", str(elsewhere.path))[1])
     assert [run["run"] for run in report["runs"]] == ["cnn-cc", "mlp-dd", "mlp-aa"]
 
 
@@ -168,20 +168,31 @@ def test_runs_of_different_resolutions_saw_the_same_images(compare: Any, runs_di
     assert compare("mlp-aa", "other-dd", "other-ee")[0] == 0
 
 
-def test_missing_and_damaged_predictions_are_named(compare: Any, runs_dir: Path) -> None:
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_missing_and_damaged_predictions_are_named_and_hide_no_other_run(
+    compare: Any, runs_dir: Path
+) -> None:
     path = runs_dir / "mlp-bb" / "predictions.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    code, _, err = compare()
+    code, out, err = compare("--json")
     assert code == 4
-    assert f"{path} is damaged" in err
+    assert f"warning: {path} is damaged" in err
+    assert [run["run"] for run in json.loads(out)["runs"]] == ["cnn-cc", "mlp-aa"]
     path.unlink()
-    code, _, err = compare()
-    assert code == 4
-    assert f"{path} is missing: train the run again with --overwrite" in err
+    missing = f"{path} is missing: train the run again with --overwrite"
+    code, out, err = compare("--json")
+    assert (code, len(json.loads(out)["runs"])) == (4, 2)
+    assert f"warning: {missing}" in err
+    code, out, err = compare("mlp-aa", "mlp-bb")  # named: it cannot be left out
+    assert (code, out) == (4, "")
+    assert missing in err
+    (runs_dir / "cnn-cc" / "predictions.safetensors").unlink()
+    assert compare()[0] == 4  # fewer than two are left
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 def test_other_peoples_names_stay_text(compare: Any, runs_dir: Path) -> None:
     hostile = "[red]|=x\x1b[2J"
     make_run(runs_dir, "other-dd", 1.0, model=hostile, run="=cmd()|<b>")
