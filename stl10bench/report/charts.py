@@ -11,6 +11,7 @@ from markupsafe import Markup
 from stl10bench.core.console import markup
 from stl10bench.metrics.calibration import Reliability
 from stl10bench.report.document import Figure
+from stl10bench.results.columns import si_number
 
 WIDE, NARROW = 760, 340  # px
 _LEFT, _BELOW = 46, 40  # px, for the ticks of the axes
@@ -82,14 +83,6 @@ def axis(values: Sequence[float], start: float, end: float, *, log: bool = False
         return Axis(low / room, high * room, start, end, log=True)
     room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     return Axis(low - room, high + room, start, end)
-
-
-def si_number(value: float) -> str:
-    """A short number: 25.2M, 1.5k, 0.25."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:

@@ -10,20 +10,7 @@ from markupsafe import Markup
 
 from stl10bench.core import __version__
 from stl10bench.core.console import markup
-from stl10bench.report.document import (
-    Block,
-    Code,
-    DetailedTable,
-    Details,
-    Figure,
-    Gallery,
-    GroupReport,
-    Mistake,
-    Section,
-    Tabs,
-    Text,
-    Tiles,
-)
+from stl10bench.report import document
 from stl10bench.results.tables import Table, html_notes, html_table
 
 _THEMES = ("Auto", "Light", "Dark")
@@ -51,7 +38,7 @@ _PAGE = """<!doctype html>
 """
 
 
-def html_page(title: str, groups: Sequence[GroupReport]) -> str:
+def html_page(title: str, groups: Sequence[document.GroupReport]) -> str:
     """The whole file.
 
     Its policy allows its own style and script by their sums, images that are part of it, and
@@ -92,12 +79,12 @@ def _radios(title: str, name: str, choices: Sequence[str], kind: str = "") -> Ma
     return markup(switch, kind, title, _join(buttons))
 
 
-def _anchor(section: Section, number: int) -> str:
+def _anchor(section: document.Section, number: int) -> str:
     """The id of a section; those of the first group have no number."""
     return section.title.lower().replace(" ", "-") + (f"-{number + 1}" if number else "")
 
 
-def _navigation(groups: Sequence[GroupReport]) -> Markup:
+def _navigation(groups: Sequence[document.GroupReport]) -> Markup:
     lists = []
     for number, group in enumerate(groups):
         links = [
@@ -109,12 +96,12 @@ def _navigation(groups: Sequence[GroupReport]) -> Markup:
     return markup('<nav aria-label="Sections">{}</nav>', _join(lists))
 
 
-def _group(group: GroupReport, number: int) -> Markup:
+def _group(group: document.GroupReport, number: int) -> Markup:
     sections = []
     for section in group.sections:
         anchor = _anchor(section, number)
         body = _join(
-            _tabs(block, anchor) if isinstance(block, Tabs) else _block(block)
+            _tabs(block, anchor) if isinstance(block, document.Tabs) else _block(block)
             for block in section.blocks
         )
         sections.append(
@@ -128,38 +115,38 @@ def _group(group: GroupReport, number: int) -> Markup:
     )
 
 
-def _block(block: Block) -> Markup:
+def _block(block: document.Block) -> Markup:
     draw: Callable[[Any], Markup] = _DRAW[type(block)]
     return draw(block)
 
 
-def _text(text: Text) -> Markup:
+def _text(text: document.Text) -> Markup:
     return markup('<p class="{}">{}</p>', text.kind, text.text)
 
 
-def _code(code: Code) -> Markup:
+def _code(code: document.Code) -> Markup:
     lines = _join((markup("{}", line) for line in code.text.split("\n")), "\n")
     return markup('<pre tabindex="0"><code>{}</code></pre>', lines)
 
 
 def _table(table: Table) -> Markup:
-    return _detailed_table(DetailedTable(table, ()))
+    return _detailed_table(document.DetailedTable(table, ()))
 
 
-def _detailed_table(block: DetailedTable) -> Markup:
+def _detailed_table(block: document.DetailedTable) -> Markup:
     table = block.table
     below = [None if details is None else _details(details) for details in block.details]
     scroll = '<div class="scroll" role="region" aria-label="{}" tabindex="0">{}</div>{}'
     return markup(scroll, table.title, html_table(table, below), html_notes(table))
 
 
-def _details(details: Details) -> Markup:
+def _details(details: document.Details) -> Markup:
     element = "<details{}><summary>{}</summary>{}</details>"
     opened = Markup(" open" if details.open else "")
     return markup(element, opened, details.summary, _join(map(_block, details.blocks), "\n"))
 
 
-def _figure(figure: Figure) -> Markup:
+def _figure(figure: document.Figure) -> Markup:
     drawn = figure.svg
     if figure.narrow_svg is not None:
         both = '<div class="wide">{}</div><div class="narrow">{}</div>'
@@ -169,21 +156,21 @@ def _figure(figure: Figure) -> Markup:
     return markup(element, figure.title, caption, drawn)
 
 
-def _tabs(tabs: Tabs, anchor: str) -> Markup:
+def _tabs(tabs: document.Tabs, anchor: str) -> Markup:
     radios = _radios(tabs.title, f"{anchor}-tab", [figure.title for figure in tabs.figures])
     return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, tabs.figures)))
 
 
-def _tiles(tiles: Tiles) -> Markup:
+def _tiles(tiles: document.Tiles) -> Markup:
     return markup('<div class="tiles">{}</div>', _join(map(_figure, tiles.figures)))
 
 
-def _gallery(gallery: Gallery) -> Markup:
+def _gallery(gallery: document.Gallery) -> Markup:
     items = _join(map(_mistake, gallery.mistakes))
     return markup('<h3>{}</h3><ul class="gallery">{}</ul>', gallery.title, items)
 
 
-def _mistake(mistake: Mistake) -> Markup:
+def _mistake(mistake: document.Mistake) -> Markup:
     picture = Markup()
     if mistake.png is not None:
         image = '<img src="data:image/png;base64,{}" width="96" height="96" alt="{}">'
@@ -201,12 +188,12 @@ def _mistake(mistake: Mistake) -> Markup:
 
 
 _DRAW: dict[type, Callable[[Any], Markup]] = {
-    Text: _text,
-    Code: _code,
-    Details: _details,
-    Figure: _figure,
-    Tiles: _tiles,
-    Gallery: _gallery,
+    document.Text: _text,
+    document.Code: _code,
+    document.Details: _details,
+    document.Figure: _figure,
+    document.Tiles: _tiles,
+    document.Gallery: _gallery,
     Table: _table,
-    DetailedTable: _detailed_table,
+    document.DetailedTable: _detailed_table,
 }

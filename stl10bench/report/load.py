@@ -57,6 +57,11 @@ class Setting(NamedTuple):
     row: Row  # their aggregate, and how it compares with the best
     runs: tuple[LoadedRun, ...]
 
+    @property
+    def predictions(self) -> list[RunPredictions]:
+        """Those of the runs that have any."""
+        return [run.predictions for run in self.runs if run.predictions is not None]
+
 
 class RunGroup(NamedTuple):
     """The runs that can be compared: on the same test images, by the same protocol."""
@@ -197,8 +202,8 @@ def _group(
 
 
 def _check_labels(title: str, settings: Sequence[Setting]) -> None:
-    members = [run.predictions for setting in settings for run in setting.runs if run.predictions]
-    if len({predictions.labels.tobytes() for predictions in members}) > 1:
+    labels = {run.labels.tobytes() for setting in settings for run in setting.predictions}
+    if len(labels) > 1:
         raise CheckpointError(
             f"the test labels in predictions.safetensors differ between runs on {title}: one file "
             "was edited; name the runs to report on"

@@ -4,20 +4,11 @@ import re
 from collections.abc import Sequence
 
 from stl10bench.core.console import escape_markdown
-from stl10bench.report.document import (
-    Block,
-    Code,
-    DetailedTable,
-    Details,
-    Gallery,
-    GroupReport,
-    Section,
-    Text,
-)
+from stl10bench.report import document
 from stl10bench.results.tables import Cell, Table, to_markdown
 
 
-def markdown_document(title: str, groups: Sequence[GroupReport]) -> str:
+def markdown_document(title: str, groups: Sequence[document.GroupReport]) -> str:
     """The whole document; figures, and what is only said of them, are left out."""
     parts = [f"# {escape_markdown(title)}"]
     for group in groups:
@@ -27,41 +18,40 @@ def markdown_document(title: str, groups: Sequence[GroupReport]) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _section(section: Section) -> list[str]:
+def _section(section: document.Section) -> list[str]:
     body = [part for block in section.blocks for part in _block(block)]
     return [f"## {escape_markdown(section.title)}", *body] if body else []
 
 
-def _block(block: Block) -> list[str]:
+def _block(block: document.Block) -> list[str]:
     match block:
-        case Text(text, kind):
+        case document.Text(text, kind):
             return [] if kind == "legend" else [escape_markdown(text)]
-        case Code(text):
+        case document.Code(text):
             return [_fenced(text)]
         case Table():
             return [to_markdown(_without_pictures(block))]
-        case DetailedTable(table, details):  # whose tables' titles say what they belong to
+        case document.DetailedTable(table, details):  # whose tables' titles say what they belong to
             below = [part for each in details if each for b in each.blocks for part in _block(b)]
             return [*_block(table), *below]
-        case Details(summary, blocks):
+        case document.Details(summary, blocks):
             return [
                 f"**{escape_markdown(summary)}**",
                 *(part for b in blocks for part in _block(b)),
             ]
-        case Gallery():
+        case document.Gallery():
             return [to_markdown(_mistakes(block))]
     return []
 
 
 def _without_pictures(table: Table) -> Table:
-    for number, name in enumerate(table.header):
-        cells = [line[number] for line in table.lines]
-        if any(isinstance(cell, Cell) and cell.picture for cell in cells):
-            table = table.without(name)
+    cells = [cell for line in table.lines for cell in zip(table.header, line, strict=True)]
+    for name in {name for name, cell in cells if isinstance(cell, Cell) and cell.picture}:
+        table = table.without(name)
     return table
 
 
-def _mistakes(gallery: Gallery) -> Table:
+def _mistakes(gallery: document.Gallery) -> Table:
     header = ("test image", "class", "predicted", "confidence", "runs")
     lines = tuple(
         (str(m.image), m.label, m.predicted, f"{m.confidence:.3f}", m.others)

@@ -23,7 +23,7 @@ from stl10bench.report.document import (
     Text,
     Tiles,
 )
-from stl10bench.report.load import RunGroup, RunPredictions, Setting
+from stl10bench.report.load import RunGroup, RunPredictions
 from stl10bench.report.results import column_cell
 from stl10bench.results import columns
 from stl10bench.results.columns import MISSING
@@ -72,13 +72,13 @@ def calibration_section(group: RunGroup) -> Section | None:
     )
     header = (columns.LABEL, *(column.title for column in chosen))
     figures = []
-    for name, row, runs in settings:
-        predictions = [run.predictions for run in runs if run.predictions]
-        before = [each.reliability for each in predictions if each.reliability]
-        after = [each.scaled for each in predictions if each.scaled]
+    for setting in settings:
+        before = [run.reliability for run in setting.predictions if run.reliability]
+        after = [run.scaled for run in setting.predictions if run.scaled]
         if before:
             diagram = charts.reliability_diagram(before, after)
-            figures.append(Figure(name, diagram, caption=_calibration_caption(row)))
+            caption = _calibration_caption(setting.row)
+            figures.append(Figure(setting.name, diagram, caption=caption))
     tiles = Tiles(tuple(figures))
     table = Table("Calibration", header, lines)
     return Section("Calibration", (Text(_CALIBRATION, "legend"), tiles, table))
@@ -154,21 +154,17 @@ def class_section(group: RunGroup) -> Section | None:
 
 def agreement_section(group: RunGroup) -> Section | None:
     """How often the settings predict the same class."""
-    predictions_of = {
-        setting.name: [run.predictions for run in setting.runs if run.predictions]
-        for setting in group.settings
-        if _first_predictions(setting)
-    }
-    if len(predictions_of) < 2:
+    settings = [setting for setting in group.settings if setting.predictions]
+    if len(settings) < 2:
         return None
     lines = []
-    for i, (name, rows) in enumerate(predictions_of.items()):
-        cells = [Cell(f"{i + 1}  {name}")]
-        for j, others in enumerate(predictions_of.values()):
+    for i, setting in enumerate(settings):
+        cells = [Cell(f"{i + 1}  {setting.name}")]
+        for j, other in enumerate(settings):
             pairs = [
                 agreement(first, second)
-                for m, first in enumerate(rows)
-                for n, second in enumerate(others)
+                for m, first in enumerate(setting.predictions)
+                for n, second in enumerate(other.predictions)
                 if i != j or m < n
             ]
             values = [kappa if j < i else share for share, kappa in pairs]
@@ -177,7 +173,7 @@ def agreement_section(group: RunGroup) -> Section | None:
             text = MISSING if mean is None else f"{mean:.2f}"
             cells.append(Cell(text, heat=None if mean is None else max(0.0, mean)))
         lines.append(tuple(cells))
-    header = ("", *(str(number + 1) for number in range(len(predictions_of))))
+    header = ("", *(str(number + 1) for number in range(len(settings))))
     return Section("Agreement", (Text(_AGREEMENT), Table("Agreement", header, tuple(lines))))
 
 
@@ -203,43 +199,32 @@ def worst_mistakes(group: RunGroup, data_dir: Path) -> Section | None:
 
     Raises DataError, StorageError for data that are there, but damaged.
     """
-    everyone = [run.predictions for _, _, runs in group.settings for run in runs if run.predictions]
-    shown = [
-        (setting, predictions)
-        for setting in group.settings
-        if (predictions := _first_predictions(setting)) is not None
-    ][:_GALLERIES]
+    shown = [setting for setting in group.settings if setting.predictions][:_GALLERIES]
+    everyone = [run for setting in group.settings for run in setting.predictions]
+    pixels = _test_images(shown[0].row, data_dir) if shown else None
     galleries: list[Block] = []
-    missing = False
-    for setting, predictions in shown:
-        images = mistakes(predictions, THUMBNAILS // len(shown)).tolist()
-        config, dataset = setting.row.config, setting.row.dataset
-        pngs = image_pngs(data_dir, dataset, config.data, images) or [None] * len(images)
-        missing |= None in pngs
-        if images:
-            shown_mistakes = []
-            for image, png in zip(images, pngs, strict=True):
-                right = sum(int(each.predicted[image] == each.labels[image]) for each in everyone)
-                shown_mistakes.append(
-                    Mistake(
-                        image=image,
-                        label=group.class_names[predictions.labels[image]],
-                        predicted=group.class_names[predictions.predicted[image]],
-                        confidence=float(predictions.confidences[image]),
-                        others=f"{right} of {len(everyone)} right",
-                        png=png,
-                    )
+    for setting in shown:
+        run = setting.predictions[0]
+        wrong = []
+        for image in mistakes(run, THUMBNAILS // len(shown)).tolist():
+            right = sum(int(other.predicted[image] == other.labels[image]) for other in everyone)
+            wrong.append(
+                Mistake(
+                    image=image,
+                    label=group.class_names[run.labels[image]],
+                    predicted=group.class_names[run.predicted[image]],
+                    confidence=float(run.confidences[image]),
+                    others=f"{right} of {len(everyone)} right",
+                    png=None if pixels is None else _png(pixels[image]),
                 )
-            galleries.append(Gallery(setting.name, tuple(shown_mistakes)))
+            )
+        if wrong:
+            galleries.append(Gallery(setting.name, tuple(wrong)))
     if not galleries:
         return None
-    hint = "To show the images, pass --data-dir DIR with the data that the runs used."
-    hints = (Text(hint),) if missing else ()
+    hint = Text("To show the images, pass --data-dir DIR with the data that the runs used.")
+    hints = [hint] if pixels is None else []
     return Section("Worst mistakes", (Text(_MISTAKES), *hints, *galleries))
-
-
-def _first_predictions(setting: Setting) -> RunPredictions | None:
-    return next((run.predictions for run in setting.runs if run.predictions), None)
 
 
 def mistakes(predictions: RunPredictions, most: int) -> NDArray[np.int64]:
@@ -249,24 +234,21 @@ def mistakes(predictions: RunPredictions, most: int) -> NDArray[np.int64]:
     return wrong[np.argsort(-predictions.confidences[wrong], kind="stable")][:most]
 
 
-def image_pngs(
-    data_dir: Path, dataset: str, fingerprint: str, images: Sequence[int]
-) -> list[bytes | None] | None:
-    """Images of the test split as PNG files, 96x96 px; None where they are not in `data_dir`.
+def _test_images(row: Row, data_dir: Path) -> NDArray[np.uint8] | None:
+    """The test images (N, 3, 96, 96) of a run's data; None where they are not in `data_dir`.
 
-    The demo data lie in the subfolder `demo`. Raises DataError, StorageError for data that are
-    there, but damaged.
+    The demo data lie in the subfolder `demo`.
     """
-    folder = data_dir / "demo" if dataset == "demo" else data_dir
+    folder = data_dir / "demo" if row.dataset == "demo" else data_dir
     if not (folder / FOLDER).is_dir():
         return None
     data = open_dataset(folder, verify=False)  # the fingerprint says whether they are the run's
-    if data.fingerprint != fingerprint or max(images, default=0) >= len(data.test.images):
+    if data.fingerprint != row.config.data or len(data.test.images) != row.test_images:
         return None
-    pngs: list[bytes | None] = []
-    for image in images:
-        buffer = io.BytesIO()
-        pixels = data.test.images[image].transpose(1, 2, 0)
-        Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-        pngs.append(buffer.getvalue())
-    return pngs
+    return data.test.images
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -30,12 +30,14 @@ def run_details(setting: Setting) -> Details:
     """The runs of a setting, its settings, and how to train the runs again."""
     rows = [run.row for run in setting.runs]
     counter = "fold" if setting.row.config.fold is not None else "seed"
-    rows.sort(key=lambda row: columns.value(row, counter) or 0)
-    chosen = [columns.column(key) for key in (counter, *_RUN)]
-    lines = tuple(
-        (clean(str(row.run)), *(columns.text(row, column) for column in chosen)) for row in rows
-    )
-    header = ("run", *(column.title for column in chosen))
+    rows.sort(key=lambda row: getattr(row.config, counter))
+    chosen = [columns.column(key) for key in _RUN]
+    lines = [
+        [clean(str(row.run)), str(getattr(row.config, counter))]
+        + [columns.text(row, column) for column in chosen]
+        for row in rows
+    ]
+    header = ("run", counter, *(column.title for column in chosen))
     config = setting.row.config.model_dump(exclude_defaults=True, exclude=_NOT_VARIED)
     settings = {**setting.row.model_options, **config}
     text = ", ".join(f"{key} {plain(value)}" for key, value in settings.items())
@@ -43,8 +45,8 @@ def run_details(setting: Setting) -> Details:
     return Details(
         f"{len(rows)} runs and their settings" if len(rows) > 1 else "run and settings",
         (
-            Table(f"Runs of {setting.name}", header, lines),
-            Text(f"Settings that differ from RunConfig's defaults: {clean(text) or 'none'}"),
+            Table(f"Runs of {setting.name}", header, tuple(map(tuple, lines))),
+            Text(f"Settings that are not the defaults: {clean(text) or 'none'}"),
             Code("\n".join(commands)),
         ),
     )

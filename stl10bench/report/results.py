@@ -11,7 +11,7 @@ from stl10bench.report.load import RunGroup, Setting
 from stl10bench.report.provenance import failure_table, run_details
 from stl10bench.results import columns
 from stl10bench.results.rows import Row
-from stl10bench.results.tables import Cell, Table, row_label
+from stl10bench.results.tables import UNFINISHED, Cell, Table, row_label
 
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "test_loss", "test_macro_f1"),
@@ -30,7 +30,6 @@ _TABLE = (
     "images, or the last where a name says so. vs best: exact McNemar test, or with several runs a "
     f"test of the means; tied: p >= {SIGNIFICANCE} after Holm's correction."
 )
-_UNFINISHED = "Runs 1/3: only one of three runs is finished, so the setting is not ranked."
 _COST = (
     "Line: Pareto front. Bars: 95 % intervals. Hollow points: significantly worse than the best. "
     "Latency and training time were measured on the machines under Environment."
@@ -45,10 +44,7 @@ _NAMED = 4  # settings that the summary names
 
 def results_table(group: RunGroup) -> Section:
     """The results, the most accurate first, the baselines last; then what failed."""
-    rows = [setting.row for setting in group.settings]
-    blocks: list[Block] = [Text(_TABLE), _results(group)] if rows else []
-    if any(row.runs != row.runs_asked for row in rows):
-        blocks.append(Text(_UNFINISHED, "note"))
+    blocks: list[Block] = [Text(_TABLE), _results(group)] if group.settings else []
     if group.failures:
         blocks.append(failure_table(group.failures))
     return Section("Results", tuple(blocks))
@@ -69,7 +65,9 @@ def _results(group: RunGroup) -> DetailedTable:
         lines.append((Cell(name, name), cells[0], Cell("", picture=bar), *cells[1:]))
     accuracy, *titles = (column.title for column in chosen)
     header = (columns.LABEL, accuracy, "interval", *titles)
-    table = Table("Results", header, tuple(lines), left=(accuracy,), sorted_by=accuracy)
+    unfinished = any(row.runs != row.runs_asked for row in rows)
+    notes = (("runs", UNFINISHED),) if unfinished else ()
+    table = Table("Results", header, tuple(lines), notes, left=(accuracy,), sorted_by=accuracy)
     details = [run_details(setting) for setting in group.settings]
     return DetailedTable(table, (*details, *(None for _ in group.baselines)))
 

@@ -115,11 +115,12 @@ def _count(content: float) -> str:
     return f"{content:,.0f}"
 
 
-def _si(content: float) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+def si_number(content: float) -> str:
+    """A short number: 25.2M, 1.5k, 0.25."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if content >= limit:
             return f"{content / limit:.3g}{unit}"
-    return f"{content:g}"
+    return f"{content:.3g}"
 
 
 def _interval_end(row: Row, end: int) -> float | None:
@@ -129,6 +130,7 @@ def _interval_end(row: Row, end: int) -> float | None:
 _DERIVED: dict[str, Callable[[Row], Any]] = {
     "runs": run_count,
     "pretrained": lambda row: row.pretrained if "freeze" in row.model_options else None,
+    "image_size": lambda row: None if row.baseline else row.image_size,
     "accuracy_low": lambda row: _interval_end(row, 0),
     "accuracy_high": lambda row: _interval_end(row, 1),
 }
@@ -156,7 +158,7 @@ COLUMNS = {
         Column("val_loss", "validation loss", _share),
         Column("parameters", "parameters", _count),
         Column("trainable_parameters", "trainable", _count),
-        Column("macs", "MACs", _si),
+        Column("macs", "MACs", si_number),
         Column("image_size", "px", str),
         Column("pretrained", "pretrained", plain),
         Column("contamination", "contamination", str),

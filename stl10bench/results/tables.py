@@ -182,10 +182,10 @@ def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
             body += markup(row, len(line), below)
         bodies.append(markup("<tbody>{}</tbody>", body))  # sorting moves a line with its details
     return markup(
-        "<table><caption>{}</caption>\n<thead><tr>{}</tr></thead>\n{}\n</table>",
+        "<table><caption>{}</caption><thead><tr>{}</tr></thead>{}</table>",
         table.title,
         heads,
-        Markup("\n").join(bodies),
+        Markup().join(bodies),
     )
 
 
@@ -228,7 +228,7 @@ _TIED = (
     "with several seeds or folds a test of the means; p >= "
     f"{SIGNIFICANCE} after Holm's correction)"
 )
-_UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
+UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
 _CHANCE = "at chance: the interval includes the accuracy of a uniform guess or of a constant class"
 
 
@@ -355,25 +355,22 @@ def show_rows(
         for row in part
         if number == 0 or isinstance(row, Row) or row.config is not None
     ]  # a failure without data is in each part
-    if view.columns:
-        chosen = columns.choose(view.columns, shown)
-    else:
-        chosen = columns.informative(columns.DEFAULT, shown)
-    if style == "json":
-        console.out(rows_to_json(listed, view.columns), highlight=False)
-        return
-    if style == "csv":
-        console.out(rows_to_csv(listed, view.columns), end="", highlight=False)
-        return
+    chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
     part_tables = [rows_to_table(title, part, chosen) for title, part in parts]
-    if style == "html":
-        console.out(to_html(part_tables, "stl10bench table"), end="", highlight=False)
-    for table in part_tables:
-        if style == "table":
+    if style == "table":
+        for table in part_tables:
             print_table(table, console, expendable=columns.EXPENDABLE)
-        elif style != "html":
-            render = to_markdown if style == "markdown" else to_latex
-            console.out(render(table), highlight=False)
+        return
+    if style == "json":
+        text = f"{rows_to_json(listed, view.columns)}\n"
+    elif style == "csv":
+        text = rows_to_csv(listed, view.columns)
+    elif style == "html":
+        text = to_html(part_tables, "stl10bench table")
+    else:
+        render = to_markdown if style == "markdown" else to_latex
+        text = "".join(f"{render(table)}\n" for table in part_tables)
+    console.out(text, end="", highlight=False)
 
 
 def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Failure]]]:
@@ -422,7 +419,7 @@ def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Co
     lines, notes = [], []
     for row in part:
         if isinstance(row, Failure):
-            reason = _short(row.error)
+            reason = textwrap.shorten(row.error, _LONGEST, placeholder=" ...")
             cells = [reason if column.key == "test_accuracy" else "" for column in chosen]
             if reason not in cells or reason != row.error:
                 notes.append((columns.LABEL, f"{row_label(row)}: {row.error}"))
@@ -435,7 +432,7 @@ def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Co
     if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
         notes.append((titles["vs_best"], _TIED))
     if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
-        notes.append((titles["runs"], _UNFINISHED))
+        notes.append((titles["runs"], UNFINISHED))
     if "test_accuracy" in titles and any(row.at_chance for row in finished):
         notes.append((titles["test_accuracy"], _CHANCE))
     header = (columns.LABEL, *(column.title for column in chosen))
@@ -466,8 +463,3 @@ def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str
     else:
         content = [row.model_dump(mode="json") for row in rows]
     return json.dumps(content, indent=2)
-
-
-def _short(reason: str) -> str:
-    """The beginning of a failed run's reason, which fits into a cell."""
-    return textwrap.shorten(reason, _LONGEST, placeholder=" ...")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.reports import add_run
 
-from stl10bench.report.build import chapters
+from stl10bench.report.build import build_report
 from stl10bench.report.html import html_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -47,7 +47,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add_run(folder / "runs", name, strength, seed=seed, names=(LONG, "bee", "cow"))
     add_run(folder / "runs", "logistic-dd", 0.5, macs=1000, latency_ms=0.1, model=LONG, cpu=LONG)
     add_run(folder / "runs", "vit-ee", 2.0, macs=10**9, latency_ms=None)
-    text = html_page("A report", chapters(folder / "runs", [], data_dir=None))
+    text = html_page("A report", build_report(folder / "runs", [], data_dir=None))
     (folder / "report.html").write_text(text, encoding="utf-8")
     return folder / "report.html"
 
@@ -118,7 +118,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it_round(
     assert column(browser, "model")[1:3] == ["chance (baseline)", "cnn"]
 
 
-def test_the_keyboard_sorts_and_a_fold_out_moves_with_its_line(browser: Any, path: Path) -> None:
+def test_the_keyboard_sorts_and_details_move_with_its_line(browser: Any, path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     open_page(browser, path)
@@ -142,9 +142,9 @@ def test_the_theme_follows_the_system_until_one_is_chosen(browser: Any, path: Pa
     brightness = [sum(map(int, re.findall(r"\d+", one)[:3])) for one in (light, dark)]
     assert brightness[0] > 700
     assert brightness[1] < 100
-    browser.find_element("css selector", "label:has(#theme-light)").click()
+    browser.find_element("css selector", "label:has(#theme-1)").click()
     assert run(browser, colour) == light
-    browser.find_element("css selector", "label:has(#theme-dark)").click()
+    browser.find_element("css selector", "label:has(#theme-2)").click()
     assert run(browser, colour) == dark
 
 
@@ -193,12 +193,12 @@ def test_the_page_never_scrolls_sideways(browser: Any, path: Path, width: int) -
 
 def test_a_figure_is_drawn_for_the_width_and_for_the_chosen_cost(browser: Any, path: Path) -> None:
     shown = """
-      [...document.querySelectorAll(".choice svg")].filter((s) => s.getBoundingClientRect().width)
+      [...document.querySelectorAll(".tabs svg")].filter((s) => s.getBoundingClientRect().width)
         .map((s) => [s.querySelector("title").textContent, s.getAttribute("viewBox")])
     """
     open_page(browser, path)
     assert run(browser, shown.strip()) == [["Test accuracy against MACs", "0 0 760 380"]]
-    browser.find_element("xpath", "//div[@class='choice']//span[.='latency']").click()
+    browser.find_element("xpath", "//div[@class='tabs']//span[.='latency']").click()
     assert run(browser, shown.strip()) == [["Test accuracy against latency", "0 0 760 380"]]
     open_page(browser, path, width=360)
     assert run(browser, shown.strip()) == [["Test accuracy against MACs", "0 0 340 320"]]

@@ -103,7 +103,9 @@ def test_full_data_folds_and_label_budgets_are_never_in_one_table() -> None:
         *draws("mlp", 0.6, 1, labels_per_class=10),
         *draws("mlp", 0.6, 1, labels_per_class=20),
         *[
-            run_of("cnn", hits, fold=fold).model_copy(update={"fold_overlap": 0.2})
+            run_of("cnn", hits, fold=fold, val_fraction=0.0).model_copy(
+                update={"fold_overlap": 0.2}
+            )
             for fold, hits in enumerate(([True] * IMAGES, [False] * IMAGES))
         ],
     ]
