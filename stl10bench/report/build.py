@@ -27,7 +27,8 @@ def build_report(
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
     for number, group in enumerate(groups):
         worst = predictions.worst_mistakes(group, data_folder(data_dir))
-        has_pictures |= worst is not None and _has_pictures(worst)
+        galleries = [block for block in worst.blocks if isinstance(block, Gallery)] if worst else []
+        has_pictures |= any(gallery.mistakes[0].png is not None for gallery in galleries)
         notes = dict.fromkeys([*group.notes, *damaged])
         sections = [
             results_table(group),
@@ -50,8 +51,3 @@ def build_report(
             "(or no run has a mistake to show); leave it out, or give the folder that they used"
         )
     return reports
-
-
-def _has_pictures(section: Section) -> bool:
-    galleries = [block for block in section.blocks if isinstance(block, Gallery)]
-    return any(mistake.png is not None for gallery in galleries for mistake in gallery.mistakes)

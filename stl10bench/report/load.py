@@ -102,7 +102,7 @@ def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
         if damaged:
             raise damaged[0]
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
-    rows = sorted((run.row for run in runs.values()), key=lambda row: -row.test_accuracy)
+    rows = sorted((run.row for run in runs.values()), key=ranking.best_first)
     return [_group(title, part, runs, notes) for title, part in by_protocol([*rows, *failures])]
 
 
@@ -179,8 +179,7 @@ def _group(
 ) -> RunGroup:
     annotated = ranking.annotate([*ranking.baselines(part), *aggregate(part)])
     rows = [row for row in annotated if isinstance(row, Row)]
-    finished = [row for row in rows if not row.baseline]
-    finished.sort(key=lambda row: -row.test_accuracy)
+    finished = sorted((row for row in rows if not row.baseline), key=ranking.best_first)
     settings = tuple(
         Setting(name, row, tuple(runs[run] for run in row.repeats))
         for name, row in zip(distinct_names(finished), finished, strict=True)

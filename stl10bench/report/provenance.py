@@ -21,8 +21,8 @@ _FACTS = {
 }
 _NOT_VARIED = {"model", "model_options", "data", "seed", "fold"}  # shown elsewhere
 _ENVIRONMENT = (
-    "What made the runs, as they noted it. `stl10bench reproduce RUN` trains a run again and says "
-    "whether it gives the same bits."
+    "What made the runs, as they noted it. The command stl10bench reproduce RUN trains a run again "
+    "and says whether it gives the same bits."
 )
 
 

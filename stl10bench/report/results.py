@@ -130,15 +130,14 @@ def summary(group: RunGroup) -> str:
     first = group.settings[0]
     best = next((setting for setting in group.settings if setting.row.vs_best == "best"), first)
     tied = [setting.name for setting in group.settings if setting.row.vs_best == "tied"]
-    text = (
-        f"{_count(runs, 'run')} of {_count(len(group.settings), 'setting')}. Best: {_reached(best)}"
-    )
-    if tied:
-        more = f" and {len(tied) - _NAMED} more" if len(tied) > _NAMED else ""
-        text += f"; tied: {', '.join(tied[:_NAMED])}{more}"
+    counts = f"{_count(runs, 'run')} of {_count(len(group.settings), 'setting')}"
+    sentences = [counts, f"Best: {_reached(best)}"]
+    if tied:  # names have commas
+        more = [f"{len(tied) - _NAMED} more"] if len(tied) > _NAMED else []
+        sentences.append(f"Tied with it: {'; '.join(tied[:_NAMED] + more)}")
     if best is not first:
-        text += f". Not ranked, because runs are missing: {_reached(first)}"
-    return f"{text}."
+        sentences.append(f"Not ranked, because runs are missing: {_reached(first)}")
+    return f"{'. '.join(sentences)}."
 
 
 def _reached(setting: Setting) -> str:

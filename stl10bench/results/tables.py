@@ -302,7 +302,7 @@ def data_title(row: Row) -> str:
 
 
 def _training_images(row: Row | Failure) -> str:
-    """How the training images were chosen, where they are not all but the validation images."""
+    """How the protocol differs from training on all images but those of validation."""
     config = row.config
     if config is None:
         return ""
@@ -312,7 +312,7 @@ def _training_images(row: Row | Failure) -> str:
         return f", each trained on one of the pre-defined folds{overlap}"
     if config.labels_per_class:
         return f", {config.labels_per_class:,} labelled images a class"
-    return ""
+    return "" if config.val_fraction else ", last epoch (without validation images)"
 
 
 @dataclass(frozen=True)

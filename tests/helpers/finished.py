@@ -24,8 +24,8 @@ def make_run(
     `other` goes into the row as it is; a `config` into config.json, too.
     """
     common = np.random.default_rng(0).normal(size=(600, 3))
-    own = np.random.default_rng(sum(map(ord, name))).normal(size=(600, 3))
-    logits = (common + 0.5 * own + strength * np.eye(3)[labels]).astype(np.float32)
+    of_run = np.random.default_rng(sum(map(ord, name))).normal(size=(600, 3))
+    logits = (common + 0.5 * of_run + strength * np.eye(3)[labels]).astype(np.float32)
     row = row_values(name.partition("-")[0], run=name, **scores(logits, labels)) | other
     folder = RunFolder(runs_dir / name)
     folder.path.mkdir(parents=True)

@@ -64,10 +64,10 @@ def report(
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
+        captured = capsys.readouterr()
         if ended.value.code:
-            return ended.value.code, said.err
-        return Path(said.out.rstrip("\n")).read_text(encoding="utf-8")
+            return ended.value.code, captured.err
+        return Path(captured.out.rstrip("\n")).read_text(encoding="utf-8")
 
     return call
 
@@ -144,7 +144,7 @@ def test_markdown_has_every_table_of_the_page_with_the_same_cells(
         ]
         whole[0] = [cell.removesuffix("") for cell in whole[0]]
         assert [[plain(c) for c in line] for line in whole] in [
-            [[plain(c) for c in line] for line in one] for one in written
+            [[plain(c) for c in line] for line in lines] for lines in written
         ], title
 
 
@@ -210,12 +210,12 @@ def test_the_policy_allows_the_one_style_and_the_one_script_and_no_address(repor
 
 def test_agreement_is_the_share_and_cohens_kappa() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.integers(0, 4, 200), rng.integers(0, 3, 200)
-    other[:90] = one[:90]
-    share, kappa = agreement(predicting(one), predicting(other))
-    assert share == (one == other).mean()
-    assert kappa == pytest.approx(cohen_kappa_score(one, other), abs=1e-12)
-    assert agreement(predicting(one), predicting(one)) == (1, 1)
+    first, second = rng.integers(0, 4, 200), rng.integers(0, 3, 200)
+    second[:90] = first[:90]
+    share, kappa = agreement(predicting(first), predicting(second))
+    assert share == (first == second).mean()
+    assert kappa == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
+    assert agreement(predicting(first), predicting(first)) == (1, 1)
     same = predicting(np.zeros(5, np.int64))
     assert agreement(same, same) == (1, None)
 
@@ -252,8 +252,8 @@ def test_the_worst_mistakes_are_the_surest_wrong_answers() -> None:
     labels = np.array([0, 1, 2, 0, 1])
     predicted = np.array([1, 1, 0, 2, 0])
     confidences = np.array([0.5, 1.0, 0.9, np.nan, 0.9])
-    found = mistakes(predicting(predicted, labels, confidences), 2)
-    assert found.tolist() == [2, 4]
+    worst = mistakes(predicting(predicted, labels, confidences), 2)
+    assert worst.tolist() == [2, 4]
     assert len(mistakes(predicting(predicted, labels, confidences), 9)) == 3
 
 
@@ -270,9 +270,9 @@ def test_thumbnails_are_the_very_images_and_only_of_the_runs_data(
         row["config"]["data"] = data.fingerprint
         (folder / "result.json").write_text(json.dumps(row))
     text = report("--data-dir", "mine")
-    found = re.findall(r'data:image/png;base64,([^"]+)" [^>]*alt="test image (\d+): (\w+)', text)
-    assert len(found) == 24
-    for encoded, row, name in found:
+    pictures = re.findall(r'data:image/png;base64,([^"]+)" [^>]*alt="test image (\d+): (\w+)', text)
+    assert len(pictures) == 24
+    for encoded, row, name in pictures:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
         assert np.array_equal(pixels, data.test.images[int(row)].transpose(1, 2, 0))
         assert name == NAMES[LABELS[int(row)]]

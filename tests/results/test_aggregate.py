@@ -44,33 +44,33 @@ def draws(model: str, accuracy: float, seeds: int, **config: Any) -> list[Row]:
 
 
 def test_seeds_become_one_row_of_their_means() -> None:
-    found = draws("mlp", 0.6, 3)
-    (row,) = aggregate(found)
-    accuracies = [one.test_accuracy for one in found]
+    rows = draws("mlp", 0.6, 3)
+    (row,) = aggregate(rows)
+    accuracies = [run.test_accuracy for run in rows]
     assert row.test_accuracy == pytest.approx(statistics.mean(accuracies))
     assert row.test_accuracy_sd == pytest.approx(np.std(accuracies, ddof=1))
     assert row.test_accuracy_interval == wilson_interval(row.test_accuracy, IMAGES)
     assert row.train_seconds == 11
     assert run_count(row) == "3"
     assert row.repeats == ("mlp-0", "mlp-1", "mlp-2")
-    assert np.array_equal(row.confusion, sum(np.array(one.confusion) for one in found))
+    assert np.array_equal(row.confusion, sum(np.array(run.confusion) for run in rows))
     right = sum(row.confusion[label][label] for label in (0, 1))
     assert right / (3 * IMAGES) == pytest.approx(row.test_accuracy)
     assert (row.run, row.test_hits, row.seed) == (None, None, None)
 
 
 def test_repeats_with_other_classes_than_their_likes_are_refused() -> None:
-    found = draws("mlp", 0.6, 2)
-    found[1] = found[1].model_copy(update={"confusion": ((1, 0, 0), (0, 1, 0), (0, 0, 1))})
+    rows = draws("mlp", 0.6, 2)
+    rows[1] = rows[1].model_copy(update={"confusion": ((1, 0, 0), (0, 1, 0), (0, 0, 1))})
     with pytest.raises(CheckpointError, match="runs mlp-0, mlp-1 have the same settings"):
-        aggregate(found)
+        aggregate(rows)
 
 
 def test_a_setting_with_fewer_runs_says_so_and_is_not_ranked() -> None:
     config = draws("cnn", 0.9, 3)[2].config
     missing = Failure(model="cnn", config=config, error="diverged: at step 3, lower --lr")
-    found = [*draws("mlp", 0.6, 3), *draws("cnn", 0.9, 2), missing]
-    mlp, cnn = ranking.annotate(aggregate(found))
+    rows = [*draws("mlp", 0.6, 3), *draws("cnn", 0.9, 2), missing]
+    mlp, cnn = ranking.annotate(aggregate(rows))
     assert (run_count(mlp), run_count(cnn)) == ("3", "2/3")
     assert (mlp.vs_best, cnn.vs_best) == (None, None)
     assert cnn.failures == ("diverged: at step 3, lower --lr",)
@@ -81,8 +81,8 @@ def test_a_setting_with_fewer_runs_says_so_and_is_not_ranked() -> None:
 
 
 def test_settings_are_told_apart_and_one_run_stays_as_it_is() -> None:
-    found = [*draws("mlp", 0.6, 2, lr=0.1), *draws("mlp", 0.6, 2, lr=0.2)]
-    assert [row.runs for row in aggregate(found)] == [2, 2]
+    rows = [*draws("mlp", 0.6, 2, lr=0.1), *draws("mlp", 0.6, 2, lr=0.2)]
+    assert [row.runs for row in aggregate(rows)] == [2, 2]
     (alone,) = draws("mlp", 0.6, 1)
     (row,) = aggregate([alone])
     alike = {"runs": None, "runs_asked": None, "repeats": (), "repeated_hits": ()}
@@ -98,7 +98,7 @@ def test_repeats_of_which_one_lacks_its_predictions_have_no_confusion() -> None:
 
 
 def test_full_data_folds_and_label_budgets_are_never_in_one_table() -> None:
-    found = [
+    rows = [
         *draws("mlp", 0.6, 1),
         *draws("mlp", 0.6, 1, labels_per_class=10),
         *draws("mlp", 0.6, 1, labels_per_class=20),
@@ -109,7 +109,7 @@ def test_full_data_folds_and_label_budgets_are_never_in_one_table() -> None:
             for fold, hits in enumerate(([True] * IMAGES, [False] * IMAGES))
         ],
     ]
-    parts = by_protocol(found)
+    parts = by_protocol(rows)
     assert sorted(len(part) for _, part in parts) == [1, 1, 1, 2]
     titles = " ".join(title for title, _ in parts)
     assert "10 labelled images a class" in titles
@@ -132,8 +132,8 @@ def test_the_p_value_of_repeats_holds_its_level_when_images_and_seeds_both_vary(
         for model in ("mlp", "cnn"):
             skill = rng.normal(0.5, 0.1, (5, 1))
             right = skill + rng.normal(0, 1, (5, IMAGES)) > difficulty
-            found = [run_of(model, list(hits), seed=seed) for seed, hits in enumerate(right)]
-            combined += aggregate(found)
+            rows = [run_of(model, list(hits), seed=seed) for seed, hits in enumerate(right)]
+            combined += aggregate(rows)
         p = rows_p_value(*combined)
         assert p == pytest.approx(rows_p_value(*reversed(combined)))
         rejected += p < 0.05

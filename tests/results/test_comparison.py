@@ -39,8 +39,8 @@ def compare(
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
 
     return call
 
@@ -58,8 +58,8 @@ def test_all_finished_runs_are_compared_pair_by_pair(compare: Any, runs_dir: Pat
     for pair in report["pairs"]:
         right = []
         for name in (pair["first"], pair["second"]):
-            found = predictions.read(runs_dir / name / "predictions.safetensors")
-            right.append(found.logits.argmax(1) == found.labels)
+            read = predictions.read(runs_dir / name / "predictions.safetensors")
+            right.append(read.logits.argmax(1) == read.labels)
         only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
         assert [pair["only_first"], pair["only_second"]] == only
         assert pair["both"] + sum(only) + pair["neither"] == 600
@@ -156,8 +156,8 @@ def test_runs_that_cannot_be_compared_are_refused_with_what_differs(
     compare: Any, runs_dir: Path, other: dict[str, Any], code: int, text: str
 ) -> None:
     make_run(runs_dir, "other-dd", 1.0, **other)
-    found, out, err = compare("mlp-aa", "other-dd")
-    assert (found, out) == (code, "")
+    exit_code, out, err = compare("mlp-aa", "other-dd")
+    assert (exit_code, out) == (code, "")
     assert "other-dd" in err
     assert text in err
 
@@ -245,7 +245,7 @@ def test_two_trained_runs_are_compared_from_their_folders(
 
 
 def test_a_comparison_imports_no_torch() -> None:
-    found = heavy_after(
+    imported = heavy_after(
         "from stl10bench.results import comparison; from stl10bench.cli import results"
     )
-    assert found == "['numpy']"
+    assert imported == "['numpy']"

@@ -21,11 +21,11 @@ def test_a_log_becomes_a_series_for_each_metric(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", state="finished", lr=0.5, model_options={"hidden": [8, 4]})
     with folder.log_file.open("a") as file:
         file.write('{"step": 30, "test/loss": 1.0, "test/accuracy": 0.5}\n')
-    found = history.read(folder)
-    assert (found.name, found.state, found.epochs) == ("a", "finished", (1, 2, 3))
-    assert found.series("train/loss") == (2.0, 1.0, pytest.approx(2 / 3))
-    assert found.settings == {"model": "mlp", "epochs": 5, "lr": 0.5, "hidden": [8, 4]}
-    assert all(map(math.isnan, found.series("test/loss")))
+    logged = history.read(folder)
+    assert (logged.name, logged.state, logged.epochs) == ("a", "finished", (1, 2, 3))
+    assert logged.series("train/loss") == (2.0, 1.0, pytest.approx(2 / 3))
+    assert logged.settings == {"model": "mlp", "epochs": 5, "lr": 0.5, "hidden": [8, 4]}
+    assert all(map(math.isnan, logged.series("test/loss")))
 
 
 def test_a_log_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
@@ -36,14 +36,14 @@ def test_a_log_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
         folder.log_file.write_bytes(whole[:end])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = history.read(folder)
+            logged = history.read(folder)
         complete = whole[end : end + 1] == b"\n"
-        assert found.epochs == ((1, 2) if complete else (1,))
+        assert logged.epochs == ((1, 2) if complete else (1,))
         expected = 0 if complete or end == start else 1
         assert len(caught) == expected, whole[start:end]
         if expected:
             assert "metrics.jsonl: the torn last line is left out" in str(caught[0].message)
-        assert history.read(folder, live=True).epochs == found.epochs  # a warning is an error here
+        assert history.read(folder, live=True).epochs == logged.epochs  # a warning is an error here
 
 
 @pytest.mark.parametrize("damage", ["nonsense", "[1, 2]", "null", '{"epoch": 1', "[" * 9999])
@@ -76,9 +76,9 @@ def test_an_epoch_that_was_run_again_counts_once_and_they_are_in_order(tmp_path:
     folder = make_run(tmp_path, "a", epochs=0)
     rows = (row(3), row(1), row(2), row(2, lr=7.0))
     folder.log_file.write_text("".join(f"{json.dumps(one)}\n" for one in rows))
-    found = history.read(folder)
-    assert found.epochs == (1, 2, 3)
-    assert found.series("lr") == (0.001, 7.0, 0.001)
+    logged = history.read(folder)
+    assert logged.epochs == (1, 2, 3)
+    assert logged.series("lr") == (0.001, 7.0, 0.001)
 
 
 def test_a_run_without_a_log_has_no_epochs_yet(tmp_path: Path) -> None:
@@ -145,13 +145,13 @@ def test_runs_are_labelled_by_what_they_do_not_share(tmp_path: Path) -> None:
         make_run(tmp_path, "b", lr=0.001, seed=1, data="y", model_options={"hidden": [8]}),
         make_run(tmp_path, "c", lr=0.001, seed=1, data="y"),
     ]
-    found = [history.read(folder) for folder in folders]
-    assert history.labels(found) == [
+    logged = [history.read(folder) for folder in folders]
+    assert history.labels(logged) == [
         "a: lr 0.1, hidden 8-4",
         "b: lr 0.001, hidden 8",
         "c: lr 0.001",
     ]
-    assert history.labels(found[:1]) == ["a"]
+    assert history.labels(logged[:1]) == ["a"]
 
 
 def test_reading_runs_imports_nothing_heavy() -> None:

@@ -101,8 +101,8 @@ def test_a_row_is_tied_with_the_best_where_the_corrected_test_says_so() -> None:
 def test_of_equal_accuracies_the_lower_loss_is_the_best() -> None:
     rows = [measured("a", first(500), test_loss=2.0), measured("b", first(500), test_loss=1.0)]
     unknown = measured("c", first(500), test_loss=None)
-    found = [row.vs_best for row in ranking.annotate([unknown, *rows])]
-    assert found == ["tied", "tied", "best"]
+    verdicts = [row.vs_best for row in ranking.annotate([unknown, *rows])]
+    assert verdicts == ["tied", "tied", "best"]
 
 
 def test_what_cannot_be_tested_is_not() -> None:
