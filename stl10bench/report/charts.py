@@ -140,7 +140,10 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def accuracy_against_cost(points: Sequence[Point], cost: str, unit: str) -> Figure:
-    """Accuracy with intervals over a cost, and the Pareto front, for wide and narrow screens."""
+    """Accuracy with intervals over a cost, and the Pareto front.
+
+    Drawn twice: on a phone the labels of the wide one would shrink until nobody can read them.
+    """
     front = pareto_front(points)
 
     def draw(width: int, height: int) -> Markup:
@@ -161,7 +164,8 @@ def accuracy_against_cost(points: Sequence[Point], cost: str, unit: str) -> Figu
             parts.append(path([(at, y(point.low)), (at, y(point.high))], whisker))
             kind = "point" if point.marked else "hollow"
             parts.append(dot((at, y(point.accuracy)), 4.5, kind, f"{point.name}: {text}"))
-        for point in sorted(points, key=lambda point: point not in front):  # these first
+        # Those on the front first: where there is not room for all names, theirs matter most.
+        for point in sorted(points, key=lambda point: point not in front):
             center = x(point.cost), y(point.accuracy)
             parts.append(_place_label(point.name, center, (width, height), taken))
         return svg(parts, width, height, f"Test accuracy against {cost}")
@@ -173,7 +177,7 @@ def _place_label(name: str, at: XY, size: XY, taken: list[Box]) -> Markup:
     """The name beside its point where it covers nothing, else none (the tooltip still says it)."""
     text = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
     (x, y), (width, height), length = at, size, _CHARACTER * len(text)
-    places = [
+    places = [  # the best first: beside the point, then above, then below it
         (x + 9, y + 4, "start"), (x - 9, y + 4, "end"), (x + 8, y - 8, "start"),
         (x - 8, y - 8, "end"), (x + 8, y + 17, "start"), (x - 8, y + 17, "end"),
     ]  # fmt: skip

@@ -90,7 +90,7 @@ def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
             damaged.append(error)
             notes.append(f"{clean(folder.name)} is left out: {without_folder(folder.path, error)}")
             continue
-        name = row.run or folder.name
+        name = row.run or folder.name  # aggregates name their runs, and would skip one without
         if name in runs:
             raise UsageError(
                 f"two runs are named {clean(name)!r}: {runs[name].folder.path} and {folder.path}; "
@@ -135,7 +135,7 @@ def read_predictions(folder: RunFolder, row: Row) -> RunPredictions:
     """What a finished run predicted; raises CheckpointError for files that are not the row's."""
     stored = folder.predictions(row)
     logits = stored.logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # logits can be infinite: then a confidence is nan
         confidences = np.exp(calibration.log_probabilities(logits).max(1))
     temperature = row.test_temperature
     return RunPredictions(

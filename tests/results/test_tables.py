@@ -113,6 +113,15 @@ def test_a_table_that_is_piped_has_all_columns() -> None:
     assert "images/s" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_a_default_column_without_any_value_is_left_out() -> None:
+    rows = [row_of(macs=None, precision=None), row_of("cnn", macs=None)]
+    header, *_ = cells_of(shown(rows, "markdown"), "markdown")
+    assert "MACs" not in header
+    assert "precision" in header
+    chosen = cells_of(shown(rows, "markdown", columns=("macs", "seed")), "markdown")
+    assert chosen[0] == ["model", "MACs", "seed"]
+
+
 def test_a_failed_run_says_why_in_its_place() -> None:
     text = shown([row_of(), failed(), row_of("cnn")], "table")
     models = [line.split()[0] for line in text.splitlines() if re.match(r" ?(mlp|cnn) ", line)]
