@@ -68,8 +68,8 @@ class Axis:
 
     def ticks(self, most: int = 6) -> list[float]:
         """Round values within the axis, at most about `most`."""
-        ticks = _log_ticks if self.log else _ticks
-        return ticks(self.low, self.high, most)
+        ticks = _log_ticks(self.low, self.high, most) if self.log else []
+        return ticks if len(ticks) > 1 else _ticks(self.low, self.high, most)
 
     def _of(self, value: float) -> float:
         return math.log10(value) if self.log else value

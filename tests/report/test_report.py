@@ -484,7 +484,7 @@ def test_the_pareto_front_is_what_no_other_point_surpasses(points: list[Point]) 
 def test_ticks_are_few_and_within_the_axis(values: list[float], log: bool, most: int) -> None:
     axis = charts.axis(values, 0, 100, log=log)
     ticks = axis.ticks(most)
-    assert len(ticks) <= 2 * most + 1
+    assert 1 <= len(ticks) <= 2 * most + 1
     assert all(axis.low * (1 - 1e-9) <= tick <= axis.high * (1 + 1e-9) for tick in ticks)
     assert all(-1e-6 <= axis(value) <= 100 + 1e-6 for value in values)
 
