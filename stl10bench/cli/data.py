@@ -14,7 +14,7 @@ from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, URL, download_
 from stl10bench.data.duplicates import Audit, Copies
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import open_dataset, open_unlabelled
-from stl10bench.results.tables import Grid, print_table
+from stl10bench.results.tables import Table, print_table
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -128,7 +128,7 @@ def audit(
                 typer.echo(f"{kind}: {first} {i} {sign} {second} {j}")
 
 
-def _audit_table(title: str, distance: int, exact: Audit, near: Audit) -> Grid:
+def _audit_table(title: str, distance: int, exact: Audit, near: Audit) -> Table:
     """A line for each split and each two of them."""
 
     def counts(copies: Copies, *, same: bool) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def _audit_table(title: str, distance: int, exact: Audit, near: Audit) -> Grid:
         "bits, each of several exact copies counted once a split; other label: pairs whose labels "
         "differ"
     )
-    return Grid(title, header, tuple(lines), (("splits", note),))
+    return Table(title, header, tuple(lines), (("splits", note),))
 
 
 @app.command("make-demo")

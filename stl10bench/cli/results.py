@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +12,14 @@ import typer
 
 from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_options
 from stl10bench.core.console import escape_csv, stderr, stdout
-from stl10bench.core.errors import UsageError, require
+from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
 from stl10bench.results.tables import (
     FORMATS,
-    Grid,
+    Table,
+    View,
     all_reference_rows,
     data_title,
     print_table,
@@ -58,21 +60,19 @@ def table(
     stl10bench table --sort test_loss
     stl10bench table --columns test_accuracy,test_ece,lr
     """
-    rows = stored_rows(runs_dir) + (all_reference_rows() if reference else [])
-    if not rows:
-        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     if descending and sort is None:
         raise UsageError("--descending: must go with --sort COLUMN")
-    show_rows(
-        rows,
-        style,
-        stdout(),
-        keys=[key.strip() for key in columns.split(",")] if columns else (),
-        sort=sort,
-        descending=descending,
-        baselines=baselines,
-        combine=combine,
-    )
+    rows, damaged = stored_rows(runs_dir)
+    rows += all_reference_rows() if reference else []
+    if not rows:
+        if damaged:
+            raise damaged[0]
+        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
+    keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
+    view = View(keys, sort, descending=descending, baselines=baselines, combine=combine)
+    show_rows(rows, style, stdout(), view)
+    if damaged:  # the good rows are shown first
+        raise typer.Exit(CheckpointError.exit_code)
 
 
 _NOTE = (
@@ -98,83 +98,102 @@ def compare(
     stl10bench compare
     stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b
     """
-    from stl10bench.results import comparison
 
     if as_json and style != "table":
         raise UsageError(f"--format {style} and --json: must be one of them")
-    folders = comparison.finished_folders(runs_dir, runs or [])
-    loaded = [comparison.load_run(folder) for folder in folders]
-    comparison.check_same_images(loaded)
-    loaded.sort(key=lambda run: run.row["test_accuracy"], reverse=True)
-    differences = comparison.differences(loaded, stderr())
-    if as_json:
-        typer.echo(json.dumps(_to_json(loaded, differences)))
+    from stl10bench.results.comparison import (
+        check_same_images,
+        differences,
+        finished_folders,
+        load_run,
+    )
+
+    loaded: list[Run] = []
+    damaged: list[CheckpointError] = []
+    for folder in finished_folders(runs_dir, runs or []):
+        try:
+            loaded.append(load_run(folder))
+        except CheckpointError as error:
+            damaged.append(error)
+    if damaged and (runs or len(loaded) < 2):
+        raise damaged[0]  # a run that was named, or too few are left
+    for fault in damaged:
+        warnings.warn(str(fault), stacklevel=1)
+    check_same_images(loaded)
+    loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
+    _show_differences(loaded, differences(loaded, stderr()), "json" if as_json else style)
+    if damaged:
+        raise typer.Exit(CheckpointError.exit_code)
+
+
+def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: str) -> None:
+    if style == "json":
+        typer.echo(json.dumps(_to_json(runs, pairs)))
     elif style == "csv":
-        typer.echo(_to_csv(loaded, differences), nl=False)
+        typer.echo(_to_csv(runs, pairs), nl=False)
     else:
-        matrix, pairs = _matrix(loaded, differences), _pairs(differences)
+        matrix, listed = _matrix(runs, pairs), _pairs(pairs)
         if style == "markdown":
-            typer.echo(f"{to_markdown(matrix)}\n{to_markdown(pairs)}", nl=False)
+            typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
         else:
-            print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
-            print_table(pairs, stdout(), expendable=("only second", "only first"))
+            first_to_go = ["model", *reversed(matrix.header[3:])]
+            print_table(matrix, stdout(), expendable=first_to_go)
+            print_table(listed, stdout(), expendable=("only second", "only first"))
 
 
-def _matrix(runs: Sequence[Run], differences: Sequence[Difference]) -> Grid:
-    """A line for each run: its accuracy, and its accuracy minus that of each run below it."""
-    cells = {
-        (pair.first, pair.second): f"{_signed(pair.counts.difference)}{_star(pair)}"
-        for pair in differences
-    }
+def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
+    """A line for each run, and its accuracy less that of each run below it."""
+    cells = {(pair.first, pair.second): _starred(pair) for pair in pairs}
     lines = tuple(
         (
-            f"{i + 1} {run.row['run']}",
+            f"{i + 1} {run.row.run}",
             row_label(run.row),
-            f"{run.row['test_accuracy']:.3f}",
+            f"{run.row.test_accuracy:.3f}",
             *(cells.get((i, j), "") for j in range(1, len(runs))),
         )
         for i, run in enumerate(runs)
     )
-    header = ("run", "model", "test accuracy", *(f"less {j + 1}" for j in range(1, len(runs))))
-    return Grid(data_title(runs[0].row), header, lines, left=("model",))
+    columns = (f"less {j + 1}" for j in range(1, len(runs)))
+    header = ("run", "model", "test accuracy", *columns)
+    return Table(data_title(runs[0].row), header, lines, left=("model",))
 
 
-def _pairs(differences: Sequence[Difference]) -> Grid:
+def _pairs(pairs: Sequence[Difference]) -> Table:
     lines = tuple(
         (
             f"{pair.first + 1} - {pair.second + 1}",
             f"{_signed(pair.counts.difference)} [{', '.join(map(_signed, pair.interval))}]",
             p_value(pair.p),
-            f"{p_value(pair.p_holm)}{_star(pair)}",
+            f"{p_value(pair.p_holm)}{' *' if pair.p_holm < SIGNIFICANCE else ''}",
             f"{pair.counts.first:,}",
             f"{pair.counts.second:,}",
         )
-        for pair in differences
+        for pair in pairs
     )
     header = ("runs", "difference [95 %]", "p", "p (Holm)", "only first", "only second")
-    return Grid("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
+    return Table("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
 
 
-def _star(pair: Difference) -> str:
-    return " *" if pair.p_holm < SIGNIFICANCE else ""
-
-
-def _signed(share: float) -> str:
-    return f"{share:+.3f}"
-
-
-def _to_json(runs: Sequence[Run], differences: Sequence[Difference]) -> dict[str, Any]:
-    rows = [run.row for run in runs]
-    keys = ("run", "test_accuracy", "test_accuracy_interval")
+def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]:
+    first = runs[0].row
     return {
-        **{key: rows[0][key] for key in ("dataset", "test_images")},
-        "data": rows[0]["config"]["data"],
+        "dataset": first.dataset,
+        "test_images": first.test_images,
+        "data": first.config.data,
         "resamples": RESAMPLES,
-        "runs": [{**{key: row[key] for key in keys}, "label": row_label(row)} for row in rows],
+        "runs": [
+            {
+                "run": run.row.run,
+                "label": row_label(run.row),
+                "test_accuracy": run.row.test_accuracy,
+                "test_accuracy_interval": run.row.test_accuracy_interval,
+            }
+            for run in runs
+        ],
         "pairs": [
             {
-                "first": rows[pair.first]["run"],
-                "second": rows[pair.second]["run"],
+                "first": runs[pair.first].row.run,
+                "second": runs[pair.second].row.run,
                 "difference": pair.counts.difference,
                 "interval": list(pair.interval),
                 "p": pair.p,
@@ -184,22 +203,30 @@ def _to_json(runs: Sequence[Run], differences: Sequence[Difference]) -> dict[str
                 "only_second": pair.counts.second,
                 "neither": pair.counts.neither,
             }
-            for pair in differences
+            for pair in pairs
         ],
     }
 
 
-def _to_csv(runs: Sequence[Run], differences: Sequence[Difference]) -> str:
+def _to_csv(runs: Sequence[Run], pairs: Sequence[Difference]) -> str:
     """A line for each pair, with full numbers."""
+    out = io.StringIO()
     lines = []
-    for pair in _to_json(runs, differences)["pairs"]:
+    for pair in _to_json(runs, pairs)["pairs"]:
         low, high = pair.pop("interval")
         lines.append({**pair, "low": low, "high": high})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: escape_csv(value) for key, value in line.items()} for line in lines)
-    return text.getvalue()
+    return out.getvalue()
+
+
+def _starred(pair: Difference) -> str:
+    return f"{_signed(pair.counts.difference)}{' *' if pair.p_holm < SIGNIFICANCE else ''}"
+
+
+def _signed(share: float) -> str:
+    return f"{share:+.3f}"
 
 
 @app.command()
@@ -232,15 +259,15 @@ def report(
     stl10bench report cnn mlp-3c4d --format markdown
     """
     from stl10bench.core import files
-    from stl10bench.report.build import chapters
+    from stl10bench.report.build import build_report
     from stl10bench.report.html import html_page
     from stl10bench.report.markdown import markdown_document
 
-    content = chapters(runs_dir, run or [], data_dir=data_dir)
-    text = html_page(title, content) if style == "html" else markdown_document(title, content)
-    output = output or Path("report.html" if style == "html" else "report.md")
-    files.write(output, text.encode())
-    typer.echo(output)
+    groups = build_report(runs_dir, run or [], data_dir=data_dir)
+    content = html_page(title, groups) if style == "html" else markdown_document(title, groups)
+    path = output or Path("report.html" if style == "html" else "report.md")
+    files.write(path, content.encode())
+    typer.echo(path)
 
 
 @app.command()

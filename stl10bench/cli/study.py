@@ -163,7 +163,7 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
     if style == "markdown":
         stdout().out(summary.study_to_markdown(stored, trained), end="", highlight=False)
         return
-    grid = summary.study_to_grid(stored, trained)
+    grid = summary.study_to_table(stored, trained)
     print_table(grid, stdout(), expendable=("test accuracy", "seeds", "behind"))
     for line in summary.said(stored, trained):
         stdout().print(clean(line), markup=False, highlight=False)

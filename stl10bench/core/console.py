@@ -1,6 +1,5 @@
 """Where output goes: results to stdout, messages to stderr; and other people's text, escaped."""
 
-import html
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from markupsafe import Markup
 from rich.console import Console
 
 VERBOSITY = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and its children
@@ -150,9 +150,10 @@ def escape_latex(text: str) -> str:
     return clean(text).translate(_LATEX).replace("--", "-{}-")
 
 
-def escape_html(text: str) -> str:
-    """Text for an HTML element or a quoted attribute."""
-    return html.escape(clean(text))
+def markup(template: str, *values: object) -> Markup:
+    """HTML of a template in which each {} becomes a value: Markup as it is, all else as text."""
+    texts = (value if isinstance(value, Markup) else clean(str(value)) for value in values)
+    return Markup(template).format(*texts)
 
 
 def escape_csv(value: Any) -> Any:

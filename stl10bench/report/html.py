@@ -1,85 +1,44 @@
-"""A report -> one HTML file that needs nothing but itself."""
+"""A report -> one self-contained HTML file."""
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files as resources
 from typing import Any
 
+from markupsafe import Markup
+
 from stl10bench.core import __version__
-from stl10bench.core.console import escape_html as escape
-from stl10bench.report.document import (
-    Block,
-    Cell,
-    Chapter,
-    Choice,
-    Code,
-    Details,
-    Figure,
-    Gallery,
-    Mistake,
-    Section,
-    Table,
-    Text,
-    Tiles,
-)
-
-_STEPS = 10  # of colour
-_LINE = 30  # characters
-
-
-def html_table(table: Table, *, fold: Callable[[Details], str]) -> str:
-    """The markup; `fold` gives that of a fold-out."""
-    lefts = [number == 0 or name in table.left for number, name in enumerate(table.header)]
-    heads = "".join(
-        _head(table, name, left) for name, left in zip(table.header, lefts, strict=True)
-    )
-    bodies = []
-    details = table.details or (None,) * len(table.lines)
-    for line, more in zip(table.lines, details, strict=True):
-        body = f"<tr>{''.join(map(_cell, line, lefts, range(len(line))))}</tr>"
-        if more is not None:
-            inside = f'<div class="fold">{fold(more)}</div>'
-            body += f'<tr class="more"><td colspan="{len(line)}">{inside}</td></tr>'
-        bodies.append(f"<tbody>{body}</tbody>" if table.sortable else body)
-    whole = "".join(bodies) if table.sortable else f"<tbody>{''.join(bodies)}</tbody>"
-    kind = ' class="matrix"' if table.corner or not table.header[0] else ""
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(table.title)}" tabindex="0">'
-        f"<table{kind}><caption>{escape(table.title)}</caption>"
-        f"<thead><tr>{heads}</tr></thead>{whole}</table></div>"
-    )
-
-
-def _head(table: Table, name: str, left: bool) -> str:
-    kind = _classes(["left"] * left, name)
-    if not name:
-        return f"<th scope=col{kind}><small>{escape(table.corner)}</small></th>"
-    if not table.sortable or name in table.pictures:
-        return f"<th scope=col{kind}>{escape(name)}</th>"
-    order = ' aria-sort="descending"' if name == table.sorted_by else ""
-    return f'<th scope=col{kind}{order}><button type="button">{escape(name)}</button></th>'
-
-
-def _cell(cell: Cell, left: bool, number: int) -> str:
-    heat = [] if cell.heat is None else [f"h{round(cell.heat * _STEPS)}"]
-    kind = _classes(["left"] * left + heat, cell.text)
-    value = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
-    tag = "th scope=row" if number == 0 else "td"
-    return f"<{tag}{kind}{value}>{cell.svg or escape(cell.text)}</{tag[:2]}>"
-
-
-def _classes(names: list[str], text: str) -> str:
-    """The attribute; a text that is too long for one line is `long`."""
-    names = names + ["long"] * (len(text) > _LINE)
-    return f' class="{" ".join(names)}"' if names else ""
-
+from stl10bench.core.console import markup
+from stl10bench.report import document
+from stl10bench.results.tables import Table, html_notes, html_table
 
 _THEMES = ("Auto", "Light", "Dark")
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{}</title>
+<style>{}</style>
+</head>
+<body>
+<header><h1>{}</h1>{}</header>
+{}
+<main>
+{}
+</main>
+<footer>Written by stl10bench {} from the files of the runs.</footer>
+<script>{}</script>
+</body>
+</html>
+"""
 
 
-def html_page(title: str, chapters: Sequence[Chapter]) -> str:
+def html_page(title: str, groups: Sequence[document.GroupReport]) -> str:
     """The whole file.
 
     Its policy allows its own style and script by their sums, images that are part of it, and
@@ -90,27 +49,14 @@ def html_page(title: str, chapters: Sequence[Chapter]) -> str:
         f"default-src 'none'; style-src '{_sum(style)}'; script-src '{_sum(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    names = _anchors(chapters)
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">',
-            f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>",
-            f"<header><h1>{escape(title)}</h1>{_themes()}</header>",
-            _navigation(chapters, names),
-            "<main>",
-            *(_chapter(chapter, anchors) for chapter, anchors in zip(chapters, names, strict=True)),
-            f"</main>\n<footer>Written by stl10bench {escape(__version__)} from the files "
-            "of the runs; nothing in it is fetched.</footer>",
-            f"<script>{script}</script>\n</body>\n</html>\n",
-        ]
-    )
+    themes = _radios("Theme", "theme", _THEMES, "theme")
+    content = _join(map(_group, groups, range(len(groups))), "\n")
+    top = (policy, title, style, title, themes, _navigation(groups), content)
+    return markup(_PAGE, *top, __version__, script)
 
 
-def _resource(name: str) -> str:
-    return (resources("stl10bench.report") / name).read_text(encoding="utf-8")
+def _resource(name: str) -> Markup:
+    return Markup((resources("stl10bench.report") / name).read_text(encoding="utf-8"))
 
 
 def _sum(text: str) -> str:
@@ -118,123 +64,136 @@ def _sum(text: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _themes() -> str:
-    buttons = "".join(
-        f'<label><input type="radio" name="theme" id="theme-{name.lower()}"'
-        f"{' checked' if name == 'Auto' else ''}><span>{name}</span></label>"
-        for name in _THEMES
-    )
-    return f'<fieldset class="switch theme"><legend>Theme</legend>{buttons}</fieldset>'
+def _join(parts: Iterable[Markup], between: str = "") -> Markup:
+    return Markup(between).join(parts)
 
 
-def _anchors(chapters: Sequence[Chapter]) -> list[list[str]]:
-    """An id for each section: of the first chapter its name, of others with a number."""
-    return [
-        [
-            section.title.lower().replace(" ", "-") + (f"-{number}" if number > 1 else "")
-            for section in chapter.sections
-        ]
-        for number, chapter in enumerate(chapters, 1)
+def _radios(title: str, name: str, choices: Sequence[str], kind: str = "") -> Markup:
+    """Buttons of which one is pressed, the first at first; CSS shows what it chooses."""
+    button = '<label><input type="radio" name="{}" id="{}-{}"{}><span>{}</span></label>'
+    buttons = [
+        markup(button, name, name, number, Markup(" checked" if number == 0 else ""), choice)
+        for number, choice in enumerate(choices)
     ]
+    switch = '<fieldset class="switch {}"><legend>{}</legend>{}</fieldset>'
+    return markup(switch, kind, title, _join(buttons))
 
 
-def _navigation(chapters: Sequence[Chapter], anchors: Sequence[Sequence[str]]) -> str:
-    lines = []
-    for chapter, names in zip(chapters, anchors, strict=True):
-        links = "".join(
-            f'<li><a href="#{escape(name)}">{escape(section.title)}</a></li>'
-            for section, name in zip(chapter.sections, names, strict=True)
+def _anchor(section: document.Section, number: int) -> str:
+    """The id of a section; those of the first group have no number."""
+    return section.title.lower().replace(" ", "-") + (f"-{number + 1}" if number else "")
+
+
+def _navigation(groups: Sequence[document.GroupReport]) -> Markup:
+    lists = []
+    for number, group in enumerate(groups):
+        links = [
+            markup('<li><a href="#{}">{}</a></li>', _anchor(section, number), section.title)
+            for section in group.sections
+        ]
+        heading = markup("<li class=data>{}</li>", group.title) if len(groups) > 1 else ""
+        lists.append(markup("<ul>{}{}</ul>", heading, _join(links)))
+    return markup('<nav aria-label="Sections">{}</nav>', _join(lists))
+
+
+def _group(group: document.GroupReport, number: int) -> Markup:
+    sections = []
+    for section in group.sections:
+        anchor = _anchor(section, number)
+        body = _join(
+            _tabs(block, anchor) if isinstance(block, document.Tabs) else _block(block)
+            for block in section.blocks
         )
-        heading = f"<li class=data>{escape(chapter.title)}</li>" if len(chapters) > 1 else ""
-        lines.append(f"<ul>{heading}{links}</ul>")
-    return f'<nav aria-label="Sections">{"".join(lines)}</nav>'
-
-
-def _chapter(chapter: Chapter, anchors: Sequence[str]) -> str:
-    sections = "\n".join(map(_section, chapter.sections, anchors))
-    return (
-        f'<article><p class="data">{escape(chapter.title)}</p>'
-        f'<p class="summary">{escape(chapter.summary)}</p>\n{sections}\n</article>'
+        sections.append(
+            markup('<section id="{}"><h2>{}</h2>\n{}\n</section>', anchor, section.title, body)
+        )
+    return markup(
+        '<article><p class="data">{}</p><p class="summary">{}</p>\n{}\n</article>',
+        group.title,
+        group.summary,
+        _join(sections, "\n"),
     )
 
 
-def _section(section: Section, anchor: str) -> str:
-    body = "\n".join(
-        _choice(block, anchor) if isinstance(block, Choice) else _block(block)
-        for block in section.blocks
-    )
-    return f'<section id="{escape(anchor)}"><h2>{escape(section.title)}</h2>\n{body}\n</section>'
-
-
-def _block(block: Block) -> str:
-    draw: Callable[[Any], str] = _DRAW[type(block)]
+def _block(block: document.Block) -> Markup:
+    draw: Callable[[Any], Markup] = _DRAW[type(block)]
     return draw(block)
 
 
-def _text(block: Text) -> str:
-    kind = ' class="note"' if block.kind == "note" else ""
-    return f"<p{kind}>{escape(block.text)}</p>"
+def _text(text: document.Text) -> Markup:
+    return markup('<p class="{}">{}</p>', text.kind, text.text)
 
 
-def _code(block: Code) -> str:
-    lines = "\n".join(map(escape, block.text.split("\n")))
-    return f'<pre tabindex="0"><code>{lines}</code></pre>'
+def _code(code: document.Code) -> Markup:
+    lines = _join((markup("{}", line) for line in code.text.split("\n")), "\n")
+    return markup('<pre tabindex="0"><code>{}</code></pre>', lines)
 
 
-def _details(block: Details) -> str:
-    body = "\n".join(map(_block, block.blocks))
-    opened = " open" if block.open else ""
-    return f"<details{opened}><summary>{escape(block.summary)}</summary>{body}</details>"
+def _table(table: Table) -> Markup:
+    return _detailed_table(document.DetailedTable(table, ()))
 
 
-def _figure(block: Figure) -> str:
-    drawn = f'<div class="wide">{block.wide}</div><div class="narrow">{block.narrow}</div>'
-    if not block.narrow:
-        drawn = block.wide
-    caption = f"<small>{escape(block.caption)}</small>" if block.caption else ""
-    return f"<figure><figcaption>{escape(block.title)}{caption}</figcaption>{drawn}</figure>"
+def _detailed_table(block: document.DetailedTable) -> Markup:
+    table = block.table
+    below = [None if details is None else _details(details) for details in block.details]
+    scroll = '<div class="scroll" role="region" aria-label="{}" tabindex="0">{}</div>{}'
+    return markup(scroll, table.title, html_table(table, below), html_notes(table))
 
 
-def _choice(block: Choice, anchor: str) -> str:
-    buttons = "".join(
-        f'<label><input type="radio" name="{escape(anchor)}"{"" if number else " checked"}>'
-        f"<span>{escape(figure.title)}</span></label>"
-        for number, figure in enumerate(block.figures)
+def _details(details: document.Details) -> Markup:
+    element = "<details{}><summary>{}</summary>{}</details>"
+    opened = Markup(" open" if details.open else "")
+    return markup(element, opened, details.summary, _join(map(_block, details.blocks), "\n"))
+
+
+def _figure(figure: document.Figure) -> Markup:
+    drawn = figure.svg
+    if figure.narrow_svg is not None:
+        both = '<div class="wide">{}</div><div class="narrow">{}</div>'
+        drawn = markup(both, figure.svg, figure.narrow_svg)
+    caption = markup("<small>{}</small>", figure.caption) if figure.caption else ""
+    element = "<figure><figcaption>{}{}</figcaption>{}</figure>"
+    return markup(element, figure.title, caption, drawn)
+
+
+def _tabs(tabs: document.Tabs, anchor: str) -> Markup:
+    radios = _radios(tabs.title, f"{anchor}-tab", [figure.title for figure in tabs.figures])
+    return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, tabs.figures)))
+
+
+def _tiles(tiles: document.Tiles) -> Markup:
+    return markup('<div class="tiles">{}</div>', _join(map(_figure, tiles.figures)))
+
+
+def _gallery(gallery: document.Gallery) -> Markup:
+    items = _join(map(_mistake, gallery.mistakes))
+    return markup('<h3>{}</h3><ul class="gallery">{}</ul>', gallery.title, items)
+
+
+def _mistake(mistake: document.Mistake) -> Markup:
+    picture = Markup()
+    if mistake.png is not None:
+        image = '<img src="data:image/png;base64,{}" width="96" height="96" alt="{}">'
+        text = f"test image {mistake.image}: {mistake.label}, predicted {mistake.predicted}"
+        picture = markup(image, base64.b64encode(mistake.png).decode(), text)
+    return markup(
+        "<li>{}<b>{}</b> {}<br>is {}<br><small>test image {}<br>{}</small></li>",
+        picture,
+        mistake.predicted,
+        f"{mistake.confidence:.3f}",
+        mistake.label,
+        f"{mistake.image:,}",
+        mistake.others,
     )
-    switch = f'<fieldset class="switch"><legend>{escape(block.title)}</legend>{buttons}</fieldset>'
-    return f'<div class="choice">{switch}{"".join(map(_figure, block.figures))}</div>'
 
 
-def _tiles(block: Tiles) -> str:
-    return f'<div class="tiles">{"".join(map(_block, block.blocks))}</div>'
-
-
-def _gallery(block: Gallery) -> str:
-    items = "".join(map(_mistake, block.mistakes))
-    return f'<h3>{escape(block.title)}</h3><ul class="gallery">{items}</ul>'
-
-
-def _mistake(one: Mistake) -> str:
-    picture = ""
-    if one.png is not None:
-        data = base64.b64encode(one.png).decode()
-        text = f"test image {one.row}: {one.truth}, taken for {one.taken_for}"
-        picture = (
-            f'<img src="data:image/png;base64,{data}" width="96" height="96" alt="{escape(text)}">'
-        )
-    return (
-        f"<li>{picture}<b>{escape(one.taken_for)}</b> {one.confidence:.3f}"
-        f"<br>is {escape(one.truth)}<br><small>test image {one.row:,}<br>{escape(one.others)}"
-        "</small></li>"
-    )
-
-
-_DRAW: dict[type, Callable[[Any], str]] = {
-    Text: _text,
-    Code: _code,
-    Details: _details,
-    Figure: _figure,
-    Tiles: _tiles,
-    Gallery: _gallery,
-    Table: partial(html_table, fold=_details),
+_DRAW: dict[type, Callable[[Any], Markup]] = {
+    document.Text: _text,
+    document.Code: _code,
+    document.Details: _details,
+    document.Figure: _figure,
+    document.Tiles: _tiles,
+    document.Gallery: _gallery,
+    Table: _table,
+    document.DetailedTable: _detailed_table,
 }

@@ -1,6 +1,6 @@
 
-// A click on a heading sorts its table by that column, lowest first; a second one turns it round.
-// What has no value stays last. A line and its fold-out are one <tbody> and move together.
+// A click on a heading sorts its table by that column, lowest first; a second one reverses the order.
+// What has no value stays last. A line and its details are one <tbody> and move together.
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells];
   for (const button of table.tHead.querySelectorAll("button")) {
@@ -19,7 +19,7 @@ for (const table of document.querySelectorAll("table")) {
         if (!Number.isNaN(a.number) && !Number.isNaN(b.number)) return sign * (a.number - b.number);
         return sign * a.text.localeCompare(b.text, "en");
       });
-      table.append(...keyed.map((one) => one.body));
+      table.append(...keyed.map((row) => row.body));
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
     });

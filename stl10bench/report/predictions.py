@@ -1,239 +1,254 @@
 """The runs of a report -> calibration, confusion, agreement and the worst mistakes."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from stl10bench.metrics import calibration
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stl10bench.data.stl10 import FOLDER, open_dataset
+from stl10bench.metrics.calibration import BINS
 from stl10bench.metrics.significance import wilson_interval
 from stl10bench.report import charts
 from stl10bench.report.document import (
     Block,
-    Cell,
     Details,
     Figure,
     Gallery,
     Mistake,
     Section,
-    Table,
     Text,
     Tiles,
 )
-from stl10bench.report.load import Answers, Part, Setting, agreement, mistakes, test_image_pngs
+from stl10bench.report.load import RunGroup, RunPredictions
+from stl10bench.report.results import column_cell
 from stl10bench.results import columns
+from stl10bench.results.columns import MISSING
+from stl10bench.results.rows import Row
+from stl10bench.results.tables import Cell, Table
 
-MATRIX = 20  # classes, up to which a confusion matrix is readable
-CONFUSED = 15  # pairs of classes that are listed where it is not
-_CALIBRATED = (
+THUMBNAILS = 24  # of all galleries together: 20 to 30 KB each, in a page of at most 3 MB
+_MATRIX = 20  # classes, up to which a confusion matrix is readable
+_PAIRS = 15  # pairs of classes that are listed where it is not
+_GALLERIES = 4
+_CALIBRATION_COLUMNS = (
     *("test_ece", "test_ece_scaled", "test_brier", "test_brier_scaled"),
     *("test_loss", "test_loss_scaled", "test_temperature"),
 )
 _CALIBRATION = (
-    f"Accuracy over confidence in {calibration.BINS} bins of equally many test images, before "
-    "(orange, dashed) and after (blue) dividing the logits by the temperature that fits the "
-    "hold-out best; on the grey line confidence would be accuracy. ECE is the mean distance from "
-    "it, and never below 0: noise makes it too high."
+    f"Accuracy over confidence in {BINS} bins of equally many test images: before (orange, dashed) "
+    "and after temperature scaling (blue), with the temperature that fits the validation images "
+    "best. Grey diagonal: perfect calibration. ECE is the mean distance from it; noise makes it "
+    "too high, for it is never below 0."
 )
 _CONFUSION = (
-    "A row for each true class, a column for each predicted one; over several runs the counts are "
-    "added. The colour is the share of the row."
+    "A row for each true class, a column for each predicted one; the counts of several runs are "
+    "added. Colour: the share of the row."
 )
-_CLASSES = "The share of each class's test images classified correctly; colours over all of them."
+_CLASSES = "The share of each class's test images that were classified correctly, over all runs."
 _AGREEMENT = (
-    "Above the diagonal: the share of test images that two settings take for the same class. "
-    "Below: Cohen's kappa, 0 for what chance explains and 1 for the same answers. On it: the share "
-    "between the runs of one setting. All are means over pairs of runs."
+    "Above the diagonal: the share of test images that two settings classify alike. Below: Cohen's "
+    "kappa, 0 at chance and 1 for equal predictions. On it: the share between the runs of one "
+    "setting. All are means over pairs of runs."
+)
+_MISTAKES = (
+    "The misclassified test images of the highest confidence, of the first run of the most "
+    "accurate settings. The last line of each says how many of all runs were right."
 )
 
 
-def calibrated(part: Part) -> Section | None:
+def calibration_section(group: RunGroup) -> Section | None:
     """Reliability diagrams and the figures beside them."""
-    known = [one for one in part.settings if one.row.test_ece is not None]
-    if not known:
+    settings = [setting for setting in group.settings if setting.row.test_ece is not None]
+    if not settings:
         return None
-    chosen = [columns.COLUMNS[key] for key in _CALIBRATED]
+    chosen = [columns.column(key) for key in _CALIBRATION_COLUMNS]
     lines = tuple(
-        (
-            Cell(one.name, one.name),
-            *(Cell(columns.text(one.row, c), columns.value(one.row, c.key)) for c in chosen),
-        )
-        for one in known
+        (Cell(name, name), *(column_cell(row, column) for column in chosen))
+        for name, row, _ in settings
     )
     header = (columns.LABEL, *(column.title for column in chosen))
     figures = []
-    for setting in known:
-        found = [run.answers for run in setting.runs if run.answers]
-        before = [one.before for one in found if one.before]
-        after = [one.after for one in found if one.after]
+    for setting in settings:
+        before = [run.reliability for run in setting.predictions if run.reliability]
+        after = [run.scaled for run in setting.predictions if run.scaled]
         if before:
-            drawn = charts.reliability(before, after)
-            figures.append(Figure(setting.name, drawn, "", _ece(setting)))
-    blocks: tuple[Block, ...] = (Text(_CALIBRATION, "legend"), Tiles(tuple(figures)))
-    return Section("Calibration", (*blocks, Table("Calibration", header, lines, sortable=True)))
+            diagram = charts.reliability_diagram(before, after)
+            caption = _calibration_caption(setting.row)
+            figures.append(Figure(setting.name, diagram, caption=caption))
+    tiles = Tiles(tuple(figures))
+    table = Table("Calibration", header, lines)
+    return Section("Calibration", (Text(_CALIBRATION, "legend"), tiles, table))
 
 
-def confused(part: Part) -> Section | None:
-    """A confusion matrix for each setting; of many classes the pairs taken for each other most."""
-    count = len(part.class_names)
-    known = [one for one in part.settings if len(one.row.confusion or ()) == count]
-    if not known:
-        return None
-    blocks = tuple(
-        Details(one.name, (_matrix(one, part.class_names),), open=number == 0)
-        for number, one in enumerate(known)
-    )
-    few = len(part.class_names) <= MATRIX
-    text = _CONFUSION if few else f"The {CONFUSED} pairs of classes confused most."
-    return Section("Confusion", (Text(text), *blocks))
-
-
-def classes(part: Part) -> Section | None:
-    """The accuracy of each class, a line a class."""
-    known = [one for one in part.settings if one.row.per_class_accuracy]
-    known = [s for s in known if len(s.row.per_class_accuracy) == len(part.class_names)]
-    if not known:
-        return None
-    lines = []
-    for number, name in enumerate(part.class_names):
-        shares = [one.row.per_class_accuracy[number] for one in known]
-        cells = [Cell(_two_digits(share), share, heat=share) for share in shares]
-        lines.append((Cell(name, name), *cells))
-    header = ("class", *(one.name for one in known))
-    table = Table("Accuracy of each class", header, tuple(lines), sortable=True)
-    return Section("Classes", (Text(_CLASSES), table))
-
-
-def agreeing(part: Part) -> Section | None:
-    """How often the settings give the same answers."""
-    known = [(s, [run.answers for run in s.runs if run.answers]) for s in part.settings]
-    known = [(setting, found) for setting, found in known if found]
-    if len(known) < 2:
-        return None
-    lines = []
-    for i, (setting, mine) in enumerate(known):
-        cells = [Cell(f"{i + 1}  {setting.name}")]
-        for j, (_, theirs) in enumerate(known):
-            pairs = [
-                agreement(a, b)
-                for m, a in enumerate(mine)
-                for n, b in enumerate(theirs)
-                if i != j or m < n
-            ]
-            cells.append(_agreement([pair[1] if j < i else pair[0] for pair in pairs]))
-        lines.append(tuple(cells))
-    header = ("", *(str(number + 1) for number in range(len(known))))
-    return Section("Agreement", (Text(_AGREEMENT), Table("Agreement", header, tuple(lines))))
-
-
-def _matrix(setting: Setting, names: Sequence[str]) -> Table:
-    counts = setting.row.confusion
-    if len(names) > MATRIX:
-        return _pairs(setting, names)
-    lines = []
-    for name, line in zip(names, counts, strict=True):
-        whole = sum(line) or 1
-        cells = [Cell(f"{count:,}" if count else "·", count, count / whole) for count in line]
-        lines.append((Cell(name), *cells))
-    title = f"Confusion of {setting.name}"
-    return Table(title, ("", *names), tuple(lines), corner="true ↓ predicted →")
-
-
-def _pairs(setting: Setting, names: Sequence[str]) -> Table:
-    counts = setting.row.confusion
-    found = sorted(
-        (
-            (-count, i, j, sum(line))
-            for i, line in enumerate(counts)
-            for j, count in enumerate(line)
-            if count and i != j
-        ),
-    )[:CONFUSED]
-    lines = tuple(
-        (
-            Cell(names[i]),
-            Cell(names[j]),
-            Cell(f"{-count:,} of {whole:,}"),
-            Cell(
-                "{:.2f} [{:.2f}, {:.2f}]".format(
-                    -count / whole, *wilson_interval(-count / whole, whole)
-                )
-            ),
-        )
-        for count, i, j, whole in found
-    )
-    header = ("true class", "taken for", "images", "share [95 %]")
-    return Table(f"Confusion of {setting.name}", header, lines, left=("taken for",))
-
-
-def _agreement(values: Sequence[float | None]) -> Cell:
-    known = [value for value in values if value is not None]
-    if not known:
-        return Cell(columns.MISSING)
-    mean = fmean(known)
-    return Cell(f"{mean:.2f}", mean, heat=max(0.0, mean))
-
-
-def _two_digits(share: float | None) -> str:
-    return columns.MISSING if share is None else f"{share:.2f}"
-
-
-def _ece(setting: Setting) -> str:
-    row = setting.row
+def _calibration_caption(row: Row) -> str:
     text = f"ECE {row.test_ece:.3f}"
     if row.test_ece_scaled is None or row.test_temperature is None:
         return text
     return f"{text} → {row.test_ece_scaled:.3f} at temperature {row.test_temperature:.2f}"
 
 
-THUMBNAILS = 24
-GALLERIES = 4
-_MISTAKES = (
-    "Test images with a wrong answer of the highest confidence, of the first run of the most "
-    "accurate settings. The last line of each says how many of all runs were right."
-)
+def confusion_section(group: RunGroup) -> Section | None:
+    """A confusion matrix for each setting; of many classes the pairs confused most."""
+    names = group.class_names
+    show = _confusion_matrix if len(names) <= _MATRIX else _confused_pairs
+    blocks: list[Block] = []
+    for setting in group.settings:
+        counts = setting.row.confusion
+        if counts is not None and len(counts) == len(names):
+            table = show(f"Confusion of {setting.name}", counts, names)
+            blocks.append(Details(setting.name, (table,), open=not blocks))
+    if not blocks:
+        return None
+    pairs = f"The {_PAIRS} pairs of classes confused most."
+    return Section("Confusion", (Text(_CONFUSION if show is _confusion_matrix else pairs), *blocks))
 
 
-def worst(part: Part, data_dir: Path, *, shown: int = THUMBNAILS) -> Section | None:
-    """The surest mistakes; with pictures where the images are in `data_dir`.
+def _confusion_matrix(title: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    lines = []
+    for name, line in zip(names, counts, strict=True):
+        images = sum(line) or 1
+        cells = [Cell(f"{count:,}" if count else "·", heat=count / images) for count in line]
+        lines.append((name, *cells))
+    return Table(title, ("true ↓ predicted →", *names), tuple(lines))
+
+
+def _confused_pairs(title: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    pairs = sorted(
+        (-count, i, j)
+        for i, line in enumerate(counts)
+        for j, count in enumerate(line)
+        if count and i != j
+    )
+    lines = []
+    for negative, i, j in pairs[:_PAIRS]:
+        images, share = sum(counts[i]), -negative / sum(counts[i])
+        low, high = wilson_interval(share, images)
+        text = f"{share:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append((names[i], names[j], f"{-negative:,} of {images:,}", text))
+    header = ("true class", "predicted", "images", "share [95 %]")
+    return Table(title, header, tuple(lines), left=("predicted",))
+
+
+def class_section(group: RunGroup) -> Section | None:
+    """The accuracy of each class, a line a class."""
+    shares_of = {
+        setting.name: setting.row.per_class_accuracy
+        for setting in group.settings
+        if setting.row.per_class_accuracy
+        and len(setting.row.per_class_accuracy) == len(group.class_names)
+    }
+    if not shares_of:
+        return None
+    lines = []
+    for name, *shares in zip(group.class_names, *shares_of.values(), strict=True):
+        texts = [MISSING if share is None else f"{share:.2f}" for share in shares]
+        cells = [Cell(text, share, heat=share) for text, share in zip(texts, shares, strict=True)]
+        lines.append((Cell(name, name), *cells))
+    table = Table("Accuracy of each class", ("class", *shares_of), tuple(lines))
+    return Section("Classes", (Text(_CLASSES), table))
+
+
+def agreement_section(group: RunGroup) -> Section | None:
+    """How often the settings predict the same class."""
+    settings = [setting for setting in group.settings if setting.predictions]
+    if len(settings) < 2:
+        return None
+    lines = []
+    for i, setting in enumerate(settings):
+        cells = [Cell(f"{i + 1}  {setting.name}")]
+        for j, other in enumerate(settings):
+            pairs = [
+                agreement(first, second)
+                for m, first in enumerate(setting.predictions)
+                for n, second in enumerate(other.predictions)
+                if i != j or m < n
+            ]
+            values = [kappa if j < i else share for share, kappa in pairs]
+            known = [value for value in values if value is not None]
+            mean = fmean(known) if known else None
+            text = MISSING if mean is None else f"{mean:.2f}"
+            cells.append(Cell(text, heat=None if mean is None else max(0.0, mean)))
+        lines.append(tuple(cells))
+    header = ("", *(str(number + 1) for number in range(len(settings))))
+    return Section("Agreement", (Text(_AGREEMENT), Table("Agreement", header, tuple(lines))))
+
+
+def agreement(first: RunPredictions, second: RunPredictions) -> tuple[float, float | None]:
+    """The share of images that both classify alike, 0..1, and Cohen's kappa, -1..1.
+
+    kappa = (share - chance) / (1 - chance), with chance = sum_c p_c q_c the share for independent
+    predictions of the same class frequencies; None where that is 1. Cohen (1960), "A coefficient
+    of agreement for nominal scales".
+    """
+    classes = 1 + int(max(first.predicted.max(), second.predicted.max()))
+    p, q = (
+        np.bincount(predictions.predicted, minlength=classes) / len(predictions.predicted)
+        for predictions in (first, second)
+    )
+    share = float((first.predicted == second.predicted).mean())
+    chance = float(p @ q)
+    return share, (share - chance) / (1 - chance) if chance < 1 else None
+
+
+def worst_mistakes(group: RunGroup, data_dir: Path) -> Section | None:
+    """The mistakes of the highest confidence; with pictures where the images are in `data_dir`.
 
     Raises DataError, StorageError for data that are there, but damaged.
     """
-    everyone = [run.answers for s in part.settings for run in s.runs if run.answers]
-    known = [(s, next((r for r in s.runs if r.answers), None)) for s in part.settings]
-    chosen = [(s, run) for s, run in known if run is not None][:GALLERIES]
+    shown = [setting for setting in group.settings if setting.predictions][:_GALLERIES]
+    everyone = [run for setting in group.settings for run in setting.predictions]
+    pixels = _test_images(shown[0].row, data_dir) if shown else None
     galleries: list[Block] = []
-    missing = False
-    for setting, run in chosen:
-        own = run.answers
-        assert own is not None
-        rows = mistakes(own, shown // len(chosen)).tolist()
-        row = run.row
-        pngs = test_image_pngs(data_dir, row.dataset, row.config.data, rows)
-        missing |= pngs is None
-        pictures: list[bytes | None] = list(pngs) if pngs else [None] * len(rows)
-        found = tuple(
-            _mistake(image, own, everyone, part.class_names, png)
-            for image, png in zip(rows, pictures, strict=True)
-        )
-        if found:
-            galleries.append(Gallery(setting.name, found))
+    for setting in shown:
+        run = setting.predictions[0]
+        wrong = []
+        for image in mistakes(run, THUMBNAILS // len(shown)).tolist():
+            right = sum(int(other.predicted[image] == other.labels[image]) for other in everyone)
+            wrong.append(
+                Mistake(
+                    image=image,
+                    label=group.class_names[run.labels[image]],
+                    predicted=group.class_names[run.predicted[image]],
+                    confidence=float(run.confidences[image]),
+                    others=f"{right} of {len(everyone)} right",
+                    png=None if pixels is None else _png(pixels[image]),
+                )
+            )
+        if wrong:
+            galleries.append(Gallery(setting.name, tuple(wrong)))
     if not galleries:
         return None
-    hint = "The images are not here; --data-dir DIR with the data of the runs shows them."
-    return Section(
-        "Worst mistakes", (Text(_MISTAKES), *([Text(hint)] if missing else []), *galleries)
-    )
+    hint = Text("To show the images, pass --data-dir DIR with the data that the runs used.")
+    hints = [hint] if pixels is None else []
+    return Section("Worst mistakes", (Text(_MISTAKES), *hints, *galleries))
 
 
-def _mistake(
-    image: int, own: Answers, everyone: Sequence[Answers], names: Sequence[str], png: bytes | None
-) -> Mistake:
-    right = sum(int(one.predicted[image] == one.labels[image]) for one in everyone)
-    return Mistake(
-        image,
-        names[own.labels[image]],
-        names[own.predicted[image]],
-        float(own.confidences[image]),
-        f"{right} of {len(everyone)} right",
-        png,
-    )
+def mistakes(predictions: RunPredictions, most: int) -> NDArray[np.int64]:
+    """The places of at most `most` misclassified images, the highest confidence first."""
+    is_wrong = predictions.predicted != predictions.labels
+    wrong = np.flatnonzero(is_wrong & np.isfinite(predictions.confidences))
+    return wrong[np.argsort(-predictions.confidences[wrong], kind="stable")][:most]
+
+
+def _test_images(row: Row, data_dir: Path) -> NDArray[np.uint8] | None:
+    """The test images (N, 3, 96, 96) of a run's data; None where they are not in `data_dir`.
+
+    The demo data lie in the subfolder `demo`.
+    """
+    folder = data_dir / "demo" if row.dataset == "demo" else data_dir
+    if not (folder / FOLDER).is_dir():
+        return None
+    data = open_dataset(folder, verify=False)  # the fingerprint says whether they are the run's
+    if data.fingerprint != row.config.data or len(data.test.images) != row.test_images:
+        return None
+    return data.test.images
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -107,10 +107,10 @@ def _aggregate_group(group: Sequence[Row | Failure], asked: int) -> Row | Failur
 
 
 def _summed_confusion(rows: Sequence[Row]) -> dict[str, Any]:
-    """The sum of the confusion matrices and the accuracy of each class in it; {} without them."""
+    """The sum of the confusion matrices and the accuracy of each class in it; None without them."""
     matrices = [row.confusion for row in rows if row.confusion is not None]
     if len(matrices) < len(rows):
-        return {}
+        return {"confusion": None, "per_class_accuracy": None}
     if len({tuple(map(len, matrix)) for matrix in matrices}) > 1:
         raise CheckpointError(
             f"runs {', '.join(str(row.run) for row in rows)} have the same settings and confusion "

@@ -1,6 +1,6 @@
 """A row -> the value and the text of each column of a table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,30 @@ def text(row: Row, column: Column) -> str:
     return column.read(content)
 
 
+def column(key: str) -> Column:
+    """The column `key`; one that has no title of its own is called by its key."""
+    return COLUMNS.get(key) or Column(key, key.replace("_", " "), plain)
+
+
 def choose(keys: Iterable[str], rows: Iterable[Row | Failure]) -> list[Column]:
     """The columns named `keys`; raises UsageError, with the nearest name, for what no row has."""
-    known = names(rows)
-    chosen = []
+    available = names(rows)
     for key in keys:
-        if key not in known:
-            raise unknown("column", key, map(clean, known))
-        chosen.append(COLUMNS.get(key) or Column(key, key.replace("_", " "), _plain))
-    return chosen
+        if key not in available:
+            raise unknown("column", key, map(clean, available))
+    return [column(key) for key in keys]
+
+
+def informative(keys: Iterable[str], rows: Sequence[Row | Failure]) -> list[Column]:
+    """The columns `keys` that tell these rows something; the test accuracy always."""
+    repeated = any(isinstance(row, Row) and row.runs_asked not in (None, 1) for row in rows)
+    return [
+        column(key)
+        for key in keys
+        if key == "test_accuracy"
+        or (key == "runs" and repeated)
+        or (key != "runs" and any(value(row, key) not in (None, "none") for row in rows))
+    ]
 
 
 def names(rows: Iterable[Row | Failure]) -> set[str]:
@@ -72,16 +87,19 @@ def _accuracy(row: Row) -> str:
     if row.test_accuracy_interval is not None:
         low, high = row.test_accuracy_interval
         cell += f" [{low:.3f}, {high:.3f}]"
-    return f"{cell} = chance" if row.at_chance else cell
+    return f"{cell} at chance" if row.at_chance else cell
 
 
-def _plain(content: Any) -> str:
+def plain(content: Any) -> str:
+    """Any value of a row as a short text."""
+    if content is None:
+        return MISSING
     if isinstance(content, bool):
         return "yes" if content else "no"
     if isinstance(content, float):
         return f"{content:.4g}"
     if isinstance(content, list | tuple):
-        return "-".join(map(_plain, content))[:80]
+        return "-".join(map(plain, content))[:80]
     return str(content)[:80]
 
 
@@ -90,18 +108,19 @@ def _share(content: float) -> str:
 
 
 def _shares(content: list[float | None]) -> str:
-    return " ".join(MISSING if one is None else f"{one:.2f}" for one in content)
+    return " ".join(MISSING if share is None else f"{share:.2f}" for share in content)
 
 
 def _count(content: float) -> str:
     return f"{content:,.0f}"
 
 
-def _si(content: float) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+def si_number(content: float) -> str:
+    """A short number: 25.2M, 1.5k, 0.25."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if content >= limit:
             return f"{content / limit:.3g}{unit}"
-    return f"{content:g}"
+    return f"{content:.3g}"
 
 
 def _interval_end(row: Row, end: int) -> float | None:
@@ -111,6 +130,7 @@ def _interval_end(row: Row, end: int) -> float | None:
 _DERIVED: dict[str, Callable[[Row], Any]] = {
     "runs": run_count,
     "pretrained": lambda row: row.pretrained if "freeze" in row.model_options else None,
+    "image_size": lambda row: None if row.baseline else row.image_size,
     "accuracy_low": lambda row: _interval_end(row, 0),
     "accuracy_high": lambda row: _interval_end(row, 1),
 }
@@ -123,7 +143,7 @@ COLUMNS = {
         Column("test_accuracy_sd", "SD over runs", lambda content: f"{content:.4f}"),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
-        Column("at_chance", "at chance", _plain),
+        Column("at_chance", "at chance", plain),
         Column("accuracy_low", "accuracy low", _share),
         Column("accuracy_high", "accuracy high", _share),
         Column("test_macro_f1", "macro F1", _share),
@@ -138,9 +158,9 @@ COLUMNS = {
         Column("val_loss", "validation loss", _share),
         Column("parameters", "parameters", _count),
         Column("trainable_parameters", "trainable", _count),
-        Column("macs", "MACs", _si),
+        Column("macs", "MACs", si_number),
         Column("image_size", "px", str),
-        Column("pretrained", "pretrained", _plain),
+        Column("pretrained", "pretrained", plain),
         Column("contamination", "contamination", str),
         Column("precision", "precision", lambda content: "fp32" if content == "no" else content),
         Column("train_seconds", "train s", _count),

@@ -36,7 +36,7 @@ def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
                 standing[place] = {"at_chance": reaches}
     ranked = [(place, row) for place, row in finished if row.runs == row.runs_asked]
     if len(ranked) > 1:
-        best_place, best = max(ranked, key=lambda pair: (pair[1].test_accuracy, -_loss(pair[1])))
+        best_place, best = min(ranked, key=lambda pair: best_first(pair[1]))
         standing.setdefault(best_place, {})["vs_best"] = "best"
         others = [
             (place, row)
@@ -114,5 +114,6 @@ def input_rule(row: Row) -> str:
     return "the whole image"
 
 
-def _loss(row: Row) -> float:
-    return math.inf if row.test_loss is None else row.test_loss
+def best_first(row: Row) -> tuple[float, float]:
+    """The key that sorts rows by falling accuracy, those of one accuracy by rising loss."""
+    return -row.test_accuracy, math.inf if row.test_loss is None else row.test_loss

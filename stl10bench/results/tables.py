@@ -3,39 +3,51 @@
 import csv
 import io
 import json
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
+from typing import Self
 
+from markupsafe import Markup
 from rich import box
+from rich import table as rich_table
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from stl10bench.core.console import clean, escape_csv, escape_html, escape_latex, escape_markdown
+from stl10bench.core.console import clean, escape_csv, escape_latex, escape_markdown, markup
 from stl10bench.core.errors import CheckpointError, unknown
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate
-from stl10bench.results.columns import Column
+from stl10bench.results.columns import Column, plain
 from stl10bench.results.rows import Failure, Row, parse_row
 from stl10bench.results.run_folder import current_folders
 
-_CSS = (
-    "body{font:14px/1.5 system-ui,sans-serif;margin:2rem;overflow-x:auto}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "caption{text-align:left;font-weight:600;padding:.5rem 0}"
-    "th,td{padding:.2rem .8rem;text-align:right;white-space:nowrap}"
-    ".left{text-align:left}"
-    "thead{border-bottom:1px solid}p{max-width:60rem}"
-)
+
+class Cell(str):
+    """The text of a cell, and what an HTML page adds to it; other formats show the text alone."""
+
+    sort_key: float | str | None  # a column that has any can be sorted by a click
+    heat: float | None  # how strong its colour is, 0..1
+    picture: Markup | None  # in place of the text
+
+    def __new__(
+        cls,
+        text: str,
+        sort_key: float | str | None = None,
+        *,
+        heat: float | None = None,
+        picture: Markup | None = None,
+    ) -> Self:
+        cell = super().__new__(cls, text)
+        cell.sort_key, cell.heat, cell.picture = sort_key, heat, picture
+        return cell
 
 
 @dataclass(frozen=True)
-class Grid:
+class Table:
     """A table as text that is not escaped yet; the first column names the lines."""
 
     title: str
@@ -43,9 +55,10 @@ class Grid:
     lines: tuple[tuple[str, ...], ...]
     notes: tuple[tuple[str, str], ...] = ()  # the column that it explains, and what it says
     left: tuple[str, ...] = ()  # columns of text beside the first; others are right-aligned
+    sorted_by: str = ""  # the column by which the lines stand, the highest first
 
-    def without(self, title: str) -> "Grid":
-        """The grid without one of its columns."""
+    def without(self, title: str) -> "Table":
+        """The table without one of its columns."""
         at = self.header.index(title)
         return replace(
             self,
@@ -55,72 +68,72 @@ class Grid:
         )
 
     def is_left(self) -> list[bool]:
-        """Of each column, whether its cells begin together."""
+        """Of each column, whether its cells are left-aligned."""
         return [number == 0 or name in self.left for number, name in enumerate(self.header)]
 
 
 def print_table(
-    grid: Grid,
+    table: Table,
     console: Console,
     *,
     expendable: Sequence[str] = (),
     whole: str = "--format markdown",
 ) -> None:
-    """Print a rich table; on a narrow terminal the columns `expendable` go first, in their order.
+    """Print a table; on a narrow terminal the columns `expendable` go first, in their order.
 
     Then a line says that the option `whole` shows them. What is not a terminal has room for all.
     """
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(80, _width(grid, console)))
+        console = Console(file=console.file, width=max(80, _width(table, console)))
     hidden = []
     for title in expendable:
-        if _width(grid, console) <= console.width:
+        if _width(table, console) <= console.width:
             break
-        if title in grid.header:
-            grid = grid.without(title)
+        if title in table.header:
+            table = table.without(title)
             hidden.append(title)
-    console.print(_table(grid))
+    console.print(_to_rich(table))
     if hidden:
         names = escape(", ".join(reversed(hidden)))
-        console.print(f"[dim]no room for: {names} ({whole} has all)[/dim]", highlight=False)
-    for _, note in grid.notes:
+        console.print(f"[dim]no room for: {names} ({whole} shows all)[/dim]", highlight=False)
+    for _, note in table.notes:
         console.print(clean(note), markup=False, highlight=False)
 
 
-def _width(grid: Grid, console: Console) -> int:
-    return console.measure(_table(grid), options=console.options.update(max_width=1000)).maximum
+def _width(table: Table, console: Console) -> int:
+    return console.measure(_to_rich(table), options=console.options.update(max_width=1000)).maximum
 
 
-def _table(grid: Grid) -> Table:
-    title = escape(clean(grid.title))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, (name, left) in enumerate(zip(grid.header, grid.is_left(), strict=True)):
-        table.add_column(escape(name), justify="left" if left else "right", no_wrap=number > 0)
-    for line in grid.lines:
-        table.add_row(*(escape(clean(cell)) for cell in line))
-    return table
+def _to_rich(table: Table) -> rich_table.Table:
+    title = escape(clean(table.title))
+    shown = rich_table.Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, (name, left) in enumerate(zip(table.header, table.is_left(), strict=True)):
+        shown.add_column(escape(name), justify="left" if left else "right", no_wrap=number > 0)
+    for line in table.lines:
+        shown.add_row(*(escape(clean(cell)) for cell in line))
+    return shown
 
 
-def to_markdown(grid: Grid) -> str:
+def to_markdown(table: Table) -> str:
     """A title, a Markdown table and its notes."""
-    lines = [[escape_markdown(cell) for cell in line] for line in (grid.header, *grid.lines)]
-    lines.insert(1, ["---" if left else "---:" for left in grid.is_left()])
+    lines = [[escape_markdown(cell) for cell in line] for line in (table.header, *table.lines)]
+    lines.insert(1, ["---" if left else "---:" for left in table.is_left()])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "".join(f"\n{escape_markdown(note)}\n" for _, note in grid.notes)
-    return f"{escape_markdown(grid.title)}\n\n{rows}\n{notes}"
+    notes = "".join(f"\n{escape_markdown(note)}\n" for _, note in table.notes)
+    return f"{escape_markdown(table.title)}\n\n{rows}\n{notes}"
 
 
-def to_latex(grid: Grid) -> str:
+def to_latex(table: Table) -> str:
     r"""A LaTeX table with its caption; needs \usepackage{booktabs}."""
     header, *lines = (
-        f"{' & '.join(map(escape_latex, line))} \\\\" for line in (grid.header, *grid.lines)
+        f"{' & '.join(map(escape_latex, line))} \\\\" for line in (table.header, *table.lines)
     )
-    notes = "".join(f"\\par {escape_latex(note)}\n" for _, note in grid.notes)
+    notes = "".join(f"\\par {escape_latex(note)}\n" for _, note in table.notes)
     return "\n".join(
         [
             r"\begin{table}  % \usepackage{booktabs}",
-            rf"\caption{{{escape_latex(grid.title)}}}",
-            rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in grid.is_left())}}}",
+            rf"\caption{{{escape_latex(table.title)}}}",
+            rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in table.is_left())}}}",
             *(r"\toprule", header, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}"),
             notes + r"\end{table}",
             "",
@@ -128,56 +141,102 @@ def to_latex(grid: Grid) -> str:
     )
 
 
-def to_html(grids: Sequence[Grid], title: str) -> str:
+_CSS = Markup(
+    "body{font:14px/1.5 system-ui,sans-serif;margin:2rem;overflow-x:auto}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "caption{text-align:left;font-weight:600;padding:.5rem 0}"
+    "th,td{padding:.2rem .8rem;text-align:right;white-space:nowrap}"
+    ".left{text-align:left}tbody th{font-weight:400}"
+    "thead{border-bottom:1px solid}p{max-width:60rem}"
+)
+_HEAT_STEPS = 10  # the classes h0 to h10 of the report's style
+_LONG = 30  # characters of a cell that may wrap
+
+
+def to_html(tables: Sequence[Table], title: str) -> str:
     """A page of its own: no script, and nothing that it would fetch."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>{escape_html(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>",
-            *map(_html_table, grids),
-            "</body>\n</html>\n",
-        ]
+    return markup(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width">\n'
+        "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n{}\n</body>\n</html>\n",
+        title,
+        _CSS,
+        Markup("\n").join(html_table(table) + html_notes(table) for table in tables),
     )
 
 
-def _html_table(grid: Grid) -> str:
-    def row(line: Sequence[str], tag: str) -> str:
-        cells = (
-            f"<{tag}{' class=left' if left else ''}>{escape_html(cell)}</{tag}>"
-            for cell, left in zip(line, grid.is_left(), strict=True)
-        )
-        return f"<tr>{''.join(cells)}</tr>"
-
-    return "\n".join(
-        [
-            f"<table>\n<caption>{escape_html(grid.title)}</caption>",
-            f"<thead>{row(grid.header, 'th')}</thead>\n<tbody>",
-            *(row(line, "td") for line in grid.lines),
-            "</tbody>\n</table>",
-            *(f"<p>{escape_html(note)}</p>" for _, note in grid.notes),
-        ]
+def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
+    """The table without its notes; `details` says what stands below each line, or None."""
+    heads = Markup().join(
+        _html_head(table, column, name, left)
+        for column, (name, left) in enumerate(zip(table.header, table.is_left(), strict=True))
     )
+    bodies = []
+    for number, line in enumerate(table.lines):
+        cells = Markup().join(map(_html_cell, line, table.is_left(), range(len(line))))
+        body = markup("<tr>{}</tr>", cells)
+        if details and (below := details[number]) is not None:
+            row = '<tr class="more"><td colspan="{}"><div class="details">{}</div></td></tr>'
+            body += markup(row, len(line), below)
+        bodies.append(markup("<tbody>{}</tbody>", body))  # sorting moves a line with its details
+    return markup(
+        "<table><caption>{}</caption><thead><tr>{}</tr></thead>{}</table>",
+        table.title,
+        heads,
+        Markup().join(bodies),
+    )
+
+
+def html_notes(table: Table) -> Markup:
+    """A paragraph for each note."""
+    return Markup().join(markup('\n<p class="note">{}</p>', note) for _, note in table.notes)
+
+
+def _html_head(table: Table, column: int, name: str, left: bool) -> Markup:
+    cells = [line[column] for line in table.lines]
+    sortable = any(isinstance(cell, Cell) and cell.sort_key is not None for cell in cells)
+    text = markup('<button type="button">{}</button>', name) if sortable else name
+    order = Markup(' aria-sort="descending"' if name and name == table.sorted_by else "")
+    return markup("<th scope=col{}{}>{}</th>", _html_classes(name, left), order, text)
+
+
+def _html_cell(cell: str, left: bool, column: int) -> Markup:
+    tag = "td" if column else "th scope=row"
+    classes, key, content = _html_classes(cell, left), Markup(), cell
+    if isinstance(cell, Cell):
+        classes = _html_classes(cell, left, cell.heat)
+        content = cell.picture or cell
+        if cell.sort_key is not None:
+            key = markup(' data-value="{}"', cell.sort_key)
+    return markup("<{}{}{}>{}</{}>", tag, classes, key, content, tag[:2])
+
+
+def _html_classes(text: str, left: bool, heat: float | None = None) -> Markup:
+    """The attribute that says how a cell looks."""
+    names = ["left"] * left + ["long"] * (len(text) > _LONG)
+    names += [] if heat is None else [f"h{round(heat * _HEAT_STEPS)}"]
+    return markup(' class="{}"', " ".join(names)) if names else Markup()
 
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
 _REFERENCE = Path(__file__).with_name("reference")
 _LONGEST = 40  # characters of a failed run's reason that fit into a cell
 _TIED = (
-    "tied: cannot be told apart from the best on the same test images (exact McNemar test, or with "
-    f"several seeds or folds a test of the means; Holm-corrected, p >= {SIGNIFICANCE})"
+    "tied: not significantly worse than the best on the same test images (exact McNemar test, or "
+    "with several seeds or folds a test of the means; p >= "
+    f"{SIGNIFICANCE} after Holm's correction)"
 )
-_UNFINISHED = "n/m: n of m runs are done; a row with fewer than the others is not ranked"
-_CHANCE = "= chance: the interval reaches what a uniform guess or a constant class scores"
+UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
+_CHANCE = "at chance: the interval includes the accuracy of a uniform guess or of a constant class"
 
 
-def stored_rows(runs_dir: Path) -> list[Row | Failure]:
+def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointError]]:
     """The rows of all finished runs below `runs_dir`, by data and test accuracy, then the failed.
 
-    One damaged file hides no other: it is named in a warning and left out. Raises the first of
-    these errors where nothing else is left.
+    One damaged file hides no other: each is a warning, and one of the errors that come second. A
+    row whose predictions are damaged is kept, but cannot be ranked.
     """
     rows: list[Row] = []
     failures: list[Failure] = []
@@ -186,19 +245,14 @@ def stored_rows(runs_dir: Path) -> list[Row | Failure]:
         try:
             if folder.is_finished:
                 rows.append(folder.row())
+                rows[-1] = folder.with_hits(rows[-1])
             elif (failure := folder.failure()) is not None:
                 failures.append(failure)
-                continue
-            else:
-                continue
-            rows[-1] = folder.with_hits(rows[-1])
         except CheckpointError as error:
             damaged.append(error)
             warnings.warn(str(error), stacklevel=2)
-    if damaged and not rows and not failures:
-        raise damaged[0]
     rows.sort(key=lambda row: (data_title(row), row.test_accuracy))
-    return [*rows, *failures]
+    return [*rows, *failures], damaged
 
 
 def reference_rows(name: str) -> list[Row]:
@@ -217,15 +271,15 @@ def all_reference_rows() -> list[Row]:
 
 
 def row_label(row: Row | Failure) -> str:
-    """The model as a reader knows it: its name, what learns, and options of its own."""
+    """The model as a reader knows it: its name, what is trained, and its options."""
     marks = []
     options = dict(row.model_options)
     if "freeze" in options:
-        marks.append("frozen" if options.pop("freeze") else "fine-tuned")
-        if isinstance(row, Row) and not row.pretrained:
-            marks[-1] = marks[-1] if marks[-1] == "frozen" else "from scratch"
-    given = row.config.model_options if row.config is not None else {}
-    marks += [f"{key} {_plain(options[key])}" for key in given if key in options]
+        from_scratch = isinstance(row, Row) and not row.pretrained
+        tuned = "from scratch" if from_scratch else "fine-tuned"
+        marks.append("frozen" if options.pop("freeze") else tuned)
+    changed = row.config.model_options if row.config is not None else {}
+    marks += [f"{key} {plain(options[key])}" for key in changed if key in options]
     if isinstance(row, Row):
         if row.selection == "last epoch":
             marks.append("last epoch")
@@ -248,7 +302,7 @@ def data_title(row: Row) -> str:
 
 
 def _training_images(row: Row | Failure) -> str:
-    """How the training images were chosen, where they are not all but the validation images."""
+    """How the protocol differs from training on all images but those of validation."""
     config = row.config
     if config is None:
         return ""
@@ -258,7 +312,7 @@ def _training_images(row: Row | Failure) -> str:
         return f", each trained on one of the pre-defined folds{overlap}"
     if config.labels_per_class:
         return f", {config.labels_per_class:,} labelled images a class"
-    return ""
+    return "" if config.val_fraction else ", last epoch (without validation images)"
 
 
 @dataclass(frozen=True)
@@ -292,40 +346,31 @@ def show_rows(
         baselines = ranking.baselines(combined) if view.baselines else []
         parts.append((title, ranking.annotate([*baselines, *combined])))
     shown = [row for _, part in parts for row in part]
-    chosen = columns.choose(view.columns or columns.DEFAULT, shown)
     if view.sort is not None:
         columns.choose([view.sort], shown)
         parts = [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
-    everything = [
+    listed = [
         row
         for number, (_, part) in enumerate(parts)
         for row in part
         if number == 0 or isinstance(row, Row) or row.config is not None
     ]  # a failure without data is in each part
+    chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
+    part_tables = [rows_to_table(title, part, chosen) for title, part in parts]
+    if style == "table":
+        for table in part_tables:
+            print_table(table, console, expendable=columns.EXPENDABLE)
+        return
     if style == "json":
-        console.out(rows_to_json(everything, view.columns), highlight=False)
-        return
-    if style == "csv":
-        console.out(rows_to_csv(everything, view.columns), end="", highlight=False)
-        return
-    if not view.columns:  # a column that tells nothing is no column
-        idle = {
-            key
-            for key in ("vs_best", "test_accuracy_sd", "contamination")
-            if all(columns.value(row, key) in (None, "none") for row in everything)
-        }
-        if all(row.runs_asked in (None, 1) for row in everything if isinstance(row, Row)):
-            idle.add("runs")
-        chosen = [column for column in chosen if column.key not in idle]
-    grids = [rows_to_grid(title, part, chosen) for title, part in parts]
-    if style == "html":
-        console.out(to_html(grids, "stl10bench table"), end="", highlight=False)
-    for grid in grids:
-        if style == "table":
-            print_table(grid, console, expendable=columns.EXPENDABLE)
-        elif style != "html":
-            render = to_markdown if style == "markdown" else to_latex
-            console.out(render(grid), highlight=False)
+        text = f"{rows_to_json(listed, view.columns)}\n"
+    elif style == "csv":
+        text = rows_to_csv(listed, view.columns)
+    elif style == "html":
+        text = to_html(part_tables, "stl10bench table")
+    else:
+        render = to_markdown if style == "markdown" else to_latex
+        text = "".join(f"{render(table)}\n" for table in part_tables)
+    console.out(text, end="", highlight=False)
 
 
 def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Failure]]]:
@@ -369,12 +414,12 @@ def ordered(
     return [row for _, row in present] + [row for value, row in values if value is None]
 
 
-def rows_to_grid(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Grid:
+def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Table:
     """One table as text; a failed run says why in place of its accuracy, at length in a note."""
     lines, notes = [], []
     for row in part:
         if isinstance(row, Failure):
-            reason = _short(row.error)
+            reason = textwrap.shorten(row.error, _LONGEST, placeholder=" ...")
             cells = [reason if column.key == "test_accuracy" else "" for column in chosen]
             if reason not in cells or reason != row.error:
                 notes.append((columns.LABEL, f"{row_label(row)}: {row.error}"))
@@ -387,12 +432,12 @@ def rows_to_grid(title: str, part: Sequence[Row | Failure], chosen: Sequence[Col
     if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
         notes.append((titles["vs_best"], _TIED))
     if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
-        notes.append((titles["runs"], _UNFINISHED))
+        notes.append((titles["runs"], UNFINISHED))
     if "test_accuracy" in titles and any(row.at_chance for row in finished):
         notes.append((titles["test_accuracy"], _CHANCE))
     header = (columns.LABEL, *(column.title for column in chosen))
     left = (columns.COLUMNS["test_accuracy"].title,)  # for some say more than a number
-    return Grid(title, header, tuple(lines), tuple(notes), left)
+    return Table(title, header, tuple(lines), tuple(notes), left)
 
 
 def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
@@ -418,12 +463,3 @@ def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str
     else:
         content = [row.model_dump(mode="json") for row in rows]
     return json.dumps(content, indent=2)
-
-
-def _short(reason: str) -> str:
-    """The part of a failed run's reason that fits into a cell."""
-    return shorten(reason, _LONGEST, placeholder=" ...")
-
-
-def _plain(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

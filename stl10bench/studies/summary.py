@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stl10bench.core.console import escape_csv, escape_markdown
 from stl10bench.metrics.significance import SIGNIFICANCE
-from stl10bench.results.tables import Grid, data_title, to_markdown
+from stl10bench.results.tables import Table, data_title, to_markdown
 from stl10bench.studies import study
 from stl10bench.studies.ranking import (
     BEST,
@@ -109,7 +109,7 @@ def some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def study_to_grid(record: Record, trained: Sequence[Trained]) -> Grid:
+def study_to_table(record: Record, trained: Sequence[Trained]) -> Table:
     """The ranking as a table, for any kind of output."""
     factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
     lines = []
@@ -128,7 +128,7 @@ def study_to_grid(record: Record, trained: Sequence[Trained]) -> Grid:
         )
     header = (*factors, "hold-out accuracy", "behind", "difference", "seeds", "test accuracy")
     explained = tuple(("", note) for note in notes(places))
-    return Grid(title(record, trained), header, tuple(lines), explained, ("difference",))
+    return Table(title(record, trained), header, tuple(lines), explained, ("difference",))
 
 
 def study_to_markdown(
@@ -144,7 +144,7 @@ def study_to_markdown(
         [
             f"## {name}\n",
             *(f"{escape_markdown(text)}\n" for text in [*about, "; ".join(lines)]),
-            to_markdown(study_to_grid(record, trained)),
+            to_markdown(study_to_table(record, trained)),
             *(f"- {escape_markdown(line)}" for line in said(record, trained)),
             *(f"\n![{name}]({file})" for file in figures),
             "",

@@ -4,37 +4,44 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from helpers.rows import row_of
-from stl10bench.metrics.classification import measures, score
+from helpers.rows import row_values
+from stl10bench.metrics.calibration import nll
+from stl10bench.metrics.classification import measures
 from stl10bench.metrics.significance import wilson_interval
-from stl10bench.training.row import save_predictions
+from stl10bench.results import predictions
+from stl10bench.results.run_folder import RunFolder
 
-LABELS = torch.arange(600) % 3
+LABELS = np.arange(600) % 3
 
 
 def make_run(
     runs_dir: Path, name: str, strength: float, labels: Any = LABELS, **other: Any
-) -> Path:
-    """A run folder with a row and predictions that belong together; runs share most mistakes."""
-    common = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
-    own = torch.Generator().manual_seed(sum(map(ord, name)))
-    logits = common + 0.5 * torch.randn(600, 3, generator=own) + strength * torch.eye(3)[labels]
-    scores = score(logits, labels, "test")
-    accuracy = scores["test/accuracy"]
-    row = row_of(
-        name.partition("-")[0],
-        accuracy,
-        run=name,
-        test_loss=scores["test/loss"],
-        test_images=600,
-        test_accuracy_interval=list(wilson_interval(accuracy, 600)),
-        **measures(logits, labels),
-    )
-    folder = runs_dir / name
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(row | other))
-    (folder / "config.json").write_text(json.dumps(row["config"]))
-    save_predictions(folder / "predictions.safetensors", logits, labels)
+) -> RunFolder:
+    """A run folder with a row and predictions that belong together; runs share most mistakes.
+
+    `other` goes into the row as it is; a `config` into config.json, too.
+    """
+    common = np.random.default_rng(0).normal(size=(600, 3))
+    of_run = np.random.default_rng(sum(map(ord, name))).normal(size=(600, 3))
+    logits = (common + 0.5 * of_run + strength * np.eye(3)[labels]).astype(np.float32)
+    row = row_values(name.partition("-")[0], run=name, **scores(logits, labels)) | other
+    folder = RunFolder(runs_dir / name)
+    folder.path.mkdir(parents=True)
+    folder.result_file.write_text(json.dumps(row))
+    folder.config_file.write_text(json.dumps({"model": row["model"], **row["config"]}))
+    predictions.save(folder.predictions_file, {"logits": logits, "labels": labels})
     return folder
+
+
+def scores(logits: Any, labels: Any) -> dict[str, Any]:
+    """What a row says of test logits (N, C) and labels (N,)."""
+    accuracy = float((logits.argmax(1) == labels).mean())
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": nll(logits.astype(np.float64), labels),
+        "test_images": len(labels),
+        "test_accuracy_interval": list(wilson_interval(accuracy, len(labels))),
+        **measures(logits, labels),
+    }

@@ -341,10 +341,11 @@ def damage_row(rng: random.Random, folder: Path) -> None:
 
 
 def show_all(folder: Path) -> None:
-    shown = stored_rows(folder)
+    with warnings.catch_warnings(action="ignore"):  # each damaged file is one
+        rows, _ = stored_rows(folder)
     for style in FORMATS:
         console = Console(file=io.StringIO(), width=100, force_terminal=style == "table")
-        show_rows(shown, style, console)
+        show_rows(rows, style, console)
         assert "\x1b[31mred" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 

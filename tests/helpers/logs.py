@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stl10bench.results.run_folder import RunFolder
+
 
 def row(epoch: int, **values: Any) -> dict[str, Any]:
     return {
@@ -18,13 +20,15 @@ def row(epoch: int, **values: Any) -> dict[str, Any]:
     } | values
 
 
-def make_run(runs_dir: Path, name: str, epochs: int = 3, state: str = "", **settings: Any) -> Path:
-    """A run folder with a log of so many epochs; a state only if one is given."""
-    folder = runs_dir / name
-    folder.mkdir(parents=True)
+def make_run(
+    runs_dir: Path, name: str, epochs: int = 3, state: str = "", **settings: Any
+) -> RunFolder:
+    """A run folder with a log of so many epochs; a state only if one is passed."""
+    folder = RunFolder(runs_dir / name)
+    folder.path.mkdir(parents=True)
     lines = "".join(json.dumps(row(epoch)) + "\n" for epoch in range(1, epochs + 1))
-    (folder / "metrics.jsonl").write_text(lines)
-    (folder / "config.json").write_text(json.dumps({"model": "mlp", "epochs": 5} | settings))
+    folder.log_file.write_text(lines)
+    folder.config_file.write_text(json.dumps({"model": "mlp", "epochs": 5} | settings))
     if state:
-        (folder / "status.json").write_text(json.dumps({"state": state, "reason": ""}))
+        folder.status_file.write_text(json.dumps({"state": state, "reason": ""}))
     return folder

@@ -3,14 +3,18 @@
 import io
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from stl10bench.results import tables
-from stl10bench.results.tables import show_rows
+from stl10bench.results.predictions import Predictions
+from stl10bench.results.rows import Failure, Row, parse_row
+from stl10bench.results.run_folder import RunFolder
+from stl10bench.results.tables import View, show_rows
 
 HOSTILE = [
     *("[red]x[/red]", "[/]", "a|b", "=1+1", "@SUM(A1)", "a\nb", "\x1b[2Jx", "<b>x</b>", "`x`"),
@@ -18,7 +22,8 @@ HOSTILE = [
 ]
 
 
-def row_of(model: str = "mlp", accuracy: float = 0.5, **other: Any) -> tables.Row:
+def row_values(model: str = "mlp", accuracy: float = 0.5, **other: Any) -> dict[str, Any]:
+    """A row as the JSON of a result.json, of 8,000 test images."""
     return {
         "run": f"{model}-0",
         "model": model,
@@ -34,20 +39,25 @@ def row_of(model: str = "mlp", accuracy: float = 0.5, **other: Any) -> tables.Ro
         "macs": 6455552,
         "image_size": 64,
         "pretrained": False,
-        "selection": "hold-out",
+        "selection": "validation",
         "epochs": 3,
         "seed": 0,
         "precision": "no",
         "processes": 1,
         "train_seconds": 1234.5,
         "images_per_second": 1500.25,
-        "config": {"data": "0123456789abcdef", "model_options": {}},
+        "config": {"data": "0123456789abcdef"},
     } | other
 
 
-def shown(rows: list[tables.Row], style: str, width: int = 400) -> str:
+def row_of(model: str = "mlp", accuracy: float = 0.5, **other: Any) -> Row:
+    return parse_row(row_values(model, accuracy, **other))
+
+
+def shown(rows: Sequence[Row | Failure], style: str, width: int = 400, **view: Any) -> str:
+    """What `show_rows` prints on a terminal of that width."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
-    show_rows(rows, style, console)
+    show_rows(rows, style, console, View(**view))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return re.sub(r"\x1b\[[0-9;]*m", "", text) if style == "table" else text
 
@@ -103,7 +113,22 @@ def plain(cell: str) -> str:
     return re.sub(r"\\([^a-z0-9 ])", r"\1", cell)
 
 
-def store(runs_dir: Path, row: tables.Row) -> None:
-    folder = runs_dir / str(row["run"])
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(row))
+def store(runs_dir: Path, row: Row | dict[str, Any]) -> RunFolder:
+    """A finished run folder with a row and no predictions, as 0.1.0 wrote it where it has hits."""
+    values = row.model_dump(mode="json") if isinstance(row, Row) else row
+    folder = RunFolder(runs_dir / str(values["run"]))
+    folder.path.mkdir(parents=True)
+    folder.result_file.write_text(json.dumps(values))
+    return folder
+
+
+def with_hits(row: Row, hits: Any = None) -> Row:
+    """The row with hits (N,), the first ones by default; its images are of two equal classes."""
+    images = row.test_images
+    hits = np.arange(images) < round(row.test_accuracy * images) if hits is None else hits
+    labels = np.arange(images) % 2
+    logits = np.eye(2, dtype=np.float32)[np.where(hits, labels, 1 - labels)]
+    predicted = Predictions(logits, labels, None, None)
+    return row.model_copy(
+        update={"test_hits": predicted.hits(), "confusion": predicted.confusion()}
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.reports import add_run
 
-from stl10bench.report.build import chapters
+from stl10bench.report.build import build_report
 from stl10bench.report.html import html_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -47,7 +47,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add_run(folder / "runs", name, strength, seed=seed, names=(LONG, "bee", "cow"))
     add_run(folder / "runs", "logistic-dd", 0.5, macs=1000, latency_ms=0.1, model=LONG, cpu=LONG)
     add_run(folder / "runs", "vit-ee", 2.0, macs=10**9, latency_ms=None)
-    text = html_page("A report", chapters(folder / "runs", [], data_dir=None))
+    text = html_page("A report", build_report(folder / "runs", [], data_dir=None))
     (folder / "report.html").write_text(text, encoding="utf-8")
     return folder / "report.html"
 
@@ -76,8 +76,8 @@ def column(browser: Any, name: str) -> list[str]:
       const at = heads.findIndex((head) => head.textContent === arguments[0]);
       return [...table.tBodies].map((body) => body.rows[0].cells[at].textContent);
     """
-    found: list[str] = browser.execute_script(script, name)
-    return found
+    cells: list[str] = browser.execute_script(script, name)
+    return cells
 
 
 def heading(browser: Any, name: str) -> Any:
@@ -90,15 +90,15 @@ def test_it_opens_from_a_file_says_nothing_and_asks_for_nothing(browser: Any, pa
     assert run(browser, "document.title") == "A report"
     assert browser.get_log("browser") == []
     events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-    asked = [
+    requested = [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
-    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    assert [url for url in requested if not url.startswith("data:")] == [path.as_uri()]
 
 
-def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it_round(
+def test_a_click_on_a_heading_sorts_and_a_second_one_reverses_the_order(
     browser: Any, path: Path
 ) -> None:
     open_page(browser, path)
@@ -118,7 +118,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it_round(
     assert column(browser, "model")[1:3] == ["chance (baseline)", "cnn"]
 
 
-def test_the_keyboard_sorts_and_a_fold_out_moves_with_its_line(browser: Any, path: Path) -> None:
+def test_the_keyboard_sorts_and_details_move_with_its_line(browser: Any, path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     open_page(browser, path)
@@ -139,12 +139,12 @@ def test_the_theme_follows_the_system_until_one_is_chosen(browser: Any, path: Pa
     light = run(browser, colour)
     open_page(browser, path, theme="dark")
     dark = run(browser, colour)
-    brightness = [sum(map(int, re.findall(r"\d+", one)[:3])) for one in (light, dark)]
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (light, dark)]
     assert brightness[0] > 700
     assert brightness[1] < 100
-    browser.find_element("css selector", "label:has(#theme-light)").click()
+    browser.find_element("css selector", "label:has(#theme-1)").click()
     assert run(browser, colour) == light
-    browser.find_element("css selector", "label:has(#theme-dark)").click()
+    browser.find_element("css selector", "label:has(#theme-2)").click()
     assert run(browser, colour) == dark
 
 
@@ -152,34 +152,34 @@ def test_the_theme_follows_the_system_until_one_is_chosen(browser: Any, path: Pa
 def test_every_text_is_readable_on_its_ground(browser: Any, path: Path, theme: str) -> None:
     """WCAG 2.1's contrast ratio of the colours is 4.5 or more."""
     open_page(browser, path, theme=theme)
-    found = browser.execute_script("""
+    texts = browser.execute_script("""
       const canvas = document.createElement("canvas").getContext("2d");
       const paint = (...colours) => {
         canvas.clearRect(0, 0, 1, 1);
-        for (const one of colours) { canvas.fillStyle = one; canvas.fillRect(0, 0, 1, 1); }
+        for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
         return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
       };
       const paper = getComputedStyle(document.body).backgroundColor;
       const shown = [...document.querySelectorAll("p, td, th, summary, a, small, code, svg text")];
-      return shown.map((one) => {
-        const style = getComputedStyle(one);
-        const ground = getComputedStyle(one.closest("td, pre, body"));
-        const ink = one.closest("svg") ? style.fill : style.color;
-        return [one.textContent.slice(0, 30), paint(paper, ground.backgroundColor),
+      return shown.map((element) => {
+        const style = getComputedStyle(element);
+        const ground = getComputedStyle(element.closest("td, pre, body"));
+        const ink = element.closest("svg") ? style.fill : style.color;
+        return [element.textContent.slice(0, 30), paint(paper, ground.backgroundColor),
                 paint(paper, ground.backgroundColor, ink)];
       });
     """)
-    assert len(found) > 200
-    assert [text for text, ground, ink in found if contrast(ground, ink) < 4.5] == []
+    assert len(texts) > 200
+    assert [text for text, ground, ink in texts if contrast(ground, ink) < 4.5] == []
 
 
-def contrast(one: list[int], other: list[int]) -> float:
+def contrast(first: list[int], second: list[int]) -> float:
     def luminance(rgb: list[int]) -> float:
         parts = [c / 255 for c in rgb]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -193,12 +193,12 @@ def test_the_page_never_scrolls_sideways(browser: Any, path: Path, width: int) -
 
 def test_a_figure_is_drawn_for_the_width_and_for_the_chosen_cost(browser: Any, path: Path) -> None:
     shown = """
-      [...document.querySelectorAll(".choice svg")].filter((s) => s.getBoundingClientRect().width)
+      [...document.querySelectorAll(".tabs svg")].filter((s) => s.getBoundingClientRect().width)
         .map((s) => [s.querySelector("title").textContent, s.getAttribute("viewBox")])
     """
     open_page(browser, path)
     assert run(browser, shown.strip()) == [["Test accuracy against MACs", "0 0 760 380"]]
-    browser.find_element("xpath", "//div[@class='choice']//span[.='latency']").click()
+    browser.find_element("xpath", "//div[@class='tabs']//span[.='latency']").click()
     assert run(browser, shown.strip()) == [["Test accuracy against latency", "0 0 760 380"]]
     open_page(browser, path, width=360)
     assert run(browser, shown.strip()) == [["Test accuracy against MACs", "0 0 340 320"]]
@@ -216,11 +216,11 @@ def test_markup_that_got_in_after_all_runs_nothing_and_fetches_nothing(
     changed = path.read_text(encoding="utf-8").replace("<main>", f"<main>{hostile}")
     (tmp_path / "changed.html").write_text(changed, encoding="utf-8")
     open_page(browser, tmp_path / "changed.html")
-    said = [entry["message"] for entry in browser.get_log("browser")]
+    messages = [entry["message"] for entry in browser.get_log("browser")]
     assert run(browser, "window.injected === undefined")
     assert run(browser, "getComputedStyle(document.getElementById('styled')).position") == "static"
     assert run(browser, "getComputedStyle(document.body).display") == "block"
-    assert sum("Content Security Policy" in line for line in said) >= 4
+    assert sum("Content Security Policy" in line for line in messages) >= 4
     heading(browser, "MACs").click()
     assert column(browser, "MACs")[0] == "1k"
 

