@@ -50,7 +50,8 @@ def test_a_finished_run_is_read_with_what_a_ranking_needs(runs_dir: Path, name: 
 
 
 def test_old_runs_stand_in_the_table_beside_what_failed(runs_dir: Path) -> None:
-    rows = stored_rows(runs_dir)
+    rows, damaged = stored_rows(runs_dir)
+    assert not damaged
     assert {row.run for row in rows if isinstance(row, Row)} == set(FINISHED)
     assert [row.run for row in rows if isinstance(row, Failure)] == [DIVERGED]
     assert {row.stacked for row in rows if isinstance(row, Row)} == {1, 2}

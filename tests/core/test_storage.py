@@ -44,9 +44,9 @@ def limited(*args, **more):
 {module}.{name} = limited
 """
 KEEP = """
-import stl10bench.results.run_folder
+from stl10bench.results.run_folder import RunFolder
 # which removes the checkpoints of a finished run
-stl10bench.results.run_folder._tidy = lambda folder: None
+RunFolder._tidy = lambda folder: None
 """
 
 
@@ -125,7 +125,10 @@ def test_metrics_that_cannot_be_written_end_the_run_with_their_name(
 ) -> None:
     """Of a row none or half is written; then not even the state has room, which is a warning."""
     more = ("--checkpoint-minutes", "5")
-    ended = forks.run(*train(data_dir, tmp_path, *more), before=full("epoch_values", size=room))
+    ended = forks.run(
+        *train(data_dir, tmp_path, *more),
+        before=full("epoch_values", size=room, module="stl10bench.training.trainer"),
+    )
     assert_no_room(ended, "metrics.jsonl")
     assert "warning: no room for" in ended.err
     assert "status.json does not say that the run failed" in ended.err

@@ -63,7 +63,7 @@ def test_a_run_on_a_subset_validates_on_a_part_of_it(data_dir: Path, tmp_path: P
         "logistic", data_dir=data_dir, runs_dir=tmp_path, labels_per_class=4, val_fraction=0.25,
         **TINY,
     )  # fmt: skip
-    assert row["config"]["labels_per_class"] == 4
+    assert row.config.labels_per_class == 4
     measured = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir, split="val")
     assert measured["val_images"] == 4
     assert measured["val_accuracy"] == row["val_accuracy"]
@@ -78,7 +78,7 @@ def test_a_fold_is_trained_on_whole_and_says_how_much_the_folds_overlap(
     for row in rows:
         assert row["selection"] == "last epoch"
         assert row["val_accuracy"] is None
-        assert row["config"]["val_fraction"] == 0
+        assert row.config.val_fraction == 0
         (epoch, _) = (tmp_path / row["run"] / "metrics.jsonl").read_text().splitlines()
         assert json.loads(epoch)["step"] == 8 // 4
     sets = [set(fold) for fold in read_folds(open_dataset(demo_dir / "demo"))]

@@ -216,7 +216,7 @@ def test_the_card_carries_the_row_of_its_run_and_says_what_is_no_stl10_result(
     low, high = row["test_accuracy_interval"]
     assert f"{row['test_accuracy']:.4f} [{low:.4f}, {high:.4f}], 20 images" in card
     assert "**Not an STL-10 result.**" in card
-    assert row["config"]["data"] in card
+    assert row.config.data in card
     assert "| seed, epoch | 5, 1 of 1 |" in card
     assert str(tmp_path) not in card
     last = best.with_name("last.safetensors")
@@ -226,15 +226,16 @@ def test_the_card_carries_the_row_of_its_run_and_says_what_is_no_stl10_result(
 
 def test_a_demo_is_called_a_demo_and_names_are_only_names(tmp_path: Path) -> None:
     from stl10bench.inference.hub import model_card
+    from stl10bench.results.rows import Row
 
     made = stl10bench.load(save(tmp_path / "m.safetensors")).header
     hostile = made.model_copy(update={"class_names": ("a|b", "<script>", "# x\n---", "[u](http:)")})
     row: dict[str, Any] = {
         **{"model": "logistic", "dataset": "demo", "test_accuracy": 0.5, "test_loss": None},
-        **{"test_accuracy_interval": [0.4, 0.6], "test_images": 9, "parameters": 1, "macs": 1},
+        **{"test_accuracy_interval": (0.4, 0.6), "test_images": 9, "parameters": 1, "macs": 1},
         **{"trainable_parameters": 1, "train_seconds": 1.0, "precision": "no"},
     }
-    text = model_card(hostile, row)
+    text = model_card(hostile, Row(**row, config=hostile.config))
     assert "**A demo**: trained and tested on images drawn by code." in text
     (line,) = (line for line in text.splitlines() if line.startswith("| classes"))
     assert line == r"| classes | a\|b, \<script\>, # x ---, \[u\](http:) |"

@@ -200,5 +200,5 @@ def test_logits_that_are_not_finite_have_hits_but_no_calibration(value: float) -
     logits[0, 0] = value
     row = measured((logits, labels), case_of(1))
     assert row["test_brier"] is row["test_temperature"] is None
-    assert row["test_notes"] == ["calibration: there are logits that are not finite"]
+    assert row["test_notes"] == ["calibration: some logits are not finite"]
     assert confusion_matrix(logits, labels).sum() == 300

@@ -21,7 +21,7 @@ from stl10bench.inference.predictor import load
 from stl10bench.models import checkpoint
 from stl10bench.models.factory import build_model
 from stl10bench.models.pretrained import choose_weights
-from stl10bench.training.row import save_predictions
+from stl10bench.results import predictions
 
 CLASSES = ("ant", "bee", "cow")
 CNN: dict[str, Any] = {"channels": (2, 2, 2, 4), "hidden": (4,)}
@@ -441,7 +441,8 @@ def test_weights_of_another_program_can_be_read_as_tensors(tmp_path: Path) -> No
 
 
 def test_predictions_are_no_checkpoint(tmp_path: Path) -> None:
-    save_predictions(tmp_path / "p", torch.rand(4, 3), torch.arange(4))
+    arrays = {"logits": torch.rand(4, 3).numpy(), "labels": torch.arange(4).numpy()}
+    predictions.save(tmp_path / "p", arrays)
     refuse(tmp_path / "p", (tmp_path / "p").read_bytes(), "not written by stl10bench")
 
 

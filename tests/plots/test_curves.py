@@ -16,6 +16,7 @@ from stl10bench.core.errors import UsageError
 from stl10bench.plots import style
 from stl10bench.plots.curves import curves
 from stl10bench.results import history
+from stl10bench.results.run_folder import RunFolder
 
 # Pictures.
 
@@ -60,7 +61,7 @@ def test_runs_of_far_apart_rates_have_a_logarithmic_scale_with_plain_numbers(
 ) -> None:
     folders = [make_run(tmp_path, name) for name in "ab"]
     lines = "".join(json.dumps(row(epoch, lr=1e-5)) + "\n" for epoch in (1, 2))
-    (folders[1] / "metrics.jsonl").write_text(lines)
+    folders[1].log_file.write_text(lines)
     figure = curves([history.read(folder) for folder in folders])
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "linear"]
     style.save(figure, tmp_path / "a.png")
@@ -71,7 +72,7 @@ def test_runs_of_far_apart_rates_have_a_logarithmic_scale_with_plain_numbers(
 
 def test_a_diverged_run_has_a_gap_and_the_rest_is_drawn(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a")
-    with (folder / "metrics.jsonl").open("a") as file:
+    with folder.log_file.open("a") as file:
         file.write(json.dumps(row(4, **{"train/loss": None, "val/loss": None})) + "\n")
     figure = curves([history.read(folder)])
     assert math.isnan(figure.axes[0].lines[0].get_ydata()[3])
@@ -110,7 +111,7 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
     row = stl10bench.train(
         "logistic", data_dir=data_dir, image_size=8, epochs=2, batch_size=8, tracker="none"
     )
-    run = history.read(tmp_path / "runs" / row["run"])
+    run = history.read(RunFolder(tmp_path / "runs" / row["run"]))
     assert (run.state, run.epochs) == ("finished", (1, 2))
     for path in ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr"):
         assert all(map(math.isfinite, run.series(path))), path
@@ -120,8 +121,8 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ("plot", 2, "name a run, or how its name begins: in runs are cnn-1, mlp-1, mlp-2"),
-        ("plot mlp", 2, "run 'mlp' could be any of mlp-1, mlp-2"),
+        ("plot", 2, "Missing run: give a name or its beginning; in runs are cnn-1, mlp-1, mlp-2"),
+        ("plot mlp", 2, "run 'mlp' is ambiguous: mlp-1, mlp-2"),
         ("plot mpl-1", 2, "unknown run 'mpl-1': did you mean 'mlp-1'"),
         ("plot mlp-1 --output x.pdf", 2, "--output x.pdf: must end in .png, .svg or .jpg"),
         (

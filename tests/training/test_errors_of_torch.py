@@ -122,7 +122,7 @@ def test_processes_whose_launcher_is_killed_save_and_leave(
         time.sleep(0.01)
     assert read(tmp_path, "status.json")["reason"].startswith("interrupted (its launcher died)")
     again = forks.run(*command, **BOTH)
-    assert (again.code, "going on after epoch 1 of 3" in again.err) == (0, True), again.err
+    assert (again.code, "Resuming at epoch 2/3" in again.err) == (0, True), again.err
     assert contents(tmp_path) == straight
 
 
@@ -157,7 +157,7 @@ def test_a_run_of_two_processes_goes_on_with_one_and_says_what_that_means(
     assert forks.run(*command, before=before, **BOTH).code == 1
     ended = forks.run(*command)
     assert ended.code == 0
-    assert "warning: this run was trained by 2 process(es) and goes on with 1: equal" in ended.err
+    assert "warning: this run was trained by 2 process(es) and resumes with 1: equal" in ended.err
     (found,) = tmp_path.glob("mlp*/metrics.jsonl")
     (expected,) = tmp_path.glob("straight/*/metrics.jsonl")
     for one, other in zip(*(rows(path) for path in (found, expected)), strict=True):

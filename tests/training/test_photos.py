@@ -1,6 +1,5 @@
 """Real photos and real ImageNet weights, where `../shared` has them: short runs, end to end."""
 
-import json
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -60,7 +59,7 @@ def test_a_frozen_backbone_knows_photos_after_seconds_and_keeps_every_tensor(
     )
     assert row["test_accuracy"] > 0.5  # chance is 0.1; from random weights it stays below 0.2
     assert row["pretrained"]
-    assert row["config"]["weights"] == f"sha256:{row['weights']['sha256']}"
+    assert row.config.weights == f"sha256:{row['weights']['sha256']}"
     assert row["mean"] == pytest.approx([0.485, 0.456, 0.406])
     stored, _ = checkpoint.load(tmp_path / row["checkpoint"])
     for name, value in load_file(WEIGHTS).items():
@@ -102,4 +101,4 @@ def test_a_loaded_model_takes_a_photo_of_any_size(photos: Path, tmp_path: Path) 
         pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
         batch = pixels.view(1, image.height, image.width, 3).permute(0, 3, 1, 2)
     assert model(batch).shape == (1, 10)
-    assert json.loads(json.dumps(row))["dataset"] == "STL-10 layout"
+    assert row.stored()["dataset"] == "STL-10 layout"

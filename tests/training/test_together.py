@@ -11,7 +11,7 @@ from helpers.killer import contents
 
 import stl10bench
 from stl10bench.core import files
-from stl10bench.results import run_folder
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.results.tables import stored_rows
 
 TINY = [
@@ -60,7 +60,7 @@ def test_a_second_process_is_told_who_owns_the_run_and_a_third_goes_on_when_that
     first.signal(signal.SIGKILL)
     assert first.wait().code == -9
     third = forks.run(*command)
-    assert (third.code, "going on after epoch" in third.err) == (0, True)
+    assert (third.code, "Resuming at epoch" in third.err) == (0, True)
     assert contents(tmp_path / "runs") == contents(tmp_path / "straight")
 
 
@@ -75,8 +75,8 @@ def test_processes_that_find_a_finished_run_agree_on_who_tidies_it(
         (folder / "status.json").write_text('{"state": "running", "reason": ""}')
         ended = forks.run(*train(data_dir, tmp_path), processes=2)
         assert ended.code == 0, ended.err
-        assert "finished already" in ended.err
-        assert run_folder.status(folder)["state"] == "finished"
+        assert "is finished: --overwrite" in ended.err
+        assert RunFolder(folder).status()["state"] == "finished"
         assert not (folder / "checkpoints").exists()
 
 
@@ -112,7 +112,7 @@ def test_readers_find_whole_files_while_a_run_writes_after_each_step(
     for _ in range(4):
         row = stl10bench.evaluate(folder / "best.safetensors", data_dir=data_dir, threads=1)
         seen.append(row["best_epoch"])
-        assert stored_rows(tmp_path) == []
+        assert stored_rows(tmp_path) == ([], [])
     writer.signal(signal.SIGTERM)
     assert writer.wait().code == 143
     assert seen == sorted(seen)

@@ -18,6 +18,7 @@ from accelerate.tracking import GeneralTracker
 import stl10bench
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core.errors import CheckpointError, UsageError
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import tracking
 from stl10bench.training.resume import LogMark
 from stl10bench.training.tracking import Log
@@ -75,7 +76,7 @@ def test_an_offline_wandb_run_holds_config_epochs_and_summary(
             )
     assert {run.display_name for run in runs} == {row["run"]}
     assert {run.run_group for run in runs} == {"mlp"}
-    assert (config["model"], config["epochs"], config["lr"]) == ("mlp", 2, row["config"]["lr"])
+    assert (config["model"], config["epochs"], config["lr"]) == ("mlp", 2, row.config.lr)
     assert config["model.hidden"] == "8,4"
     logged = [line for line in history if "epoch" in line]
     for line, truth in zip(logged, epochs_of(tmp_path / row["run"]), strict=True):
@@ -212,7 +213,7 @@ def test_a_tracker_that_hangs_takes_ten_seconds_at_most(
 def marked(folder: Path, rows: int) -> LogMark:
     """What a checkpoint after some rows says of a new metrics.jsonl, which then gets another."""
     folder.mkdir()
-    with Log(folder, config(), Accelerator(cpu=True), "none") as log:
+    with Log(RunFolder(folder), config(), Accelerator(cpu=True), "none") as log:
         for step in range(1, rows + 1):
             log.write({"train/loss": 1 / step, "lr": None}, step=step)
         mark = log.mark()
@@ -233,10 +234,10 @@ def test_a_log_that_is_cut_anywhere_goes_on_from_its_mark_or_is_refused(tmp_path
         path.write_bytes(content[:length])
         if length < mark.size:
             with pytest.raises(CheckpointError, match=r"metrics.jsonl is damaged.*--overwrite"):
-                Log(path.parent, config(), accelerator, "none", mark)
+                Log(RunFolder(path.parent), config(), accelerator, "none", mark)
             assert path.read_bytes() == content[:length]
         else:
-            with Log(path.parent, config(), accelerator, "none", mark) as log:
+            with Log(RunFolder(path.parent), config(), accelerator, "none", mark) as log:
                 log.write({"train/loss": 0.0}, step=4)
             assert path.read_bytes() == content
 
@@ -253,7 +254,7 @@ def test_a_log_that_is_not_the_checkpoints_is_refused(tmp_path: Path, change: st
     elif change == "a folder":
         path.mkdir()
     with pytest.raises(CheckpointError, match=r"metrics.jsonl"):
-        Log(path.parent, config(), Accelerator(cpu=True), "none", mark)
+        Log(RunFolder(path.parent), config(), Accelerator(cpu=True), "none", mark)
 
 
 def test_a_tracker_that_is_not_installed_names_the_extra(data_dir: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_run_leaves_its_row_metrics_weights_and_predictions(
         "parameters trainable_parameters macs image_size pretrained epochs processes "
         "train_seconds images_per_second checkpoint"
     )
-    assert set(wanted.split()) <= row.keys()
+    assert set(wanted.split()) <= row.stored().keys()
     assert not list(folder.glob("**/.*"))
 
 
