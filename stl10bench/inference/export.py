@@ -130,15 +130,15 @@ def compare_outputs(
     they differ by more than `tolerance` allows, or by what is no number.
     """
     side = predictor.side
-    own = _output_difference(predictor, exported, [(side, side)], tolerance.own_size)
-    others = _output_difference(predictor, exported, OTHER_SIZES, tolerance.other_sizes)
-    for where, difference in ((f"at {side}x{side} px", own), ("at other sizes", others)):
+    own_size = _output_difference(predictor, exported, [(side, side)], tolerance.own_size)
+    other_sizes = _output_difference(predictor, exported, OTHER_SIZES, tolerance.other_sizes)
+    for where, difference in ((f"at {side}x{side} px", own_size), ("at other sizes", other_sizes)):
         if not difference.found <= difference.allowed:  # what is no number is no success
             raise CheckpointError(
                 f"the exported model gives other logits {where}: they differ by "
                 f"{difference.found:.1e}, {difference.allowed:.1e} is allowed; nothing was written"
             )
-    return own, others
+    return own_size, other_sizes
 
 
 def _output_difference(
@@ -149,10 +149,10 @@ def _output_difference(
 ) -> Difference:
     batches = [batch for size in sizes for batch in _images(size)]
     expected = torch.cat([predictor(batch) for batch in batches])
-    found = torch.cat([exported(batch) for batch in batches])
-    assert found.shape == expected.shape
+    logits = torch.cat([exported(batch) for batch in batches])
+    assert logits.shape == expected.shape
     allowed = tolerance * expected.abs().max().clamp(min=1)
-    return Difference(float((found - expected).abs().max()), float(allowed), len(expected))
+    return Difference(float((logits - expected).abs().max()), float(allowed), len(expected))
 
 
 def _images(size: tuple[int, int]) -> list[Tensor]:
@@ -200,9 +200,9 @@ def export(
     predictor, tolerance = load(source), Tolerance(*TOLERANCES[to])
     try:
         if to == "hub":
-            own, others = _write_folder(source, predictor, target, tolerance)
+            own_size, other_sizes = _write_folder(source, predictor, target, tolerance)
         else:
-            own, others = _write_file(predictor, to, target, tolerance)
+            own_size, other_sizes = _write_file(predictor, to, target, tolerance)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error}") from error
     return {
@@ -211,8 +211,8 @@ def export(
         "to": to,
         "output": str(target),
         "bytes": sum(path.stat().st_size for path in (target, *target.glob("*")) if path.is_file()),
-        "own_size": own._asdict(),
-        "other_sizes": others._asdict(),
+        "own_size": own_size._asdict(),
+        "other_sizes": other_sizes._asdict(),
     }
 
 
@@ -260,8 +260,8 @@ def _write_folder(
         header = predictor.header
         write_folder(source, header, model_card(header, row_of(source, header)), part)
         check_backbone(part, predictor.model)
-        found = compare_outputs(predictor, load(part), tolerance)
+        differences = compare_outputs(predictor, load(part), tolerance)
         if target.exists():
             target.rename(old)
     shutil.rmtree(old, ignore_errors=True)
-    return found
+    return differences

@@ -93,11 +93,11 @@ class Watch:
         """Whether a checkpoint is due or the run is to stop; to be asked by all processes."""
         reason = self._look()
         if self._group is not None:
-            asked, self._travelling = self._travelling, self._send(reason)
+            answer, self._travelling = self._travelling, self._send(reason)
             reason = _GO_ON
-            if asked is not None:
-                asked[0].wait()
-                reason = int(asked[1])
+            if answer is not None:
+                answer[0].wait()
+                reason = int(answer[1])
         self._reason = max(reason, self._reason if self._reason > _SAVE else _GO_ON)
         return self._reason > _GO_ON
 
@@ -105,10 +105,10 @@ class Watch:
         """Raise InterruptedRunError when the last answer was that the run is to stop."""
         if self._reason > _SAVE:
             number = max(self._reason - _SIGNAL, 0)
-            why = {_TIME_IS_UP: "its --max-minutes are over", _ORPHAN: "its launcher died"}
+            why = {_TIME_IS_UP: "--max-minutes are over", _ORPHAN: "its launcher died"}
             text = signal.Signals(number).name if number else why[self._reason]
             raise InterruptedRunError(
-                f"interrupted ({text}): the same command goes on from here",
+                f"Interrupted ({text}). Run the same command again to resume.",
                 128 + (number or signal.SIGTERM),
             )
 
@@ -158,7 +158,7 @@ def translate_errors(
             raise
         raise StorageError(
             f"{lost} died, or did not answer within {timeout_minutes:g} minutes "
-            "(--timeout-minutes); the same command goes on from the last checkpoint"
+            "(--timeout-minutes); run the same command again to resume from the last checkpoint"
         ) from error
 
 
@@ -188,4 +188,5 @@ def _lost(accelerator: Accelerator) -> str:
             store.wait([f"failed/{process}"], timedelta(seconds=left))
         except RuntimeError:  # it did not
             lost.append(str(process))
-    return f"process(es) {', '.join(lost)} of {accelerator.num_processes}" if lost else ""
+    noun = "process" if len(lost) == 1 else "processes"
+    return f"{noun} {', '.join(lost)} of {accelerator.num_processes}" if lost else ""

@@ -38,9 +38,9 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
         return torch.optim.AdamW(parameters, fused=True)
     from timm import optim
 
-    known = {str(name) for name in optim.list_optimizers()}  # type: ignore[attr-defined]
-    if config.optimizer not in known:
-        raise unknown("optimizer", config.optimizer, known.union(_TORCH))
+    names = {str(name) for name in optim.list_optimizers()}  # type: ignore[attr-defined]
+    if config.optimizer not in names:
+        raise unknown("optimizer", config.optimizer, names.union(_TORCH))
     try:
         optimizer: torch.optim.Optimizer = optim.create_optimizer_v2(  # type: ignore[attr-defined]
             parameters, opt=config.optimizer, lr=config.lr

@@ -34,7 +34,7 @@ _TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
 
 
 class Position(BaseModel):
-    """How far a run is. A position is between two steps, and after an epoch before its hold-out."""
+    """How far a run is: between two steps; after an epoch's last step, before its validation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -97,7 +97,7 @@ def save_state(folder: RunFolder, config: RunConfig, step: int, state: State) ->
     state holds more than tensors, numbers, text, lists and dictionaries.
     """
     target = folder.checkpoints / _name(step)
-    if target.exists():  # written before the hold-out of this epoch was measured: as good
+    if target.exists():  # written before this epoch was validated: as good
         return
     header, weights = state.best or (None, {})
     tensors: dict[str, Tensor] = {}
@@ -318,10 +318,10 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, Mapping):
-        pairs = [[key, _pack(one, f"{name}.{key}", tensors)] for key, one in value.items()]
+        pairs = [[key, _pack(item, f"{name}.{key}", tensors)] for key, item in value.items()]
         return {"dict": pairs}
     if isinstance(value, list | tuple):
-        parts = [_pack(one, f"{name}.{index}", tensors) for index, one in enumerate(value)]
+        parts = [_pack(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": parts}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
@@ -337,9 +337,9 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "tensor":
         return tensors[value]
     if kind == "dict":
-        return {key: _unpack(one, tensors) for key, one in value}
+        return {key: _unpack(item, tensors) for key, item in value}
     if kind in ("list", "tuple"):
-        parts = [_unpack(one, tensors) for one in value]
+        parts = [_unpack(item, tensors) for item in value]
         return tuple(parts) if kind == "tuple" else parts
     if kind == "value" and (value is None or isinstance(value, bool | int | float | str)):
         return value

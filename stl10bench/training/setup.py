@@ -239,8 +239,12 @@ def restore(state: State, optimizer: AcceleratedOptimizer, accelerator: Accelera
         accelerator.scaler.load_state_dict(state.scaler)
     if state.processes != accelerator.num_processes:
         warnings.warn(
-            f"this run was trained by {state.processes} process(es) and resumes with "
-            f"{accelerator.num_processes}: equal to a straight run up to rounding, and dropout is "
-            "drawn per process",
+            f"this run was trained by {_processes(state.processes)} and resumes with "
+            f"{_processes(accelerator.num_processes)}: equal to a straight run up to rounding, "
+            "and dropout is drawn per process",
             stacklevel=2,
         )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"

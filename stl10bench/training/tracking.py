@@ -135,7 +135,7 @@ class Log:
             except BaseException as error:  # a tracker may fail, or exit; a run may not
                 warnings.warn(
                     f"tracker {self._tracker} failed and is left out from here on: {error!r}; "
-                    "metrics.jsonl goes on",
+                    "metrics.jsonl is still written",
                     stacklevel=2,
                 )
                 return

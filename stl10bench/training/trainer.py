@@ -175,9 +175,9 @@ def final_evaluation(
 @contextmanager
 def loaded_weights(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
     """Within, the model has other weights."""
-    own = {key: value.clone() for key, value in model.state_dict().items()}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     model.load_state_dict(weights)
     try:
         yield
     finally:
-        model.load_state_dict(own)
+        model.load_state_dict(before)

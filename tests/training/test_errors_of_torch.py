@@ -102,7 +102,9 @@ def test_processes_that_are_told_to_stop_save_the_same_step_and_go_on(
     launcher = "os.kill(os.getppid(), signal.SIGTERM)"
     ended = forks.run(*command, before=in_step(6, launcher, rank=1), **BOTH)
     assert ended.code == 1
-    assert errors(ended) == 2 * ["error: interrupted (SIGTERM): the same command goes on from here"]
+    assert errors(ended) == 2 * [
+        "error: Interrupted (SIGTERM). Run the same command again to resume."
+    ]
     assert read(tmp_path, "status.json")["state"] == "interrupted"
     assert len(list(tmp_path.glob("*/checkpoints/step-*"))) == 1
     assert forks.run(*command, **BOTH).code == 0
@@ -120,7 +122,7 @@ def test_processes_whose_launcher_is_killed_save_and_leave(
     while read(tmp_path, "status.json")["state"] == "running":
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert read(tmp_path, "status.json")["reason"].startswith("interrupted (its launcher died)")
+    assert read(tmp_path, "status.json")["reason"].startswith("Interrupted (its launcher died)")
     again = forks.run(*command, **BOTH)
     assert (again.code, "Resuming at epoch 2/3" in again.err) == (0, True), again.err
     assert contents(tmp_path) == straight
@@ -142,10 +144,10 @@ def test_a_process_that_hangs_is_named(
     child = forks.start(
         *train(data_dir, tmp_path / "runs", "--timeout-minutes", "0.05"), before=before, **BOTH
     )
-    child.says("error: process(es) 1 of 2 died, or did not answer within 0.05 minutes (--time")
+    child.says("error: process 1 of 2 died, or did not answer within 0.05 minutes (--time")
     os.kill(int(pid.read_text()), signal.SIGKILL)  # or torchrun does, 30 s later
     assert child.wait().code == 1
-    assert "process(es) 1 of 2" in read(tmp_path / "runs", "status.json")["reason"]
+    assert "process 1 of 2" in read(tmp_path / "runs", "status.json")["reason"]
 
 
 def test_a_run_of_two_processes_goes_on_with_one_and_says_what_that_means(
@@ -157,7 +159,10 @@ def test_a_run_of_two_processes_goes_on_with_one_and_says_what_that_means(
     assert forks.run(*command, before=before, **BOTH).code == 1
     ended = forks.run(*command)
     assert ended.code == 0
-    assert "warning: this run was trained by 2 process(es) and resumes with 1: equal" in ended.err
+    assert (
+        "warning: this run was trained by 2 processes and resumes with 1 process: equal"
+        in ended.err
+    )
     (found,) = tmp_path.glob("mlp*/metrics.jsonl")
     (expected,) = tmp_path.glob("straight/*/metrics.jsonl")
     for one, other in zip(*(rows(path) for path in (found, expected)), strict=True):
@@ -254,10 +259,10 @@ def test_torchrun_itself_ends_when_a_process_dies_and_passes_signals_on(
     assert launcher.returncode == 1
     state = read(tmp_path, "status.json")
     if fault is signal.SIGKILL:
-        assert "process(es) 1 of 2 died" in err
+        assert "process 1 of 2 died" in err
         assert state["state"] == "failed"
     else:
-        assert err.count("error: interrupted (SIGTERM)") == 2
+        assert err.count("error: Interrupted (SIGTERM)") == 2
         assert state["state"] == "interrupted"
     assert list(tmp_path.glob("*/checkpoints/step-*"))
 

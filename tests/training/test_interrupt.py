@@ -118,7 +118,7 @@ def test_a_signal_saves_and_the_same_command_goes_on_with_the_same_bits(
     assert checkpoints(tmp_path) == [saved] * bool(saved)
     if saved:
         (line,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-        assert line.endswith(f"interrupted ({number.name}): the same command goes on from here")
+        assert line.endswith(f"Interrupted ({number.name}). Run the same command again to resume.")
     assert forks.run(*command).code == 0
     assert contents(tmp_path) == straight
 
@@ -171,7 +171,7 @@ def test_a_run_out_of_time_saves_and_the_same_command_goes_on(
         codes.append(ended.code)
         if ended.code:
             assert_stopped(ended, tmp_path, 143)
-            assert "its --max-minutes are over" in ended.err
+            assert "--max-minutes are over" in ended.err
     assert 3 <= len(codes) < 20
     assert contents(tmp_path) == straight
 
@@ -220,7 +220,7 @@ stl10bench.{moment} = called
         assert ended.code == 0
     else:
         assert_stopped(ended, tmp_path, 143)
-        assert "interrupted (its launcher died)" in ended.err
+        assert "Interrupted (its launcher died)" in ended.err
         assert checkpoints(tmp_path) == [
             "step-00000006" if moment == "training.epoch.nan_if_infinite" else "step-00000001"
         ]
@@ -356,5 +356,5 @@ def test_a_run_whose_accelerate_launch_is_killed_saves_and_leaves(
     while status(tmp_path)["state"] == "running":
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert status(tmp_path)["reason"].startswith("interrupted (its launcher died)")
+    assert status(tmp_path)["reason"].startswith("Interrupted (its launcher died)")
     assert len(checkpoints(tmp_path)) == 1
