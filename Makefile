@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark speed readme-table check fix test test-faults clean
+.PHONY: help install demo benchmark speed readme-table check fix test test-all clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -45,7 +45,8 @@ fix: $(READY)  ## Mend what lint and formatting can mend
 test: $(READY)  ## Run the tests, on two cores without network
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-faults: $(READY)  ## Kill runs at every commit point and at random, feed bad files to every reader
+test-all: $(READY)  ## All tests: also kills at every commit point, thousands of bad files, services
+	$(BIN)/pytest -n 2 --dist loadfile
 	$(BIN)/pytest -m faults -s -q
 
 clean:  ## Remove .venv and caches; runs and data stay
