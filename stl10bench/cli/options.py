@@ -161,6 +161,25 @@ TRAINING: Specification = {
     **_field_options(Limits, "Checkpoints and time"),
     **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
 }  # fmt: skip
+_ENGINE = "Workers"
+WORKERS: Specification = {
+    "workers": _option(
+        int,
+        "Runs to train at once, each in a process of its own.",
+        min=1,
+        metavar="N",
+        rich_help_panel=_ENGINE,
+    ),
+    "scheduler": _option(
+        str,
+        "A Dask scheduler whose workers train: tcp://HOST:PORT or tls://HOST:PORT.",
+        metavar="ADDRESS",
+        rich_help_panel=_ENGINE,
+    ),
+    "tls_ca": _option(Path, "CA certificate of the scheduler (PEM).", rich_help_panel=_ENGINE),
+    "tls_cert": _option(Path, "Our certificate (PEM).", rich_help_panel=_ENGINE),
+    "tls_key": _option(Path, "Our certificate's key (PEM).", rich_help_panel=_ENGINE),
+}
 JSON: Specification = {
     "as_json": _option(bool, "Print one JSON object to stdout.", False, "--json"),
 }

@@ -32,6 +32,8 @@ from stl10bench.plots.style import (
 )
 from stl10bench.results import history
 from stl10bench.results.history import History
+from stl10bench.results.rows import Row
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.studies import ranking, summary
 from stl10bench.studies.ranking import Place, Trained
 from stl10bench.studies.record import Record
@@ -41,7 +43,7 @@ from stl10bench.studies.study import Range, Study
 def heat_map(
     title: str, factors: Sequence[str], trained: Sequence[Trained], places: Sequence[Place]
 ) -> Figure:
-    """The mean hold-out accuracy of each pair; * marks the best, ≈ what cannot be told from it."""
+    """The mean validation accuracy of each pair; * marks the best, ≈ what is tied with it."""
     lines, values = (list(dict.fromkeys(one.labels[at] for one in trained)) for at in (0, 1))
     by_labels = {place.labels: place for place in places}
     means = [
@@ -79,7 +81,7 @@ def heat_map(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_title(
-        f"{fill(clean(title), 62)}\nhold-out accuracy, % (* best, ≈ not distinguishable)", size=8
+        f"{fill(clean(title), 62)}\nvalidation accuracy, % (* best, ≈ tied with it)", size=8
     )
     return figure
 
@@ -98,11 +100,11 @@ def _ink(value: float, low: float, high: float) -> str:
 
 
 def search(title: str, study: Study, trained: Sequence[Trained], band: Band | None) -> Figure:
-    """The hold-out accuracy of each trial in their order, and over the values of each factor."""
+    """The validation accuracy of each trial in their order, and over the values of each factor."""
     reached, numbers = [], []
-    for number, one in enumerate(trained, 1):
-        if one.row is not None and "error" not in one.row:
-            reached.append((one.labels, one.row["val_accuracy"]))
+    for number, run in enumerate(trained, 1):
+        if isinstance(run.row, Row) and run.row.val_accuracy is not None:
+            reached.append((run.labels, run.row.val_accuracy))
             numbers.append(number)
     width = 2.8 * (1 + len(study.vary))
     figure = Figure(figsize=(width, 3.4), layout="constrained")
@@ -112,7 +114,7 @@ def search(title: str, study: Study, trained: Sequence[Trained], band: Band | No
     course.step(numbers, best, where="post", color=COLOURS[0], linewidth=1.6)
     course.plot(numbers, [accuracy for _, accuracy in reached], "o", color=GREY, markersize=4)
     course.set_xlabel("trial (line: best so far)")
-    course.set_ylabel("hold-out accuracy")
+    course.set_ylabel("validation accuracy")
     course.xaxis.set_major_locator(MaxNLocator(integer=True))
     course.yaxis.set_major_formatter(PercentFormatter(1))
     for at, (axes, (name, factor)) in enumerate(zip(others, study.vary.items(), strict=True)):
@@ -207,7 +209,7 @@ def _curves(
     colours: Mapping[Labels, Any],
     histories: Histories,
 ) -> None:
-    """A line for each setting, hold-out solid and training dashed, from lowest to highest seed."""
+    """A line for each setting, validation solid, training dashed, from lowest to highest seed."""
     for labels, colour in colours.items():
         for split in ("train", "val"):
             logged = [history.series(f"{split}/{metric}") for history in histories[labels]]
@@ -249,7 +251,7 @@ def _limit_loss(axes: Axes) -> None:
 
 
 def _reached(axes: Axes, places: Sequence[Place], colours: Mapping[Labels, Any]) -> None:
-    """The hold-out accuracy of each setting's best epochs: a dot for each seed, a bar the mean."""
+    """The validation accuracy of each setting's best epochs: dots for the seeds, a bar the mean."""
     for at, place in enumerate(places):
         if place.sample is None:
             continue
@@ -271,7 +273,7 @@ def _reached(axes: Axes, places: Sequence[Place], colours: Mapping[Labels, Any])
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("best epoch, hold-out (* best, ≈ not distinguishable)", size=9, loc="right")
+    axes.set_title("best epoch, validation (* best, ≈ tied with it)", size=9, loc="right")
     axes.grid(axis="x", color=LINES, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -284,7 +286,7 @@ def _legend(figure: Figure, band: Band | None, *, curves: bool) -> None:
             Line2D([], [], color=GREY, linewidth=1.6),
             Line2D([], [], color=GREY, linestyle="--", linewidth=1),
         ]
-        names = ["hold-out (band: lowest to highest seed)", "training, augmented"]
+        names = ["validation (band: lowest to highest seed)", "training, augmented"]
     if band is not None:
         handles.append(Patch(color=BAND))
         names.append(band[2])
@@ -329,7 +331,7 @@ def _histories(trained: Sequence[Trained], runs_dir: Path) -> Histories:
         if one.run is None or one.row is None:
             continue
         try:
-            group.append(history.read(runs_dir / one.run))
+            group.append(history.read(RunFolder(runs_dir / one.run)))
         except BenchError as error:
             warnings.warn(f"no curve of {one.run}: {error}", stacklevel=2)
     return found

@@ -126,7 +126,7 @@ def _ranking(ran: Study) -> Details:
     lines = tuple(tuple(Cell(clean(cell)) for cell in line) for line in grid.lines)
     table = Table(f"Ranking of {ran.record.study.name}", grid.header, lines, left=grid.left)
     notes = [
-        Text(clean(text), "note") for text in (*summary.said(*ran), *(n for _, n in grid.notes))
+        Text(clean(text), "note") for text in (*summary.findings(*ran), *(n for _, n in grid.notes))
     ]
     return Details(f"{ran.record.study.name}: its settings, ranked", (table, *notes))
 

@@ -1,5 +1,7 @@
 """A result.json -> a typed row that a table can believe; a run without one -> a failure."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,6 @@ from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError
 
 METRICS_VERSION = 1  # raised when the same logits begin to give other figures
-_BYTE_LIMIT = 1 << 20  # of a result.json
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -36,7 +37,7 @@ class Row(BaseModel):
     be measured is None, and `test_notes` says why. `row["test_accuracy"]` is `row.test_accuracy`.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
 
     run: str | None = None  # None for a row of no run: a baseline, a published result
     model: str
@@ -116,18 +117,6 @@ class Row(BaseModel):
     vs_best: Literal["best", "tied", "worse"] | None = None
     p_vs_best: Share | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, values: Any) -> Any:
-        """Rows of older versions: their words, and settings that their config does not have."""
-        if isinstance(values, dict):
-            config = values.get("config")
-            if isinstance(config, dict):
-                values = {**values, "config": {"model": values.get("model"), **config}}
-            if values.get("selection") == "hold-out":
-                values = {**values, "selection": "validation"}
-        return values
-
     @field_validator("config")
     @classmethod
     def _has_a_fingerprint(cls, config: RunConfig) -> RunConfig:
@@ -194,12 +183,24 @@ class Failure(BaseModel):
 
 def read_row(path: Path) -> Row:
     """The row in a result.json; raises CheckpointError for a file that holds none."""
-    content = files.read(path, _BYTE_LIMIT, CheckpointError)
+    values = files.read_json(path, CheckpointError)
     try:
-        return Row.model_validate_json(content)
+        return parse_row(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = clean(".".join(map(str, first["loc"])))[:100] or "row"
         raise CheckpointError(f"{path} holds no row of a run: {where}: {first['msg']}") from None
-    except RecursionError:
-        raise CheckpointError(f"{path} is not JSON: it is nested too deeply") from None
+
+
+def parse_row(values: Mapping[str, Any]) -> Row:
+    """A row from JSON values, of older versions too; raises ValidationError.
+
+    Their config may lack settings, and 0.1.0 wrote "hold-out" where it chose on validation images.
+    """
+    config = values.get("config")
+    if isinstance(config, dict):
+        values = {**values, "config": {"model": values.get("model"), **config}}
+    if values.get("selection") == "hold-out":
+        values = {**values, "selection": "validation"}
+    # As text: in JSON a list may stand for a tuple, but nothing else for another type.
+    return Row.model_validate_json(json.dumps(values), strict=True)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
+from stl10bench.studies.hands import Hands
 from torch import nn
 
 from stl10bench.cli.main import main
 from stl10bench.core.errors import UsageError
 from stl10bench.models import registry
 from stl10bench.studies import ledger, parse, plan, record, sampling, search, sweep
-from stl10bench.studies.hands import Hands
 from stl10bench.studies.jobs import BUSY
 from stl10bench.studies.plan import Start
 
