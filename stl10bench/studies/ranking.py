@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -64,16 +65,21 @@ def rank(trained: Sequence[Trained]) -> list[Place]:
     if not places or not places[0].is_whole:
         return places
     best, *others = [place for place in places if place.is_whole]
-    samples = [place.sample for place in (best, *others) if place.sample is not None]
-    seeds = pooled_variance(samples)
-    # The first len(others) pairs are those with the best.
-    pairs = [samples_p_value(*pair, seeds) for pair in combinations(samples, 2)]
+    samples = tuple(place.sample for place in (best, *others) if place.sample is not None)
     judged = {best.labels: best._replace(verdict=BEST, behind=0.0)}
-    for place, p in zip(others, holm(pairs), strict=False):
+    for place, p in zip(others, _p_values(samples), strict=True):
         verdict = TIED if p >= SIGNIFICANCE else WORSE
         behind = _mean(best) - _mean(place)
         judged[place.labels] = place._replace(verdict=verdict, behind=behind, p=p)
     return [judged.get(place.labels, place) for place in places]
+
+
+@lru_cache(8)  # a table, a page and figures ask for the same; of 666 settings it takes a second
+def _p_values(samples: tuple[Sample, ...]) -> list[float]:
+    """Of each sample but the first against the first, Holm-corrected for all pairs of them."""
+    seeds = pooled_variance(samples)
+    pairs = [samples_p_value(*pair, seeds) for pair in combinations(samples, 2)]
+    return holm(pairs)[: len(samples) - 1]  # the first pairs are those with the first
 
 
 def _mean(place: Place) -> float:
