@@ -189,13 +189,12 @@ class _Driver:
         self._memory = memory
         self._console = console
         self._home = _home(batch.common.runs_dir)
-        self._before = 0  # trials of earlier calls
+        self._failed = 0  # trials of this call; those of earlier ones are replaced
         self._trials: dict[str, list[_Running]] = {}  # by run: equal settings share one
 
     def begin(self) -> None:
         """What a driver that died left running is put first in the queue, so that it resumes."""
         trials = self._memory.get_trials(deepcopy=False)
-        self._before = len(trials)
         for trial in trials:
             if trial.state is TrialState.RUNNING and self._is_ours(trial):
                 self._memory.tell(trial.number, state=TrialState.FAIL)
@@ -226,8 +225,7 @@ class _Driver:
         if self._search.sampler == "grid":
             most = min(most, prod(len(levels(*item)) for item in self._made.study.vary.items()))
         trials = self._memory.get_trials(deepcopy=False)
-        failed = [trial for trial in trials[self._before :] if trial.state is TrialState.FAIL]
-        return most - len(failed) - sum(trial.state in _BEGUN for trial in trials)
+        return most - self._failed - sum(trial.state in _BEGUN for trial in trials)
 
     def work(self, pool: Pool) -> None:
         """Ask, train and tell until there are no more trials."""
@@ -289,6 +287,7 @@ class _Driver:
         elif isinstance(outcome, Failure) and outcome.state != "diverged":
             trial.set_user_attr("reason", outcome.error)
             self._memory.tell(trial, state=TrialState.FAIL)
+            self._failed += 1
             text = outcome_line(outcome)
         else:
             accuracy = outcome.val_accuracy if isinstance(outcome, Row) else 0.0

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from stl10bench.results.rows import Row
 from stl10bench.studies import parse, plan, record
 from stl10bench.studies.engine import Batch, Workers
 from stl10bench.studies.plan import Common, Planned, Start
@@ -48,6 +50,26 @@ def planned_study(
     study = parse.define(None, model=model, recipe=None, vary=vary, seeds=seeds, settings=settings)
     planned = plan.plan_study(study, points(study) if study.is_grid else [], common)
     return record.make(study, planned, common), planned
+
+
+def leave_finished(planned: Planned, accuracy: float = 0.5) -> None:
+    """Leave the files of a finished run with a validation and test accuracy."""
+    assert planned.job is not None
+    folder, config = planned.job.folder, planned.job.config
+    folder.path.mkdir(parents=True, exist_ok=True)
+    row = Row(
+        run=config.name,
+        model=config.model,
+        config=config,
+        dataset="STL-10 layout",
+        selection="validation",
+        test_accuracy=accuracy,
+        test_images=20,
+        val_accuracy=accuracy,
+        train_seconds=1.0,
+    )
+    folder.result_file.write_text(json.dumps(row.stored()))
+    folder.status_file.write_text('{"state": "finished", "reason": ""}')
 
 
 def batch_of(common: Common, name: str = "test", **workers: Any) -> Batch:

@@ -11,8 +11,14 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.rows import row_of
-from helpers.study import batch_of, first_epochs, listening, planned_study, prepared
+from helpers.study import (
+    batch_of,
+    first_epochs,
+    leave_finished,
+    listening,
+    planned_study,
+    prepared,
+)
 from rich.console import Console
 
 from stl10bench.core.errors import InterruptedRunError, StorageError, UsageError
@@ -36,20 +42,6 @@ def task_of(planned: Planned, home: Path) -> Task:
     assert planned.job is not None
     home.mkdir(parents=True, exist_ok=True)
     return Task(planned.job, home, home / "log.txt")
-
-
-def finish(planned: Planned, accuracy: float = 0.5) -> None:
-    """Leave the files of a finished run."""
-    assert planned.job is not None
-    folder, config = planned.job.folder, planned.job.config
-    folder.path.mkdir(parents=True, exist_ok=True)
-    row = row_of(config.model, accuracy, run=config.name, config=config.model_dump(mode="json"))
-    folder.result_file.write_text(json.dumps(as_json(row)))
-    folder.status_file.write_text('{"state": "finished", "reason": ""}')
-
-
-def as_json(row: Any) -> Any:
-    return row.stored() if isinstance(row, Row) else row
 
 
 def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails(
@@ -87,7 +79,7 @@ def test_runs_that_are_done_need_no_workers(
 ) -> None:
     _, planned = planned_study(common, "lr=0.1,0.01")
     for place in planned:
-        finish(place)
+        leave_finished(place)
     monkeypatch.setattr(engine, "opened", lambda *_: pytest.fail("workers were started"))
     outcomes = engine.train(planned, batch_of(common), Progress("test", planned, QUIET))
     assert [isinstance(outcomes[str(place.run)], Row) for place in planned] == [True, True]
@@ -99,7 +91,7 @@ def test_two_thousand_runs_that_are_done_are_ranked_within_five_seconds(
     rates = ",".join(f"{n / 1e5}" for n in range(1, 667))
     made, planned = planned_study(common, f"lr={rates}", seeds=3)
     for number, place in enumerate(planned):
-        finish(place, 0.3 + (number % 50) / 100)
+        leave_finished(place, 0.3 + (number % 50) / 100)
     reads: list[Path] = []
 
     def read(self: RunFolder) -> Row:
@@ -132,7 +124,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
                     return 128 + numbers[0], ""
                 time.sleep(0.01)
             if finishes:
-                finish(Planned("", (), 0, 4, task.job))
+                leave_finished(Planned("", (), 0, 4, task.job))
             return code, printed
 
         monkeypatch.setattr(jobs, "_run_child", run)
@@ -178,7 +170,7 @@ def test_a_run_in_which_another_driver_is_at_work_is_waited_for_and_its_row_used
             held.set()
             time.sleep(0.6)
             planned.job.folder.path.rmdir()
-            finish(planned)
+            leave_finished(planned)
 
     thread = threading.Thread(target=other)
     thread.start()
