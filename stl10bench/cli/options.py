@@ -114,7 +114,9 @@ DataDir = Annotated[
 ]
 RUNS, DATA_DIR = Path("runs"), Path("data")
 
-_data, _machine, _model = (partial(_option, panel=name) for name in ("Data", "Machine", "Model"))
+_data, _machine, _model, _workers = (
+    partial(_option, panel=name) for name in ("Data", "Machine", "Model", "Workers")
+)
 DATA: Specification = {
     "dataset": _data(str, "stl10, or demo: images drawn by code.", "stl10", values=DATASETS),
     "data_dir": (DataDir, DATA_DIR),
@@ -160,6 +162,17 @@ TRAINING: Specification = {
     ),
     **_field_options(Limits, "Checkpoints and time"),
     **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
+}
+
+
+WORKERS: Specification = {
+    "workers": _workers(int, "Runs to train at once, each in its own process.", min=1, metavar="N"),
+    "scheduler": _workers(
+        str, "Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT.", metavar="ADDRESS"
+    ),
+    "tls_ca": _workers(Path, "The scheduler's CA certificate (PEM)."),
+    "tls_cert": _workers(Path, "Our certificate (PEM)."),
+    "tls_key": _workers(Path, "The key of our certificate (PEM)."),
 }
 
 

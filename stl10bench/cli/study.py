@@ -1,6 +1,5 @@
 """Studies: what a setting is worth, with its noise, over any number of processes."""
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,11 +12,10 @@ from rich.table import Table
 
 from stl10bench.cli import train
 from stl10bench.cli.options import (
-    DATA,
-    JSON,
-    MACHINE,
-    PLUGIN,
+    RUNS,
     TRAINING,
+    WORKERS,
+    RunsDir,
     Specification,
     key_values,
     load_plugin,
@@ -26,45 +24,45 @@ from stl10bench.cli.options import (
 from stl10bench.config import DERIVED, RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
-from stl10bench.studies.plan import Start
+from stl10bench.results.rows import Failure
+from stl10bench.studies.plan import Common, Planned, Start
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Record
 from stl10bench.studies.study import Study
 
 if TYPE_CHECKING:
-    from stl10bench.studies.sampling import Plan
+    from stl10bench.studies.search import Search
 
 
-app = typer.Typer(help="List, show and run studies: what a setting is worth.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _S = "Search (extra tune)"
 FORMATS = ("table", "markdown", "csv")
-RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
 _RECIPE = Annotated[str | None, typer.Option(help="Named settings, in place of the study's.")]
 _NOT = ("overwrite", "config", "seed", "fold", "recipe")  # of train's options
 _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 
 
 @app.command("list")
-def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
-    """List the named studies and those that ran here: what the report found, and what was found.
+def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
+    """List the named studies and those that ran here.
 
     Examples:
     stl10bench study list
     stl10bench study list --runs-dir runs
     """
-    from stl10bench.studies import presets, ranking, record, summary
+    from stl10bench.studies import parse, ranking, record, summary
 
     lines, ran = [], record.names(runs_dir)
-    for name in [*presets.NAMES, *(name for name in ran if name not in presets.NAMES)]:
-        stored, failure = None, ""
+    for name in dict.fromkeys([*parse.PRESETS, *ran]):
+        stored, problem = None, ""
         try:
             stored = record.read(runs_dir, name)
         except CheckpointError as error:
-            failure = str(error)
+            problem = str(error)
         if stored is None:
-            study = presets.get(name) if name in presets.NAMES else None
-            lines.append((name, *((study.factors, study.finding) if study else ("", "")), failure))
+            study = parse.preset(name) if name in parse.PRESETS else None
+            lines.append((name, *((study.factors, study.finding) if study else ("", "")), problem))
             continue
         places = ranking.rank(record.trained(stored, runs_dir))
         here = summary.best(stored, places)
@@ -73,11 +71,10 @@ def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
         lines.append((name, stored.study.factors, stored.study.finding, here))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("study", no_wrap=True)
-    for title in (
-        "varied",
-        "the report found",
-        *(["found here"] if any(x[3] for x in lines) else ()),
-    ):
+    titles = ["varied", "the report found"]
+    if any(line[3] for line in lines):
+        titles.append("found here")
+    for title in titles:
         table.add_column(title)
     for line in lines:
         table.add_row(*(escape(clean(cell)) for cell in line[: len(table.columns)]))
@@ -88,10 +85,10 @@ def list_studies(*, runs_dir: RunsDir = Path("runs")) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="A study's name, or a .toml file.")],
     *,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = RUNS,
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
 ) -> None:
-    """Show a study: what it varies, and the ranking of what was run of it.
+    """Show what a study varies, and the ranking of its runs.
 
     Examples:
     stl10bench study show cnn-dropout
@@ -102,11 +99,11 @@ def show(
     _check_style(style)
     stored = _stored(name, runs_dir)
     if stored is None:
-        asked = parse.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
-        _check(asked, name, plan.Start())
-        stored = record.read(runs_dir, asked.name)
+        study = parse.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
+        _check(study, name, plan.Start())
+        stored = record.read(runs_dir, study.name)
     if stored is None:
-        _declare(asked)
+        _declare(study)
         stderr().print(f"no run of it in {runs_dir}", markup=False, highlight=False)
         return
     if style == "table":
@@ -116,14 +113,14 @@ def show(
 
 def _stored(name: str, runs_dir: Path) -> Record | None:
     """The record of the study of that name that has run; raises UsageError for no study's name."""
-    from stl10bench.studies import presets, record
+    from stl10bench.studies import parse, record
 
     ran = record.names(runs_dir)
     if name in ran:
         return record.read(runs_dir, name)
-    if not name.endswith(".toml") and name not in presets.NAMES:
-        known = dict.fromkeys([*presets.NAMES, *ran])
-        raise unknown("study", name, known, remedy="('stl10bench study list' lists them)")
+    if not name.endswith(".toml") and name not in parse.PRESETS:
+        names = dict.fromkeys([*parse.PRESETS, *ran])
+        raise unknown("study", name, names, remedy="('stl10bench study list' lists them)")
     return None
 
 
@@ -163,14 +160,14 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
     if style == "markdown":
         stdout().out(summary.study_to_markdown(stored, trained), end="", highlight=False)
         return
-    grid = summary.study_to_table(stored, trained)
-    print_table(grid, stdout(), expendable=("test accuracy", "seeds", "behind"))
-    for line in summary.said(stored, trained):
+    table = summary.study_to_table(stored, trained)
+    print_table(table, stdout(), expendable=("test accuracy", "seeds", "behind"))
+    for line in summary.findings(stored, trained):
         stdout().print(clean(line), markup=False, highlight=False)
 
 
 @app.command()
-@with_options(_RUNNING)
+@with_options(_RUNNING, WORKERS)
 def run(
     name: Annotated[str | None, typer.Argument(help="A study's name, or a .toml file.")] = None,
     *,
@@ -186,12 +183,6 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(help="Repeat each with the seeds 0 to N - 1.", min=1, max=1000)
     ] = None,
-    stack: Annotated[
-        bool, typer.Option(help="Train small models that share their batches together.")
-    ] = True,
-    ddp: Annotated[
-        bool, typer.Option("--ddp", help="Under a launcher: all processes train each run together.")
-    ] = False,
     sampler: Annotated[
         str | None,
         typer.Option(help="Search with Optuna: tpe, random or grid.", rich_help_panel=_S),
@@ -205,97 +196,108 @@ def run(
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(help="Database URL that machines share, else a file.", rich_help_panel=_S),
+        typer.Option(
+            help="URL of a database for the search's memory, else a file.",
+            envvar="STL10BENCH_STORAGE",
+            rich_help_panel=_S,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help=r"Folder of figures and CSV \[default: RUNS_DIR/studies/NAME]."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, done or missing, with minutes.")
+        bool, typer.Option("--dry-run", help="List the runs, done or missing, with their times.")
     ] = False,
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
     **options: Any,
 ) -> None:
     """Train what is missing of a study, rank its settings and draw it.
 
-    The same command goes on after any end; under a launcher each process takes the next open run.
+    The same command resumes after any end. Under a launcher each
+    process is a worker.
 
     Examples:
     stl10bench study run logistic-lr
     stl10bench study run --model cnn --vary dropout=0,0.2
     stl10bench study run mlp-hidden --seeds 3 --dry-run
     """
-    from stl10bench.studies import parse, plan, presets, record, search, study, sweep
-    from stl10bench.studies.jobs import look_up
+    from stl10bench.studies import parse, plan, record
+    from stl10bench.studies.study import points
 
     _check_style(style)
     load_plugin(options["plugin"])
-    given = [key for key in RunConfig.model_fields if key not in DERIVED]
-    own = {key: options[key] for key in given if options.get(key) is not None}
-    own |= {k: options[k] for k in ("freeze", "hidden", "dropout") if options[k] is not None}
-    own |= key_values(options["model_option"])
-    again = None
-    if name is not None and name not in presets.NAMES:
-        again = _stored(name, Path(options["runs_dir"]))
-    asked = parse.define(
+    stored = None
+    if name is not None and name not in parse.PRESETS:
+        stored = _stored(name, Path(options["runs_dir"]))
+    study = parse.define(
         name,
         model=model,
         recipe=recipe,
         vary=vary or (),
         seeds=seeds,
-        settings=own,
-        stored=None if again is None else again.study,
+        settings=_settings(options),
+        stored=None if stored is None else stored.study,
     )
     start = plan.Start(options["weights"], options["pretrained"])
-    _check(asked, name, start)
-    how = _search(asked, sampler, trials, pruner, storage, seeds)
-    if dry_run and how is not None:
+    _check(study, name, start)
+    search = _search(study, (sampler, trials, pruner, storage), seeds)
+    if search is not None and dry_run:
         raise UsageError(
             "--dry-run: a search decides as it goes; without --sampler runs are listed"
         )
-    if how is not None:
-        own_name = f"{asked.name[:50]}-{how.sampler}"  # beside the grid of that name
-        asked = asked.model_copy(update={"seeds": asked.seeds[:1], "name": own_name})
-    points = study.points(asked) if how is None else []
+    grid = [] if search is not None else points(study)
+    workers = {key: options.pop(key) for key in WORKERS}
+    if not is_main():  # of a launcher: the first process has the plan
+        if not dry_run:
+            from stl10bench.studies import engine
 
-    console = stderr()
-    made = sweep.prepare(asked, points, start, options, console)
+            engine.serve(engine.Workers(**workers))
+        return
+    if search is not None:  # beside the grid of that name
+        new_name = f"{study.name[:50]}-{search.sampler}"
+        study = study.model_copy(update={"seeds": study.seeds[:1], "name": new_name})
+
+    common = plan.prepare(start, options, stderr())
+    planned = plan.plan_study(study, grid, common)
     if dry_run:
-        known = [
-            (one.title, look_up(one.trial, made.data, made.device, made.runs_dir))
-            for one in made.planned
-        ]
-        train.show_forecast(known, made.data, made.device, made.runs_dir)
+        train.show_forecast(planned, common)
         return
-    if how is None:
-        found, trained = made.record, sweep.train(made, console, stack=stack, ddp=ddp)
-    else:
-        found, trained = search.train(made, how, console, ddp=ddp)
-    if not is_main():
-        return
-    _rank(found, trained, style)
-    folder = output or record.folder(made.runs_dir, asked.name)
-    for path in _draw(found, trained, folder, made.runs_dir):
-        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-    states = [(one.row or {}).get("state", "missing" if one.row is None else "") for one in trained]
-    if states and all(state in ("missing", "failed") for state in states):
+    made = record.make(study, planned, common)
+    old = record.read(common.runs_dir, study.name)
+    if old is not None and (note := record.changes(old, made, common.runs_dir)):
+        stderr().print(note, markup=False, highlight=False, soft_wrap=True)
+    made, trained = _train(made, planned, search, common, workers)
+    _rank(made, trained, style)
+    folder = output or record.folder(common.runs_dir, study.name)
+    for path in _draw(made, trained, folder, common.runs_dir):
+        stderr().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    if trained and all(
+        run.row is None or (isinstance(run.row, Failure) and run.row.state == "failed")
+        for run in trained
+    ):
         raise UsageError("no run succeeded; the table says why")
 
 
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings and the model's options among a command's options."""
+    keys = [*(key for key in RunConfig.model_fields if key not in DERIVED)]
+    keys += ["freeze", "hidden", "dropout"]
+    values = {key: options[key] for key in keys if options.get(key) is not None}
+    return values | key_values(options["model_option"])
+
+
 def _search(
-    asked: Study,
-    sampler: str | None,
-    trials: int | None,
-    pruner: str | None,
-    storage: str | None,
+    study: Study,
+    options: tuple[str | None, int | None, str | None, str | None],
     seeds: int | None,
-) -> "Plan | None":
-    """How to search, if that is asked for."""
+) -> "Search | None":
+    """How to search, if that is asked for: sampler, trials, pruner, storage."""
+    sampler, trials, pruner, storage = options
     if sampler is None:
-        given = {"--trials": trials, "--pruner": pruner, "--storage": storage}
-        if wrong := [name for name, value in given.items() if value is not None]:
-            raise UsageError(f"{wrong[0]} is of a search: it needs --sampler tpe, random or grid")
+        if trials is not None or pruner is not None:
+            option = "--trials" if trials is not None else "--pruner"
+            raise UsageError(f"{option} is of a search: it needs --sampler tpe, random or grid")
         return None
     require("optuna", extra="tune", purpose="--sampler")
     if seeds is not None and seeds > 1:
@@ -303,11 +305,34 @@ def _search(
             f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
             "--vary and --seeds"
         )
-    from stl10bench.studies import sampling
+    from stl10bench.studies import search
 
-    how = sampling.Plan(sampler, trials or 20, pruner or "none", storage)
-    sampling.check(asked, how)
-    return how
+    chosen = search.Search(sampler, trials or 20, pruner or "none", storage)
+    search.check(study, chosen)
+    return chosen
+
+
+def _train(
+    made: Record,
+    planned: Sequence[Planned],
+    search: "Search | None",
+    common: Common,
+    workers: dict[str, Any],
+) -> tuple[Record, list[Trained]]:
+    """Train what is missing of a study; returns its record and what there is of each run then."""
+    from stl10bench.studies import engine, record
+    from stl10bench.studies.progress import Progress
+
+    name = made.study.name
+    logs = record.folder(common.runs_dir, name) / "log"
+    batch = engine.Batch(name, common, engine.Workers(**workers), logs)
+    if search is not None:
+        from stl10bench.studies.search import train
+
+        return train(made, search, batch, stderr())
+    record.write(common.runs_dir, made)
+    outcomes = engine.train(planned, batch, Progress(name, planned, stderr()))
+    return made, record.trained(made, common.runs_dir, outcomes)
 
 
 def _draw(stored: Record, trained: Sequence[Trained], folder: Path, runs_dir: Path) -> list[Path]:
@@ -326,29 +351,3 @@ def _draw(stored: Record, trained: Sequence[Trained], folder: Path, runs_dir: Pa
     shown = [path.name for path in figures if path.suffix == ".png"]
     files.write(page, summary.study_to_markdown(stored, trained, shown).encode())
     return [page, table, *figures]
-
-
-@app.command(hidden=True)
-@with_options(DATA, MACHINE, PLUGIN, JSON)
-def stack(
-    model: str,
-    *,
-    members: Annotated[str, typer.Option(help="Settings of each member: a list in JSON.")],
-    recipe: Annotated[str, typer.Option()],
-    runs_dir: RunsDir = Path("runs"),
-    tracker: Annotated[str, typer.Option()] = "none",
-    as_json: bool,
-    plugin: str | None,
-    **options: Any,
-) -> None:
-    """Train several settings of a small model on the same batches: a worker's child."""
-    from stl10bench.training.run import train_stack
-
-    load_plugin(plugin)
-    rows = train_stack(
-        *(model, json.loads(members)),
-        **{"recipe": recipe, "runs_dir": runs_dir, "tracker": tracker, **options},
-        console=stderr(),
-    )
-    if as_json:
-        typer.echo(json.dumps({"runs": [row["run"] for row in rows]}))

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -20,6 +20,7 @@ from stl10bench.cli.options import (
     PLUGIN,
     RUNS,
     TRAINING,
+    WORKERS,
     RunName,
     RunsDir,
     load_plugin,
@@ -29,57 +30,13 @@ from stl10bench.cli.options import (
 from stl10bench.config import RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import DifferentError, UsageError, unknown
-from stl10bench.data.stl10 import Dataset
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import find_run
 from stl10bench.results.tables import FORMATS, show_rows
-from stl10bench.studies.benchmark import fit_options, plan_benchmark
-from stl10bench.studies.jobs import Known
 
-_FREE = {  # settings without effect on the time of a step
-    *("seed", "lr", "backbone_lr", "momentum", "weight_decay", "label_smoothing", "schedule"),
-    *("warmup", "step_epochs", "step_gamma"),
-}
-
-
-def show_forecast(
-    planned: Sequence[tuple[str, Known]], data: Dataset, kind: str, runs_dir: Path
-) -> None:
-    """Print the runs, done or missing; minutes are known, or measured on a few steps."""
-    from stl10bench.results import run_folder
-    from stl10bench.studies.estimate import estimate_seconds
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run")
-    table.add_column("state")
-    table.add_column("minutes", justify="right")
-    left = 0.0
-    measured: dict[str, float] = {}
-    with stderr().status("taking a few steps of each model"):
-        for name, (_, config, row) in planned:
-            title = escape(clean(name))
-            if config is None or (row is not None and "error" in row):
-                table.add_row(title, escape(clean(f"failed: {row and row['error']}")), "")
-            elif row is not None:
-                table.add_row(title, "done", f"{row['train_seconds'] / 60:.1f}")
-            else:
-                alike = _alike(config)
-                if alike.name not in measured:
-                    measured[alike.name] = estimate_seconds(alike, data, kind) / 60
-                minutes = measured[alike.name]
-                left += minutes
-                state = run_folder.status(runs_dir / config.name)["state"]
-                state = "missing" if state == "new" else state
-                table.add_row(title, state, f"~{minutes:.1f}")
-    stdout().print(table)
-    stdout().print(f"about {left:.1f} minutes are left to do", highlight=False)
-
-
-def _alike(config: RunConfig) -> RunConfig:
-    """One config for all that take as long."""
-    defaults = {key: RunConfig.model_fields[key].default for key in _FREE}
-    fold = None if config.fold is None else 0
-    return config.model_copy(update={**defaults, "fold": fold})
+if TYPE_CHECKING:
+    from stl10bench.studies.plan import Common, Planned
 
 
 app = typer.Typer()
@@ -87,7 +44,14 @@ app = typer.Typer()
 
 @app.command()
 @with_options(TRAINING, JSON)
-def train(model: Annotated[str, MODEL], *, as_json: bool, **options: Any) -> None:
+def train(
+    context: typer.Context,
+    model: Annotated[str | None, MODEL] = None,
+    *,
+    as_json: bool,
+    job: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    **options: Any,
+) -> None:
     """Under 60 s for logistic with --dataset demo --recipe quick.
 
     Examples:
@@ -95,9 +59,19 @@ def train(model: Annotated[str, MODEL], *, as_json: bool, **options: Any) -> Non
     stl10bench train cnn --epochs 5
     stl10bench train mobilenetv2 --no-freeze
     """
-    from stl10bench.training.run import train
+    from stl10bench.training.job import read_job
+    from stl10bench.training.run import run_job, train
 
-    row = train(model, console=stderr(), **settings(options))
+    if job is not None:
+        sources = {key: context.get_parameter_source(key) for key in context.params}
+        typed = [key for key, source in sources.items() if source and source.name == "COMMANDLINE"]
+        if others := set(typed) - {"job", "as_json"}:
+            raise UsageError(f"--job holds all of a run: leave out {', '.join(sorted(others))}")
+        row = run_job(read_job(job), stderr())
+    elif model is None:
+        raise UsageError("Missing model: 'stl10bench models' lists them")
+    else:
+        row = train(model, console=stderr(), **settings(options))
     if not is_main():
         return
     if as_json:
@@ -141,7 +115,7 @@ def evaluate(
 
 
 @app.command()
-@with_options(TRAINING)
+@with_options(TRAINING, WORKERS)
 def benchmark(
     models: Annotated[list[str] | None, MODELS] = None,
     *,
@@ -153,68 +127,76 @@ def benchmark(
         str, typer.Option(help="full, or folds: each of the ten pre-defined folds of 1,000 images.")
     ] = "full",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, done or missing, with minutes.")
+        bool, typer.Option("--dry-run", help="List the runs, done or missing, with their times.")
     ] = False,
     style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """Each model is trained in its own process.
+    """One run at a time, each in a process of its own, so that none
+    disturbs the times of another, unless --workers says more.
 
     Examples:
     stl10bench benchmark --all
     stl10bench benchmark cnn timm:resnet18 --epochs 10
     stl10bench benchmark logistic mlp --seeds 3
     """
+    from stl10bench.studies import plan
+
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("benchmark starts its own processes: run it without a launcher")
     load_plugin(options["plugin"])
-    entries = plan_benchmark(
+    entries = plan.list_entries(
         models or [], everything=everything, freeze=freeze, seeds=seeds, protocol=protocol
     )
-    fitted = fit_options(entries, options)
-    from stl10bench.core.device import choose_device
-    from stl10bench.data.load import open_data
-    from stl10bench.studies.jobs import (
-        Trial,
-        command_line,
-        failed_row,
-        look_up,
-        stored_row,
-        train_in_child,
-    )
-
-    console, runs_dir = stderr(), Path(options["runs_dir"])
-    where = {key: options[key] for key in ("dataset", "data_dir", "download", "verify")}
-    data = open_data(where.pop("dataset"), where.pop("data_dir"), **where, console=console)
-    kind = choose_device(options["device"])
-    planned = [
-        look_up(
-            Trial(entry.model, tuple(entry.arguments), {**settings(own), **entry.keywords}),
-            *(data, kind, runs_dir),
-            overwrite=options["overwrite"],
-        )
-        for entry, own in zip(entries, fitted, strict=True)
-    ]
+    workers = {key: options.pop(key) for key in WORKERS}
+    keywords = settings(options)
+    start = plan.Start(options["weights"], options["pretrained"])
+    not_settings = {*TRAINING} - {*RunConfig.model_fields, "hidden", "dropout"}
+    changed = {key: value for key, value in keywords.items() if key not in not_settings}
+    list(plan.fit_settings(entries, changed))  # raises before the data are opened
+    common = plan.prepare(start, options, stderr())
+    planned = plan.plan_benchmark(entries, changed, options["recipe"], common)
     if dry_run:
-        show_forecast([(known.trial.title, known) for known in planned], data, kind, runs_dir)
+        show_forecast(planned, common)
         return
 
-    rows = []
-    for number, ((trial, config, row), own) in enumerate(zip(planned, fitted, strict=True), 1):
-        note = "" if row is None else ": failed" if "error" in row else ": done"
-        title = f"[{number}/{len(planned)}] {trial.title}{note}"
-        console.print(title, style="bold", markup=False, highlight=False)
-        if row is None:
-            assert config is not None  # else the row had an error
-            code, answer = train_in_child(trial, command_line(own))
-            row = stored_row(runs_dir, answer) if code == 0 else failed_row(config, answer)
-        rows.append(row)
-    show_rows(rows, style, stdout(), baselines=False)
-    if all("error" in row for row in rows):
+    from stl10bench.studies.engine import Batch, Workers, train
+    from stl10bench.studies.progress import Progress
+
+    if workers["workers"] is None and workers["scheduler"] is None:
+        workers["workers"] = 1
+    several = workers["workers"] != 1
+    logs = common.runs_dir / "studies" / "benchmark" / "log" if several else None
+    progress = Progress("benchmark", planned, stderr(), live=several)
+    batch = Batch("benchmark", common, Workers(**workers), logs)
+    outcomes = train(planned, batch, progress)
+    rows = [outcomes[place.run] if place.run else place.failure for place in planned]
+    show_rows([row for row in rows if row is not None], style, stdout())
+    if not any(isinstance(row, Row) for row in rows):
         raise UsageError("no run succeeded; the table says why")
+
+
+def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
+    """Print the runs, done or missing; minutes are known, or measured on a few steps."""
+    from stl10bench.studies.estimate import forecast
+    from stl10bench.studies.progress import duration
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    table.add_column("state")
+    table.add_column("time", justify="right")
+    with stderr().status("taking a few steps of each model"):
+        forecasts = forecast(planned, common)
+    for line in forecasts:
+        time = "" if line.seconds is None else duration(line.seconds)
+        title, state = escape(clean(line.planned.title)), escape(clean(line.state))
+        table.add_row(title, state, f"~{time}" if line.is_left else time)
+    left = sum(line.seconds or 0.0 for line in forecasts if line.is_left)
+    stdout().print(table)
+    stdout().print(f"Estimated time left: {duration(left)}, one run at a time", highlight=False)
 
 
 @app.command()

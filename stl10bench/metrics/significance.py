@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -117,7 +118,12 @@ class Sample(NamedTuple):
     @property
     def deviation(self) -> float | None:
         """The standard deviation over the seeds (n - 1); None of one seed."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+        return _deviation(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+@lru_cache(4096)
+def _deviation(values: tuple[float, ...]) -> float:
+    return statistics.stdev(values)  # exact, hence slow: asked for each pair of settings
 
 
 class PooledVariance(NamedTuple):

@@ -78,7 +78,7 @@ def check_name(name: str) -> None:
     if name.startswith(TIMM):
         if name == TIMM:
             raise UsageError("'timm:' needs the name of a timm model, e.g. timm:resnet18")
-    elif name not in names():
+    elif name not in _BUILT_IN and name not in names():  # which reads all packages' metadata
         raise unknown("model", name, names(), remedy="('stl10bench models' lists them)")
 
 

@@ -21,6 +21,7 @@ from stl10bench.metrics.significance import least_significant_difference, pooled
 from stl10bench.plots import style
 from stl10bench.results import history
 from stl10bench.results.history import History
+from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.studies import ranking, summary
 from stl10bench.studies.ranking import Place, Trained
@@ -196,9 +197,9 @@ def _cell_text(place: Place) -> str:
 def search(results: Results, study: Study, trained: Sequence[Trained]) -> Figure:
     """The validation accuracy of each trial in their order, and over the values of each factor."""
     finished = [
-        (number, trial.labels, trial.row["val_accuracy"])
+        (number, trial.labels, trial.row.val_accuracy)
         for number, trial in enumerate(trained, 1)
-        if trial.row is not None and "error" not in trial.row
+        if isinstance(trial.row, Row) and trial.row.val_accuracy is not None
     ]
     numbers, accuracies = [trial[0] for trial in finished], [trial[2] for trial in finished]
     figure = Figure(figsize=(2.8 * (1 + len(study.vary)), 3.4))

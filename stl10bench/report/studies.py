@@ -43,7 +43,7 @@ def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study
         if not counts:
             continue
         jobs = record.trained(stored, runs_dir)
-        findings, ranking = summary.said(stored, jobs), summary.study_to_table(stored, jobs)
+        findings, ranking = summary.findings(stored, jobs), summary.study_to_table(stored, jobs)
         ((group, _),) = counts.most_common(1)
         studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, group))
     return studies, notes

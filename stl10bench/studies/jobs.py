@@ -1,213 +1,228 @@
-"""Options of a run -> its config, what is known of it, or a child process that trains it."""
+"""A job -> its row: trained in a child process, which is stopped by a file and survives its parent.
+
+A process each keeps memory, failures and Accelerate's state from leaking into the next run.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
+from uuid import uuid4
 
-from stl10bench.config import Limits, RunConfig
-from stl10bench.core import files
+from stl10bench.config import RunConfig
 from stl10bench.core.console import LAUNCHED
-from stl10bench.core.errors import BenchError, CheckpointError, InterruptedRunError
-from stl10bench.data.stl10 import Dataset
-from stl10bench.results import run_folder
-from stl10bench.training.resolve import check_settings, resolve_config
+from stl10bench.core.errors import BenchError, BusyError, DivergedError, StorageError
+from stl10bench.results.rows import Failure, Row
+from stl10bench.training.job import Job, write_job
 
-_LOOK = 0.5  # seconds between two looks at a child
-BUSY = 6  # the exit code of a run whose folder another process owns
-_HOW = {"weights", "pretrained", "recipe"}  # of `train`'s keywords: those that `api.check` takes
-_WHERE = {
-    *("dataset", "data_dir", "download", "verify", "runs_dir", "tracker", "device", "threads"),
-    *("compile", "deterministic", "overwrite"),
-    *Limits.model_fields,
+STORAGE = "STL10BENCH_STORAGE"  # the URL of a search's memory: it may hold a password
+_LOOK = 0.2  # seconds between two looks at a child, a lock or a file
+_LAUNCHERS = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", STORAGE),
 }
+_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_")
+_TAG_LENGTH = 64  # characters, W&B's limit
+_INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
-class Trial(NamedTuple):
-    """One run to be: its model, its own arguments of `train`, and the keywords that they mean."""
+@dataclass(frozen=True)
+class Task:
+    """A job for a worker, and what it needs to train it."""
 
-    model: str
-    arguments: tuple[str, ...]
-    keywords: Mapping[str, Any]
+    job: Job
+    home: Path  # the driver's folder in the runs folder: there it says which runs are to stop
+    log: Path | None  # where the child's messages go; None: to our stderr
+    tags: tuple[str, ...] = ()  # for W&B: the study and the values of its factors
 
     @property
-    def title(self) -> str:
-        """The trial as a command line would name it."""
-        return " ".join([self.model, *self.arguments])
+    def run(self) -> str:
+        return self.job.config.name
 
 
-def resolve_trial(trial: Trial, data: Dataset, device: str) -> RunConfig:
-    """The config that names the trial's run; raises what `api.check` raises."""
-    given = {key: value for key, value in trial.keywords.items() if key not in _WHERE}
-    how = {key: given.pop(key) for key in _HOW & given.keys()}
-    config, start = check_settings(trial.model, **how, settings=given)
-    return resolve_config(config, data.fingerprint, start, device)
+class Interrupted(NamedTuple):
+    """A run that was asked to stop, saved and left."""
+
+    exit_code: int  # 130 or 143
 
 
-class Known(NamedTuple):
-    """A trial, its config (None where it cannot be), and its row, if there is nothing to do."""
+def known_outcome(job: Job) -> Row | Failure | None:
+    """The row of a finished run, or why it diverged; None for a run that is still to do.
 
-    trial: Trial
-    config: RunConfig | None
-    row: dict[str, Any] | None
-
-
-def look_up(
-    trial: Trial, data: Dataset, device: str, runs_dir: Path, *, overwrite: bool = False
-) -> Known:
-    """What is known of a trial before it is trained.
-
-    Its row is that of a finished run (unless `overwrite`), or has an `error`: settings that cannot
-    be, or a run that diverged.
+    A run that failed is to do: it is tried again. A folder that cannot be read is a failure.
     """
+    if job.overwrite:
+        return None
     try:
-        config = resolve_trial(trial, data, device)
+        return job.folder.ended(job.config)
+    except BusyError:
+        return None  # it is being finished
+    except DivergedError:
+        return job.folder.failure()
     except BenchError as error:
-        return Known(trial, None, {"model": trial.model, "model_options": {}, "error": str(error)})
-    if overwrite:
-        return Known(trial, config, None)
+        return failure(job.config, str(error))
+
+
+def failure(config: RunConfig, reason: str) -> Failure:
+    """Why a run has no row."""
+    return Failure(
+        run=config.name,
+        model=config.model,
+        model_options=config.model_options,
+        config=config,
+        error=reason,
+    )
+
+
+def ask_to_stop(home: Path, run: str | None, number: int) -> None:
+    """Send a signal to the child that trains `run`, or to all, wherever they are."""
+    path = home / ("stop" if run is None else f"stop-{run}")
+    with path.open("a") as file:
+        file.write(f"{number}\n")
+
+
+def train(task: Task, environment: Mapping[str, str]) -> Row | Failure | Interrupted:
+    """Train a job in a child process, unless its row is there already.
+
+    Waits for whoever owns the run folder: a child that a dead worker left behind, or another
+    driver's. What that one leaves counts, its failure included.
+    """
+    job = task.job
+    if not task.home.is_dir():
+        text = f"{task.home} is missing: the driver and all workers must share the runs folder"
+        return failure(job.config, text)
     try:
-        return Known(trial, config, run_folder.ended(runs_dir / config.name, config))
+        waited = False
+        while True:
+            if numbers := _signals(task):
+                return Interrupted(128 + numbers[0])
+            if _is_owned(job):
+                waited = True
+                time.sleep(_LOOK)
+                continue
+            outcome = known_outcome(job)
+            if outcome is None and waited:
+                outcome = job.folder.failure()
+            if outcome is not None:
+                return outcome
+            code, printed = _run_child(task, environment)
+            if code != BusyError.exit_code:
+                return _outcome(job, code, printed)
+            waited = True
     except BenchError as error:
-        return Known(trial, config, failed_row(config, str(error)))
+        return failure(job.config, str(error))
 
 
-def failed_row(config: RunConfig, reason: str) -> dict[str, Any]:
-    """The row of a run that has none, with its `error`."""
-    return {
-        "run": config.name,
-        "model": config.model,
-        "model_options": config.model_options,
-        "error": reason,
-        "seed": config.seed,
-        "config": config.model_dump(mode="json"),
-    }
-
-
-def train_in_child(trial: Trial, common: Sequence[str]) -> tuple[int, str]:
-    """Train in a child process with the arguments `common` and the trial's own.
-
-    Returns its exit code, and the name of the run, or the reason why there is none. What it says
-    on the way goes to our stderr. Raises InterruptedRunError as `child` does.
-    """
-    code, answer = run_child(["train", trial.model, *common, *trial.arguments])
-    return code, str(answer["run"] if "run" in answer else answer["error"])
-
-
-def run_child(
-    arguments: Sequence[str],
-    *,
-    environment: Mapping[str, str] | None = None,
-    said: IO[str] | None = None,
-    watch: Callable[[], bool] | None = None,
-) -> tuple[int, dict[str, Any]]:
-    """Run a command of ours with --json in a child process; returns its exit code and its answer.
-
-    A process each keeps memory, failures and Accelerate's state from leaking into the next run.
-    The answer of one that died has an `error`. `environment` replaces ours, `said` takes what it
-    says on the way in place of our stderr, and `watch` is called twice a second: when it returns
-    True the child is asked to save and end. Raises InterruptedRunError when it was interrupted
-    otherwise; signals that come to us go to it, once, so that it saves and ends.
-    """
-    with (
-        _noted_signals() as signals,
-        subprocess.Popen(
-            [sys.executable, "-m", "stl10bench", *arguments, "--json"],
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            process_group=0,  # else Ctrl-C in a terminal would reach it twice
-            env={
-                **(os.environ if environment is None else environment),
-                LAUNCHED: str(os.getpid()),
-            },
-        ) as process,
-    ):
-        signals.forward_to(process)
-        printed, asked = _wait(process, watch)
-    codes = [128 + number for number in signals.came]  # it may have ended before it heard of them
-    code = process.returncode
-    if not asked and code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
-        codes.append(code if code > 0 else 128 - code)
-    if codes:
-        raise InterruptedRunError("interrupted: the same command goes on from here", codes[0])
+def _is_owned(job: Job) -> bool:
+    if not job.folder.path.exists():
+        return False
     try:
-        answer = json.loads(printed)
-        if isinstance(answer, dict) and (code == 0 or "error" in answer):
-            return code, answer
-    except ValueError:
-        pass
-    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-    return code, {"error": f"ended {how}"}
+        with job.folder.lock():
+            return False
+    except BusyError:
+        return True
 
 
-def _wait(process: "subprocess.Popen[str]", watch: Callable[[], bool] | None) -> tuple[str, bool]:
-    """What a child printed, when it has ended, and whether `watch` had it end."""
-    asked = False
-    while True:
-        try:
-            return process.communicate(timeout=None if watch is None else _LOOK)[0], asked
-        except subprocess.TimeoutExpired:
-            if watch is not None and watch() and not asked:
-                process.terminate()
-                asked = True
+def _outcome(job: Job, code: int, printed: str) -> Row | Failure | Interrupted:
+    """What a child came to, by its run folder, else by its last words."""
+    if code == 0:
+        return job.folder.row()
+    if code in _INTERRUPTED:
+        return Interrupted(code if code > 0 else 128 - code)
+    if code == DivergedError.exit_code and (diverged := job.folder.failure()) is not None:
+        return diverged
+    try:
+        reason = str(json.loads(printed)["error"])
+    except (ValueError, TypeError, KeyError):
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = f"its process ended without a word ({how})"
+    return failure(job.config, reason)
 
 
-def command_line(options: Mapping[str, Any]) -> list[str]:
-    """Options -> the arguments that give them again."""
-    arguments: list[str] = []
-    for key, value in options.items():
-        name = key.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            arguments += [part for one in value for part in (f"--{name}", one)]
-        elif value is not None:
-            arguments += [f"--{name}", str(value)]
-    return arguments
+def _signals(task: Task) -> list[int]:
+    """The signals that the driver has sent to the run so far."""
+    numbers: list[int] = []
+    for path in (task.home / "stop", task.home / f"stop-{task.run}"):
+        if path.exists():
+            numbers += map(int, path.read_text().split())
+    return numbers
 
 
-def stored_row(runs_dir: Path, run: str) -> dict[str, Any]:
-    """The stored row of a finished run; raises CheckpointError."""
-    return files.read_json(runs_dir / run / "result.json", CheckpointError)
+def _run_child(task: Task, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run the job in a child process; returns its exit code and what it printed.
 
-
-class _Signals:
-    """The signals that came, each sent once to a child as soon as there is one."""
-
-    def __init__(self) -> None:
-        self.came: list[int] = []
-        self._unsent: deque[int] = deque()
-        self._child: subprocess.Popen[str] | None = None
-
-    def note(self, number: int, _: FrameType | None) -> None:
-        self.came.append(number)
-        self._unsent.append(number)
-        self._send()
-
-    def forward_to(self, child: "subprocess.Popen[str]") -> None:
-        self._child = child
-        self._send()
-
-    def _send(self) -> None:
-        while self._child is not None and self._unsent:
-            self._child.send_signal(self._unsent.popleft())
+    It gets each signal once, so that it saves and leaves. Raises StorageError.
+    """
+    file = task.home / f"{task.run}-{uuid4().hex[:8]}.job"
+    write_job(file, task.job)
+    try:
+        with (
+            _log(task.log) as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "stl10bench", "train", "--job", str(file), "--json"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                process_group=0,  # else Ctrl-C in a terminal would reach it twice
+                env={**environment, LAUNCHED: str(os.getpid())},
+            ) as process,
+        ):
+            sent = 0
+            while True:
+                for number in _signals(task)[sent:]:
+                    process.send_signal(number)
+                    sent += 1
+                try:
+                    printed, _ = process.communicate(timeout=_LOOK)
+                    return process.returncode, printed
+                except subprocess.TimeoutExpired:
+                    pass
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager
-def _noted_signals() -> Iterator[_Signals]:
-    """Within, SIGINT and SIGTERM are noted, for a child."""
-    signals = _Signals()
-    before = {n: signal.signal(n, signals.note) for n in (signal.SIGINT, signal.SIGTERM)}
+def _log(path: Path | None) -> Iterator[IO[str] | None]:
+    if path is None:
+        yield None
+        return
     try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+    with file:
+        yield file
+
+
+def child_environment(
+    task: Task, *, threads: int | None = None, slot: int | None = None, gpus: int = 0
+) -> dict[str, str]:
+    """Our environment for a run that is trained alone.
+
+    Without any trace of a launcher, else the run would wait for the other processes, and with one
+    of this machine's `gpus`, that of our `slot` among its workers.
+    """
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _LAUNCHERS and not name.startswith(_PREFIXES)
+    }
+    if threads is not None:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    if gpus and slot is not None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        devices = seen.split(",")
+        variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    if task.tags:
+        variables.setdefault("WANDB_RUN_GROUP", task.tags[0])
+        tags = [tag.replace(",", " ")[:_TAG_LENGTH] for tag in task.tags]
+        variables.setdefault("WANDB_TAGS", ",".join(tags))
+    return variables

@@ -4,6 +4,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib.resources import as_file
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,33 @@ from pydantic import ValidationError
 from stl10bench.config import Scalar
 from stl10bench.core import files
 from stl10bench.core.errors import UsageError, unknown
-from stl10bench.studies import presets
 from stl10bench.studies.study import Factor, Range, Settings, Study, Value, label
+
+REPORT = (  # the studies of the report, in its order
+    *("logistic-lr", "logistic-batch-size", "logistic-optimizer", "mlp-lr-batch-size"),
+    *("mlp-hidden", "cnn-lr-batch-size", "cnn-dropout", "mobilenetv2-lr-batch-size"),
+    "mobilenetv2-freeze",
+)
+PRESETS = (
+    *REPORT,
+    *("augmentations", "input-size", "label-efficiency", "resize-or-crop", "optimizers"),
+    "precision",
+)
 
 _LIMIT = 1 << 16  # bytes
 _SCALARS = ("bool", "int", "float", "str")
 _TYPES = {"range", "values", "bundles", *_SCALARS, f"list[union[{','.join(_SCALARS)}]]"}
+
+
+def preset(name: str) -> Study:
+    """The study of that name in presets/; raises UsageError with the nearest one.
+
+    They were made for a GPU; on a CPU take fewer values (`--vary lr=1e-3,1e-4`), epochs or seeds.
+    """
+    if name not in PRESETS:
+        raise unknown("study", name, PRESETS, remedy="('stl10bench study list' lists them)")
+    with as_file(package_files(__package__) / "presets" / f"{name}.toml") as path:
+        return read(path)
 
 
 def read(path: Path) -> Study:
@@ -27,11 +50,11 @@ def read(path: Path) -> Study:
     """
     try:
         text = files.read(path, _LIMIT, UsageError).decode()
-        given = tomllib.loads(text)
+        values = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     try:
-        return Study.model_validate({"name": path.stem, **given})
+        return Study.model_validate({"name": path.stem, **values})
     except ValidationError as error:
         where, why = explain(error)
         line = _line(text, where)
@@ -52,11 +75,11 @@ def parse_factor(text: str) -> tuple[str, Factor]:
 
     Values are separated by commas, or by slashes where the values themselves have commas.
     """
-    name, sign, given = text.partition("=")
-    if not sign or not name or not given:
+    name, sign, listed = text.partition("=")
+    if not sign or not name or not listed:
         raise UsageError(f"--vary {text}: must be NAME=VALUE,VALUE or NAME=LOW..HIGH, e.g. lr=1,2")
-    if ".." in given:
-        low, _, rest = given.partition("..")
+    if ".." in listed:
+        low, _, rest = listed.partition("..")
         high, _, scale = rest.partition(":")
         if scale not in ("", "log"):
             raise UsageError(f"--vary {text}: a range is LOW..HIGH or LOW..HIGH:log")
@@ -66,9 +89,9 @@ def parse_factor(text: str) -> tuple[str, Factor]:
             )
         except ValidationError as error:
             raise UsageError(f"--vary {text}: {_rule(error.errors()[0])}") from None
-    values: list[Value] = [_scalar(part) for part in given.split(",")]
-    if "/" in given:
-        values = [[_scalar(item) for item in part.split(",")] for part in given.split("/")]
+    values: list[Value] = [_scalar(part) for part in listed.split(",")]
+    if "/" in listed:
+        values = [[_scalar(item) for item in part.split(",")] for part in listed.split("/")]
     if any("" in (value if isinstance(value, list) else [value]) for value in values):
         raise UsageError(f"--vary {text}: an empty value; separate values by one comma")
     return name, values
@@ -86,7 +109,7 @@ def _scalar(text: str) -> Scalar:
 
 def explain(error: ValidationError) -> tuple[list[str], str]:
     """The keys that lead to a study's first wrong value, and what is wrong with it."""
-    first = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
+    first = min(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     where = [part for part in first["loc"] if isinstance(part, str) and part not in _TYPES]
     return where, _rule(first)
 
@@ -94,8 +117,8 @@ def explain(error: ValidationError) -> tuple[list[str], str]:
 def _rule(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
-        known = Range if "range" in problem["loc"] else Study
-        near = get_close_matches(key, list(known.model_fields), n=1, cutoff=0.5)
+        model = Range if "range" in problem["loc"] else Study
+        near = get_close_matches(key, list(model.model_fields), n=1, cutoff=0.5)
         return "unknown key" + (f": did you mean {near[0]!r}?" if near else "")
     if problem["type"] == "missing":
         return "is missing"
@@ -115,9 +138,9 @@ def _rule(problem: Any) -> str:
 def _line(text: str, where: Sequence[str]) -> int | None:
     """The number of the line that has the last key of `where` that the file has."""
     for key in reversed(where):
-        found = re.search(rf"""^\s*\[?[\w.\s"']*\b{re.escape(key)}\b["']?\s*[=.\]]""", text, re.M)
-        if found:
-            return text[: found.end()].count("\n") + 1
+        pattern = rf"""^\s*\[?[\w.\s"']*\b{re.escape(key)}\b["']?\s*[=.\]]"""
+        if match := re.search(pattern, text, re.M):
+            return text[: match.end()].count("\n") + 1
     return None
 
 
@@ -138,66 +161,76 @@ def define(
     Each of the others beats what the study says of it. A factor that it has gets other values, of
     a factor with named bundles those named; another one is varied as well. Raises UsageError.
     """
-    given: dict[str, Factor] = {}
+    factors: dict[str, Factor] = {}
     for text in vary:
         factor, values = parse_factor(text)
-        if factor in given:
+        if factor in factors:
             raise UsageError(f"--vary {text}: {factor} is varied twice; give all values in one")
-        given[factor] = values
-    if name is None:
-        if not model or not given:
-            raise UsageError(
-                "study what? Name one ('stl10bench study list' lists them), a .toml file, or give "
-                "--model MODEL --vary NAME=VALUE,VALUE"
-            )
-        study: dict[str, Any] = {"name": _slug(model, "by", *given), "model": model, "vary": given}
+        factors[factor] = values
+    if name is not None:
+        fields = _changed(stored or _named(name), model, recipe, factors)
+    elif model and factors:
+        fields = {"name": _slug(model, "by", *factors), "model": model, "vary": factors}
     else:
-        found = stored or _found(name)
-        study = {key: getattr(found, key) for key in found.model_fields_set}
-        vary_all: dict[str, Factor] = dict(found.vary)
-        for factor, values in given.items():
-            vary_all[factor] = _narrowed(factor, found.vary.get(factor), values)
-        study["vary"] = vary_all
-        other_model = model is not None and model != found.model
-        if other_model or len(vary_all) > len(found.vary):
-            study["about"] = ""
-        if other_model or len(vary_all) > len(found.vary) or recipe not in (None, found.recipe):
-            study |= {"finding": "", "best": {}}  # of another study than the report's
-        if other_model:
-            study |= {"model": model, "name": _slug(found.name, str(model))}
-    study["settings"] = {**study.get("settings", {}), **plain(settings)}
+        raise UsageError(
+            "Missing study name: give one ('stl10bench study list' lists them), a .toml file, or "
+            "--model MODEL --vary NAME=VALUE,VALUE"
+        )
+    fields["settings"] = {**fields.get("settings", {}), **plain(settings)}
     if recipe is not None:
-        study["recipe"] = recipe
+        fields["recipe"] = recipe
     if seeds is not None:
-        study["seeds"] = seeds
+        fields["seeds"] = seeds
     try:
-        return Study.model_validate(study)
+        return Study.model_validate(fields)
     except ValidationError as error:
         where, why = explain(error)
-        raise UsageError(f"study {study['name']}: {'.'.join(where)}: {why}") from None
+        raise UsageError(f"study {fields['name']}: {'.'.join(where)}: {why}") from None
 
 
-def _found(name: str) -> Study:
+def _changed(
+    study: Study, model: str | None, recipe: str | None, factors: Mapping[str, Factor]
+) -> dict[str, Any]:
+    """The fields of a study with another model or other factors, and without what then is not so.
+
+    What the report says of it is of another study than this one.
+    """
+    fields = {key: getattr(study, key) for key in study.model_fields_set}
+    fields["vary"] = dict(study.vary) | {
+        name: _narrowed(name, study.vary.get(name), values) for name, values in factors.items()
+    }
+    other_model = model is not None and model != study.model
+    wider = len(fields["vary"]) > len(study.vary)
+    if other_model or wider:
+        fields["about"] = ""
+    if other_model or wider or recipe not in (None, study.recipe):
+        fields |= {"finding": "", "best": {}}
+    if other_model:
+        fields |= {"model": model, "name": _slug(study.name, str(model))}
+    return fields
+
+
+def _named(name: str) -> Study:
     """The study in a file or of a name; raises UsageError."""
     if not name.endswith(".toml"):
-        return presets.get(name)
-    found = read(Path(name))
-    if found.name in presets.NAMES:
+        return preset(name)
+    study = read(Path(name))
+    if study.name in PRESETS:
         raise UsageError(
-            f"{name}: {found.name!r} is the name of another study; rename the file, or say "
+            f"{name}: {study.name!r} is the name of another study; rename the file, or say "
             "name = '...' in it"
         )
-    return found
+    return study
 
 
 def plain(settings: Mapping[str, Any]) -> Settings:
     """Settings as a file would say them: no tuples, and lists where a command line has commas."""
-    found: Settings = {}
+    values: Settings = {}
     for key, value in settings.items():
         if isinstance(value, str) and key in ("hidden", "rotation"):
             value = value.split(",")
-        found[key] = list(value) if isinstance(value, tuple | list) else value
-    return found
+        values[key] = list(value) if isinstance(value, tuple | list) else value
+    return values
 
 
 def _narrowed(name: str, old: Factor | None, values: Factor) -> Factor:
@@ -205,10 +238,10 @@ def _narrowed(name: str, old: Factor | None, values: Factor) -> Factor:
     if not isinstance(old, dict) or not isinstance(values, list):
         return values
     names = [label(value) for value in values]
-    for one in names:
-        if one not in old:
-            raise unknown(f"value of {name}", one, old)
-    return {one: old[one] for one in names}
+    for bundle in names:
+        if bundle not in old:
+            raise unknown(f"value of {name}", bundle, old)
+    return {bundle: old[bundle] for bundle in names}
 
 
 def _slug(*parts: str) -> str:

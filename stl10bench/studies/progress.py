@@ -1,10 +1,9 @@
-"""A study at work -> a table in the terminal, or a line for each run that ends."""
+"""Runs at work -> a table in the terminal, or a line for each run that ends."""
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -14,111 +13,121 @@ from rich.table import Table
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError
-from stl10bench.results import history, run_folder
-from stl10bench.studies.ledger import Ledger
+from stl10bench.results import history
+from stl10bench.results.rows import Failure, Row
 from stl10bench.studies.plan import Planned
 
 _EVERY = 1.0  # seconds between two looks
-_MOST = 12  # runs in hand that are shown
+_MOST = 12  # running runs that are shown
 
 
-class Board:
-    """What a study has done so far, for a person who waits; quiet where the console is."""
+class Progress:
+    """What has been done of some runs so far, for a person who waits; quiet where the console is.
+
+    `outcomes` has the row of each run that ended, or why it has none.
+    """
 
     def __init__(
-        self, title: str, planned: Sequence[Planned], book: Ledger, console: Console
+        self, title: str, planned: Sequence[Planned], console: Console, *, live: bool = True
     ) -> None:
+        self.console = console
+        self.outcomes: dict[str, Row | Failure] = {}
         self._title = title
-        self._book = book
-        self._console = console
-        self._planned = {one.config.name: one for one in planned if one.config is not None}
-        self._said = set(book.settled)
-        self._at_first = len(book.settled)
+        self._planned = {place.run: place for place in planned if place.run is not None}
+        self._done_before = 0
         self._started = time.monotonic()
         self._looked = 0.0
-        live = console.is_terminal and not console.quiet
+        live = live and console.is_terminal and not console.quiet
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "Progress":
+        self._done_before = len(self.outcomes)
         if self._live is not None:
             self._live.start()
-        self._show()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._show()
         if self._live is not None:
             self._live.stop()
 
+    def skip(self, planned: Planned, outcome: Row | Failure) -> None:
+        """Take in the outcome of a run that needs no training."""
+        assert planned.run is not None
+        self.outcomes[planned.run] = outcome
+
+    def ended(self, run: str, outcome: Row | Failure) -> None:
+        """Say how a run ended."""
+        self.outcomes[run] = outcome
+        count = f"[{len(self.outcomes)}/{len(self._planned)}]"
+        self.say(f"{count} {self._planned[run].title}: {outcome_line(outcome)}")
+        self._looked = 0.0
+
+    def say(self, line: str) -> None:
+        """Print a line, above the table if there is one."""
+        self.console.print(clean(line), markup=False, highlight=False, soft_wrap=True)
+
     def tick(self) -> None:
-        """Look at the runs that others have in hand, too, at most once a second."""
-        if time.monotonic() - self._looked >= _EVERY:
-            self._book.refresh()
-            self._show()
+        """Look at the runs that are at work, at most once a second."""
+        if self._live is not None and time.monotonic() - self._looked >= _EVERY:
+            self._live.update(Group(self._head(), self._running()), refresh=True)
             self._looked = time.monotonic()
 
-    def _show(self) -> None:
-        for name in [name for name in self._book.settled if name not in self._said]:
-            self._said.add(name)
-            self._console.print(self._line(name), markup=False, highlight=False, soft_wrap=True)
-        if self._live is not None:
-            self._live.update(Group(self._head(), self._in_hand()), refresh=True)
-
-    def _line(self, name: str) -> str:
-        row, count = self._book.settled[name], f"{len(self._said)}/{len(self._planned)}"
-        title = clean(self._planned[name].title)
-        if "error" in row:
-            reason = clean(str(row["error"])).removeprefix("diverged: ")
-            return f"[{count}] {title}: {row['state']}: {reason}"
-        return (
-            f"[{count}] {title}: hold-out {row['val_accuracy']:.3f}, {row['train_seconds']:.0f} s"
-        )
-
     def _head(self) -> str:
-        done, all_of_them = len(self._book.settled), len(self._planned)
-        parts = [f"{done} of {all_of_them} runs done"]
-        if best := best_of(self._planned, self._book.settled):
+        done, total = len(self.outcomes), len(self._planned)
+        parts = [f"{done} of {total} runs done"]
+        if best := self._best():
             parts.append(f"best so far {clean(best[0])} at {best[1]:.3f}")
-        if (new := done - self._at_first) and done < all_of_them:
-            seconds = (time.monotonic() - self._started) / new * (all_of_them - done)
-            parts.append(f"about {_duration(seconds)} left")
+        if (new := done - self._done_before) and done < total:
+            seconds = (time.monotonic() - self._started) / new * (total - done)
+            parts.append(f"estimated time left: {duration(seconds)}")
         return escape(f"{self._title}: {', '.join(parts)}")
 
-    def _in_hand(self) -> Table:
+    def _best(self) -> tuple[str, float] | None:
+        """The setting with the highest mean validation accuracy of the seeds so far, and that."""
+        seeds: dict[tuple[str, ...], list[float]] = {}
+        for run, row in self.outcomes.items():
+            labels = self._planned[run].labels
+            if labels and isinstance(row, Row) and row.val_accuracy is not None:
+                seeds.setdefault(labels, []).append(row.val_accuracy)
+        means = [(", ".join(labels), statistics.fmean(values)) for labels, values in seeds.items()]
+        return max(means, key=lambda pair: pair[1], default=None)
+
+    def _running(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for title in ("in hand", "epoch", "hold-out"):
-            table.add_column(title, justify="left" if title == "in hand" else "right")
-        for name in self._book.open:
-            folder = self._book.runs_dir / name
+        for title in ("running", "epoch", "validation"):
+            table.add_column(title, justify="left" if title == "running" else "right")
+        for run, planned in self._planned.items():
+            if run in self.outcomes or planned.job is None:
+                continue
             try:
-                if run_folder.status(folder)["state"] != "running":
+                if planned.job.folder.status()["state"] != "running":
                     continue
-                logged = history.read(folder, live=True)
+                logged = history.read(planned.job.folder, live=True)
             except CheckpointError:
                 continue
             accuracy = f"{logged.series('val/accuracy')[-1]:.3f}" if logged.epochs else "-"
-            title = escape(clean(self._planned[name].title))
-            table.add_row(
-                title, f"{len(logged.epochs)}/{self._book.configs[name].epochs}", accuracy
-            )
+            epochs = f"{len(logged.epochs)}/{planned.job.config.epochs}"
+            table.add_row(escape(clean(planned.title)), epochs, accuracy)
             if table.row_count == _MOST:
                 break
         return table
 
 
-def best_of(
-    planned: Mapping[str, Planned], settled: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, float] | None:
-    """The setting with the highest mean hold-out accuracy of the seeds so far, and that."""
-    seeds: dict[tuple[str, ...], list[float]] = {}
-    for name, row in settled.items():
-        if "error" not in row:
-            seeds.setdefault(planned[name].point.labels, []).append(row["val_accuracy"])
-    means = [(", ".join(labels), statistics.fmean(values)) for labels, values in seeds.items()]
-    return max(means, key=lambda one: one[1], default=None)
+def outcome_line(outcome: Row | Failure) -> str:
+    """How a run ended, in some words."""
+    if isinstance(outcome, Failure):
+        return f"{outcome.state}: {outcome.error.removeprefix('diverged: ')}"
+    seconds = "" if outcome.train_seconds is None else f", {outcome.train_seconds:.0f} s"
+    if outcome.val_accuracy is None:
+        return f"test {outcome.test_accuracy:.3f}{seconds}"
+    return f"validation {outcome.val_accuracy:.3f}{seconds}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 12 min, 8 h 28 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -2,8 +2,9 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stl10bench.metrics.significance import (
     SIGNIFICANCE,
@@ -13,22 +14,22 @@ from stl10bench.metrics.significance import (
     samples_p_value,
     wilson_interval,
 )
+from stl10bench.results.rows import Failure, Row
 
-BEST, TIED, WORSE = "best", "not distinguishable", "larger than noise"
-Row = dict[str, Any]
+BEST, TIED, WORSE = "best", "tied", "worse"
 
 
 class Trained(NamedTuple):
-    """A run of a study as the ranking sees it: what was varied, and its row, if there is one.
+    """A run of a study as the ranking sees it: what was varied, and its row or why it has none.
 
-    A row with an `error` is of a run that failed or diverged; None stands for one still to do.
+    None stands for a run that is still to do.
     """
 
     labels: tuple[str, ...]
     seed: int
     run: str | None
     val_images: int
-    row: Row | None
+    row: Row | Failure | None
 
 
 class Place(NamedTuple):
@@ -39,7 +40,7 @@ class Place(NamedTuple):
     asked: int  # runs
     test_accuracy: float | None  # the mean; no verdict depends on it
     missing: int  # runs still to do; a run that failed or diverged is done
-    behind: float | None  # of the best one's hold-out accuracy
+    behind: float | None  # of the best one's validation accuracy
     p: float | None  # against the best, Holm-corrected
     verdict: str
 
@@ -50,30 +51,35 @@ class Place(NamedTuple):
 
 
 def rank(trained: Sequence[Trained]) -> list[Place]:
-    """The settings by their seeds' mean hold-out accuracy; those that lack runs come last.
+    """The settings by their seeds' mean validation accuracy; those that lack runs come last.
 
-    Each is compared with the best by `noise.p_value`, corrected for all pairs of settings, since
+    Each is compared with the best by `samples_p_value`, corrected for all pairs of settings, since
     any of them could have come out best (Holm 1979).
     One that lacks runs has no such verdict, but says why: runs that diverged are a result, too.
     """
     settings: dict[tuple[str, ...], list[Trained]] = {}
-    for one in trained:
-        settings.setdefault(one.labels, []).append(one)
+    for run in trained:
+        settings.setdefault(run.labels, []).append(run)
     places = [_place(labels, group) for labels, group in settings.items()]
     places.sort(key=lambda place: (not place.is_whole, -_mean(place)))
     if not places or not places[0].is_whole:
         return places
     best, *others = [place for place in places if place.is_whole]
-    samples = [place.sample for place in (best, *others) if place.sample is not None]
-    seeds = pooled_variance(samples)
-    # The first len(others) pairs are those with the best.
-    pairs = [samples_p_value(*pair, seeds) for pair in combinations(samples, 2)]
+    samples = tuple(place.sample for place in (best, *others) if place.sample is not None)
     judged = {best.labels: best._replace(verdict=BEST, behind=0.0)}
-    for place, p in zip(others, holm(pairs), strict=False):
+    for place, p in zip(others, _p_values(samples), strict=True):
         verdict = TIED if p >= SIGNIFICANCE else WORSE
         behind = _mean(best) - _mean(place)
         judged[place.labels] = place._replace(verdict=verdict, behind=behind, p=p)
     return [judged.get(place.labels, place) for place in places]
+
+
+@lru_cache(8)  # a table, a page and figures ask for the same; of 666 settings it takes a second
+def _p_values(samples: tuple[Sample, ...]) -> list[float]:
+    """Of each sample but the first against the first, Holm-corrected for all pairs of them."""
+    seeds = pooled_variance(samples)
+    pairs = [samples_p_value(*pair, seeds) for pair in combinations(samples, 2)]
+    return holm(pairs)[: len(samples) - 1]  # the first pairs are those with the first
 
 
 def _mean(place: Place) -> float:
@@ -81,26 +87,24 @@ def _mean(place: Place) -> float:
 
 
 def _place(labels: tuple[str, ...], group: Sequence[Trained]) -> Place:
-    finished = [one for one in group if one.row is not None and "error" not in one.row]
-    rows = [one.row for one in finished if one.row is not None]
+    finished = [(run, run.row) for run in group if isinstance(run.row, Row)]
     sample = test = None
     if finished:
-        accuracies = tuple(row["val_accuracy"] for row in rows)
-        sample = Sample(accuracies, sum(one.val_images for one in finished))
-        test = statistics.fmean(row["test_accuracy"] for row in rows)
-    missing = sum(one.row is None for one in group)
+        accuracies = tuple(row.val_accuracy or 0.0 for _, row in finished)
+        sample = Sample(accuracies, sum(run.val_images for run, _ in finished))
+        test = statistics.fmean(row.test_accuracy for _, row in finished)
+    missing = sum(run.row is None for run in group)
     return Place(labels, sample, len(group), test, missing, None, None, _why(group))
 
 
 def _why(group: Sequence[Trained]) -> str:
     """What became of the runs of a setting that are not finished."""
     reasons: dict[str, list[str]] = {}
-    for one in group:
-        if one.row is None:
+    for run in group:
+        if run.row is None:
             reasons.setdefault("missing", []).append("")
-        elif "error" in one.row:
-            state = str(one.row.get("state", "failed"))
-            reasons.setdefault(state, []).append(str(one.row["error"]))
+        elif isinstance(run.row, Failure):
+            reasons.setdefault(run.row.state, []).append(run.row.error)
     parts = []
     for state, texts in reasons.items():
         count = "" if len(texts) == len(group) else f"{len(texts)} of {len(group)} "
@@ -111,7 +115,7 @@ def _why(group: Sequence[Trained]) -> str:
 
 
 def is_chance(place: Place, classes: int | None) -> bool:
-    """Whether the 95 % interval of a setting's hold-out accuracy reaches that of a guess."""
+    """Whether the 95 % interval of a setting's validation accuracy reaches chance level."""
     if place.sample is None or not classes:
         return False
     return wilson_interval(place.sample.mean, place.sample.images)[0] <= 1 / classes
@@ -119,7 +123,7 @@ def is_chance(place: Place, classes: int | None) -> bool:
 
 def classes_of(trained: Sequence[Trained]) -> int | None:
     """How many classes the data have, as far as a row says so."""
-    for one in trained:
-        if one.row and one.row.get("per_class_accuracy"):
-            return len(one.row["per_class_accuracy"])
+    for run in trained:
+        if isinstance(run.row, Row) and run.row.per_class_accuracy:
+            return len(run.row.per_class_accuracy)
     return None

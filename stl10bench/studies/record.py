@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stl10bench.core import files
 from stl10bench.core.errors import BenchError, CheckpointError
-from stl10bench.results import run_folder
-from stl10bench.results.rows import Row
-from stl10bench.studies.ledger import read_study_row
-from stl10bench.studies.plan import Planned
+from stl10bench.results.rows import Failure, Row
+from stl10bench.results.run_folder import RunFolder
+from stl10bench.studies.plan import Common, Planned, base_run
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.study import Study
 
@@ -56,25 +55,30 @@ class Record(BaseModel):
 
 
 def folder(runs_dir: Path, name: str) -> Path:
-    """Where a study keeps its record, its children's words and, unless told otherwise, figures."""
+    """Where a study keeps its record, its runs' messages and, unless told otherwise, figures."""
     return runs_dir / "studies" / name
 
 
-def make(
-    study: Study, planned: Sequence[Planned], *, data: str, dataset: str, base: str | None
-) -> Record:
+def make(study: Study, planned: Sequence[Planned], common: Common) -> Record:
     """The record of a study that is about to run."""
     entries = [
         Entry(
-            labels=list(one.point.labels),
-            seed=one.point.seed,
-            run=None if one.config is None else one.config.name,
-            reason=one.reason,
-            val_images=one.val_images,
+            labels=list(place.labels),
+            seed=place.seed,
+            run=place.run,
+            reason="" if place.failure is None else place.failure.error,
+            val_images=place.val_images,
         )
-        for one in planned
+        for place in planned
     ]
-    return Record(format=FORMAT, study=study, data=data, dataset=dataset, base=base, runs=entries)
+    return Record(
+        format=FORMAT,
+        study=study,
+        data=common.data.fingerprint,
+        dataset=common.data.name,
+        base=base_run(study, common),
+        runs=entries,
+    )
 
 
 def write(runs_dir: Path, record: Record) -> None:
@@ -124,32 +128,31 @@ def changes(old: Record, new: Record, runs_dir: Path) -> str | None:
 
 
 def trained(
-    record: Record, runs_dir: Path, known: Mapping[str, Row] | None = None
+    record: Record, runs_dir: Path, outcomes: Mapping[str, Row | Failure] | None = None
 ) -> list[Trained]:
-    """What there is of each run of a study; `known` rows are not looked up."""
-    found = []
+    """What there is of each run of a study; known `outcomes` are not looked up."""
+    runs = []
     for entry in record.runs:
-        row = None
+        row: Row | Failure | None = None
         if entry.run is None:
-            row = {"error": entry.reason, "state": "failed"}
-        elif known and entry.run in known:
-            row = known[entry.run]
+            row = Failure(model=record.study.model, error=entry.reason)
+        elif outcomes and entry.run in outcomes:
+            row = outcomes[entry.run]
         elif (runs_dir / entry.run).exists():
-            row = _row(runs_dir / entry.run)
+            row = _outcome(RunFolder(runs_dir / entry.run), record)
+        if isinstance(row, Row) and row.val_accuracy is None:
+            text = f"{entry.run}: the row has no val_accuracy, a study compares by it"
+            row = Failure(run=entry.run, model=row.model, error=text)
         if row is None and entry.state:
-            row = {"error": entry.reason, "state": entry.state}
-        found.append(Trained(tuple(entry.labels), entry.seed, entry.run, entry.val_images, row))
-    return found
+            model = record.study.model
+            row = Failure(run=entry.run, model=model, error=entry.reason, state=entry.state)
+        runs.append(Trained(tuple(entry.labels), entry.seed, entry.run, entry.val_images, row))
+    return runs
 
 
-def _row(folder: Path) -> Row | None:
-    """A run's row, with an `error` when it failed or diverged; None while it is neither."""
+def _outcome(folder: RunFolder, record: Record) -> Row | Failure | None:
+    """A run's row, or how it failed or diverged; None while it is neither."""
     try:
-        if (folder / "result.json").exists():
-            return read_study_row(folder)
-        facts = run_folder.status(folder)
+        return folder.row() if folder.is_finished else folder.failure()
     except BenchError as error:
-        return {"error": str(error), "state": "failed"}
-    if facts["state"] in ("diverged", "failed"):
-        return {"error": facts["reason"], "state": facts["state"]}
-    return None
+        return Failure(run=folder.name, model=record.study.model, error=str(error))

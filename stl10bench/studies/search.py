@@ -1,339 +1,367 @@
-"""A study with ranges -> runs that Optuna chooses, by any number of workers; extra `tune`.
+"""A study with ranges -> runs that Optuna chooses, several at once; extra `tune`.
 
-Optuna sees the hold-out only. What it knows lies in its storage, a journal file in the study's
-folder or a database, so that workers may come, go and be killed as in a grid: a trial whose worker
-died is taken over, its run goes on from its checkpoint.
+The driver asks and tells; Optuna sees the validation accuracy only. What it knows lies in its
+storage, a journal file in the study's folder or a database: a search that was killed resumes, and
+so do its runs.
 """
 
+import hashlib
+import json
 import math
-import time
-import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from stl10bench.core import files
-from stl10bench.core.errors import StorageError
+from stl10bench.core.errors import (
+    BusyError,
+    CheckpointError,
+    InterruptedRunError,
+    StorageError,
+    UsageError,
+    unknown,
+)
 from stl10bench.results import history
-from stl10bench.studies import ledger, plan, record
-from stl10bench.studies.hands import Hands
-from stl10bench.studies.jobs import BUSY
+from stl10bench.results.rows import Failure, Row
+from stl10bench.studies import engine, jobs, plan, record
+from stl10bench.studies.engine import Batch, Pool
+from stl10bench.studies.jobs import Interrupted
 from stl10bench.studies.plan import Planned
+from stl10bench.studies.progress import outcome_line
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Entry, Record
-from stl10bench.studies.sampling import Plan, most, opened
-from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point
-from stl10bench.studies.sweep import Sweep, made_hands
+from stl10bench.studies.study import Range, Settings, Study, label, levels, point
 
-_PAUSE = 1.0  # seconds between two looks at what others have in hand
-_LOST = timedelta(minutes=5)  # after which a trial that never got a run is given up
-_STOPPED = (130, 143, -2, -15)  # how a run ends that was asked to
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("none", "median", "hyperband")
+_WARM_UP = 1  # epochs after which no trial is pruned yet
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def train(sweep: Sweep, how: Plan, console: Console, *, ddp: bool) -> tuple[Record, list[Trained]]:
-    """Train what the sampler proposes; returns the record of all trials and what there is of each.
+class Search(NamedTuple):
+    """How to search: `trials` in all, those of earlier calls included."""
 
-    The first worker of a launcher waits for what others have in hand, the others do not. Raises
-    InterruptedRunError, StorageError, and UsageError for a storage that cannot be opened.
+    sampler: str
+    trials: int
+    pruner: str
+    storage: str | None
+
+    def __repr__(self) -> str:
+        return f"Search({self.sampler}, {self.trials}, {self.pruner})"  # a URL has a password
+
+
+def check(study: Study, search: Search) -> None:
+    """Raise UsageError for what can be known to be wrong before the first run."""
+    if search.sampler not in SAMPLERS:
+        raise unknown("sampler", search.sampler, SAMPLERS)
+    if search.pruner not in PRUNERS:
+        raise unknown("pruner", search.pruner, PRUNERS)
+    if search.sampler == "grid" and not study.is_grid:
+        raise UsageError("--sampler grid: a range has no values to list; use tpe or random")
+
+
+def train(
+    made: Record, search: Search, batch: Batch, console: Console
+) -> tuple[Record, list[Trained]]:
+    """Train what Optuna proposes; returns the record of all trials and what there is of each.
+
+    A trial that failed is replaced when the search is begun again; one that diverged counts, with
+    an accuracy of 0. Raises InterruptedRunError, StorageError, BusyError while another driver has
+    the search, and UsageError for a storage that cannot be opened.
     """
-    longest = plan.longest(sweep.study, sweep.start)
-    with made_hands(sweep, ddp=ddp) as hands:
-        if hands.follows:
-            hands.follow()
-            return sweep.record, []
-        here = hands.place
-        with opened(sweep, how, rank=here.rank, epochs=longest) as search:
-
-            def say(line: str) -> None:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-            work(search, sweep, how, hands, say, wait=here.is_main)
-            found = _record(search, sweep, home_of(sweep.runs_dir))
-    return found, record.trained(found, sweep.runs_dir)
+    runs_dir = batch.common.runs_dir
+    with opened(made, search, batch) as memory:
+        driver = _Driver(made, search, batch, memory, console)
+        driver.begin()
+        if driver.left():
+            with engine.opened(batch, driver.left(), console) as pool:
+                driver.work(pool)
+        found = driver.write()
+    return found, record.trained(found, runs_dir)
 
 
-def work(
-    search: optuna.Study,
-    sweep: Sweep,
-    how: Plan,
-    hands: Hands,
-    say: Callable[[str], None],
-    *,
-    wait: bool,
-) -> None:
-    """Train what the sampler proposes until there are `how.trials`, or only others' are left.
-
-    For those of our runs folder it waits with `wait`. A trial that failed is replaced when the
-    search is begun again; one that diverged counts, with an accuracy of 0. Raises
-    InterruptedRunError.
-    """
-    home = home_of(sweep.runs_dir)
-    _begin(search, sweep, home)
-    waiting = _Waiting(say)
-    while True:
-        with ExitStack() as claims:
-            trial = _next(search, sweep, how, home, claims, waiting)
-            if trial is not None:
-                if line := _train(trial, search, sweep, hands):
-                    _record(search, sweep, home)
-                    say(line)
-                continue
-        others = in_hand(search, home)
-        if not wait or not others:
-            return
-        waiting.wait(_claim_of(others[0]))
-
-
-class _Waiting:
-    """Waits a while for a run that another has in hand, and says so once."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._said: set[str] = set()
-
-    def wait(self, run: str) -> None:
-        if run not in self._said:
-            self._said.add(run)
-            self._say(f"waiting for {run}")
-        time.sleep(_PAUSE)
+@contextmanager
+def opened(made: Record, search: Search, batch: Batch) -> Iterator[optuna.Study]:
+    """The search in its storage, made if need be; another definition, data or weights: another."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = made.study
+    content = [
+        study.model_dump(mode="json", include={"model", "recipe", "settings", "vary", "seeds"}),
+        made.data,
+        plan.weight_sources(study, batch.common.start),
+    ]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    folder = record.folder(batch.common.runs_dir, study.name)
+    with _only_driver(folder):
+        storage = _storage(search.storage, folder)
+        try:
+            memory = optuna.create_study(
+                study_name=f"{study.name}-{digest[:8]}",
+                storage=storage,
+                direction="maximize",
+                load_if_exists=True,
+            )
+            # Begun again, a sampler must not draw what it drew before.
+            seed = study.seeds[0] + 1000 * len(memory.get_trials(deepcopy=False))
+            random = search.sampler in ("random", "grid")
+            memory.sampler = RandomSampler(seed=seed) if random else TPESampler(seed=seed)
+            memory.pruner = _pruner(search.pruner, plan.longest(study, batch.common.start))
+            yield memory
+        finally:
+            storage.remove_session()
 
 
-def home_of(runs_dir: Path) -> str:
+@contextmanager
+def _only_driver(folder: Path) -> Iterator[None]:
+    """One driver a search: trials that another left running can be told from those at work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".search.lock", timeout=0).acquire()
+    except Timeout:
+        text = f"{folder} is being searched by another process: wait for it, or stop it"
+        raise BusyError(text) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error}") from error
+    with lock:
+        yield
+
+
+def _storage(url: str | None, folder: Path) -> BaseStorage:
+    if url is None:
+        path = folder / "search.journal"
+        try:
+            path.touch()
+            with path.open("r+b") as file:  # half a line of a driver that was killed
+                content = file.read()
+                if content and not content.endswith(b"\n"):
+                    file.truncate(content.rfind(b"\n") + 1)
+            # Only the driver that was killed can have held Optuna's lock: we have ours.
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
+        return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+    try:
+        return RDBStorage(url)
+    except Exception as error:  # of any database driver, whose text may quote the password
+        kind = url.partition(":")[0]
+        raise UsageError(
+            f"--storage {kind}:...: cannot be opened ({type(error).__name__}); it must be a URL of "
+            "SQLAlchemy's, e.g. sqlite:///trials.db, and its driver installed"
+        ) from None
+
+
+def _pruner(name: str, epochs: int) -> BasePruner:
+    if name == "median":
+        return MedianPruner(n_warmup_steps=_WARM_UP)
+    return HyperbandPruner(max_resource=epochs) if name == "hyperband" else NopPruner()
+
+
+def _home(runs_dir: Path) -> str:
     """What tells one runs folder from another that shares the storage."""
     path = runs_dir / "studies" / "id"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(".id.lock")):
-        if not path.exists():
-            files.write(path, uuid4().hex.encode())
+    if not path.exists():
+        files.write(path, uuid4().hex.encode())
     return files.read(path, 64, StorageError).decode("ascii", "replace")
 
 
-def in_hand(search: optuna.Study, home: str) -> list[FrozenTrial]:
-    """The trials of our runs folder that have begun and not ended."""
-    running = search.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [one for one in running if one.user_attrs.get("home") == home]
+class _Driver:
+    """Keeps the pool at work: asks for trials, reports their epochs, tells how they ended."""
+
+    def __init__(
+        self, made: Record, search: Search, batch: Batch, memory: optuna.Study, console: Console
+    ) -> None:
+        self._made = made
+        self._search = search
+        self._batch = batch
+        self._memory = memory
+        self._console = console
+        self._home = _home(batch.common.runs_dir)
+        self._failed = 0  # trials of this call; those of earlier ones are replaced
+        self._trials: dict[str, list[_Running]] = {}  # by run: equal settings share one
+
+    def begin(self) -> None:
+        """What a driver that died left running is put first in the queue, so that it resumes."""
+        trials = self._memory.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and self._is_ours(trial):
+                self._memory.tell(trial.number, state=TrialState.FAIL)
+                self._enqueue(trial.params)
+        if self._search.sampler == "grid":
+            study = self._made.study
+            tried = [trial.params for trial in trials if trial.state in _BEGUN]
+            tried += [trial.user_attrs.get("values", {}) for trial in self._waiting()]
+            texts = [[text for text, _ in levels(*item)] for item in study.vary.items()]
+            for values in product(*texts):
+                params: dict[str, Any] = dict(zip(study.vary, values, strict=True))
+                if params not in tried:
+                    self._enqueue(params)
+
+    def _enqueue(self, params: dict[str, Any]) -> None:
+        self._memory.enqueue_trial(params, user_attrs={"values": params, "home": self._home})
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self._memory.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is of our runs folder; one that has no run yet is anybody's."""
+        return bool(trial.user_attrs.get("home", self._home) == self._home)
+
+    def left(self) -> int:
+        """The trials that are still to be asked for."""
+        most = self._search.trials
+        if self._search.sampler == "grid":
+            most = min(most, prod(len(levels(*item)) for item in self._made.study.vary.items()))
+        trials = self._memory.get_trials(deepcopy=False)
+        return most - self._failed - sum(trial.state in _BEGUN for trial in trials)
+
+    def work(self, pool: Pool) -> None:
+        """Ask, train and tell until there are no more trials."""
+        while True:
+            while len(self._trials) < pool.size and self.left() > 0:
+                self._ask(pool)
+            if not self._trials:
+                return
+            for run, outcome in pool.ended():
+                self._end(run, outcome)
+            self._prune(pool)
+
+    def _ask(self, pool: Pool) -> None:
+        """Begin a trial; its run may be there already, or cannot be."""
+        trial = self._memory.ask()
+        planned = propose(trial, self._made.study, self._batch)
+        for key, value in (
+            ("labels", list(planned.labels)),
+            ("val_images", planned.val_images),
+            ("run", planned.run or ""),
+            ("home", self._home),
+        ):
+            trial.set_user_attr(key, value)
+        self.write()
+        running = _Running(trial, planned)
+        if planned.job is None or planned.run is None:
+            assert planned.failure is not None
+            self._tell(running, planned.failure)
+        elif planned.run in self._trials:
+            self._trials[planned.run].append(running)
+        elif (outcome := jobs.known_outcome(planned.job)) is not None:
+            self._tell(running, outcome)
+        else:
+            self._trials[planned.run] = [running]
+            pool.submit(self._batch.task(planned, pool.home))
+
+    def _end(self, run: str, outcome: Row | Failure | Interrupted) -> None:
+        for running in self._trials.pop(run):
+            running.look()  # what was logged after the last look
+            if isinstance(outcome, Interrupted) and running.pruned_after is None:
+                raise InterruptedRunError(engine.RESUME, outcome.exit_code)
+            self._tell(running, outcome)
+
+    def _prune(self, pool: Pool) -> None:
+        """Ask runs to stop that the pruner gives up."""
+        if self._search.pruner == "none":
+            return
+        for run, (running, *_) in self._trials.items():
+            if running.pruned_after is None and running.look():
+                pool.stop(run)
+
+    def _tell(self, running: "_Running", outcome: Row | Failure | Interrupted) -> None:
+        """Tell Optuna how a trial ended, and whoever waits."""
+        trial, text = running.trial, ""
+        if isinstance(outcome, Interrupted):
+            trial.set_user_attr("pruned_after", running.pruned_after)
+            self._memory.tell(trial, state=TrialState.PRUNED)
+            text = f"pruned after epoch {running.pruned_after}"
+        elif isinstance(outcome, Failure) and outcome.state != "diverged":
+            trial.set_user_attr("reason", outcome.error)
+            self._memory.tell(trial, state=TrialState.FAIL)
+            self._failed += 1
+            text = outcome_line(outcome)
+        else:
+            accuracy = outcome.val_accuracy if isinstance(outcome, Row) else 0.0
+            self._memory.tell(trial, accuracy)
+            text = f"{outcome_line(outcome)}, best so far {self._memory.best_value:.3f}"
+        self.write()
+        line = f"[trial {trial.number + 1}] {running.planned.title}: {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def write(self) -> Record:
+        """Write down what the search has come to, so that it can be shown after any end."""
+        entries: dict[str, Entry] = {}
+        for trial in self._memory.get_trials(deepcopy=False):
+            facts = trial.user_attrs
+            if facts.get("home") != self._home or "run" not in facts:
+                continue
+            pruned, reason = trial.state is TrialState.PRUNED, facts.get("reason", "")
+            entries[facts["run"] or str(trial.number)] = Entry(  # of equal ones the last
+                labels=facts["labels"],
+                seed=0,
+                run=facts["run"] or None,
+                reason=f"pruned after epoch {facts['pruned_after']}" if pruned else reason,
+                state="pruned" if pruned else "",
+                val_images=facts["val_images"],
+            )
+        found = self._made.model_copy(update={"runs": list(entries.values())})
+        record.write(self._batch.common.runs_dir, found)
+        return found
 
 
-def _lock(sweep: Sweep) -> FileLock:
-    """Held by the one worker that asks for a trial or writes the record."""
-    return FileLock(record.folder(sweep.runs_dir, sweep.study.name) / ".ask.lock")
+class _Running:
+    """A trial at work, and how far the pruner was told of it."""
 
+    def __init__(self, trial: Trial, planned: Planned) -> None:
+        self.trial = trial
+        self.planned = planned
+        self.pruned_after: int | None = None
+        self._told = 0
 
-def _begin(search: optuna.Study, sweep: Sweep, home: str) -> None:
-    """Note which trials were there before, unless we join others at work: what failed is replaced.
-
-    It is known to all workers: by its own count, one that came late would replace, too, what has
-    failed just now, and so exceed the number of trials.
-    """
-    with _lock(sweep), ExitStack() as claims:
-        trials = search.get_trials(deepcopy=False)
-        running = [one for one in trials if one.state is TrialState.RUNNING and not _is_lost(one)]
-        names = {_claim_of(one) for one in running if one.user_attrs.get("home") == home}
-        dead = claims.enter_context(ledger.claimed(sweep.runs_dir, sorted(names)))
-        others = [one for one in running if one.user_attrs.get("home") != home]
-        if not others and len(dead) == len(names):
-            search.set_user_attr("first", len(trials))
-
-
-def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial's worker died before it had said which run it is."""
-    age = datetime.now() - (trial.datetime_start or datetime.min)  # Optuna's have no zone
-    return "home" not in trial.user_attrs and age > _LOST
-
-
-def _next(
-    search: optuna.Study,
-    sweep: Sweep,
-    how: Plan,
-    home: str,
-    claims: ExitStack,
-    waiting: _Waiting,
-) -> Trial | None:
-    """A trial whose run is ours until `claims` ends: one of a dead worker, or a new one."""
-    with _lock(sweep):
-        for one in in_hand(search, home):
-            if _claim(search, one, sweep, claims):
-                return Trial(search, one._trial_id)
-        trials = search.get_trials(deepcopy=False)
-        for one in trials:
-            if one.state is TrialState.RUNNING and _is_lost(one):
-                search.tell(one.number, state=TrialState.FAIL)
-        first = search.user_attrs.get("first", 0)
-        counted = [one for one in trials if one.state is not TrialState.FAIL or one.number >= first]
-        if len(counted) >= most(sweep.study, how):
-            return None
-        trial = search.ask()
+    def look(self) -> bool:
+        """Report the epochs that were logged since the last look; True when the run is to end."""
+        assert self.planned.job is not None
         try:
-            planned = propose(trial, sweep)
-        except BaseException:
-            search.tell(trial, state=TrialState.FAIL)
-            raise
-        note(trial, planned, home)
-        _write(search, sweep, home)
-        one = search.get_trials(deepcopy=False)[trial.number]
-        claimed = _claim(search, one, sweep, claims)
-    # The same settings can be another worker's just now: then their row is waited for.
-    while not claimed:
-        waiting.wait(_claim_of(one))
-        if not _is_open(search, one):
-            return _next(search, sweep, how, home, claims, waiting)
-        claimed = _claim(search, one, sweep, claims)
-    return trial
+            logged = history.read(self.planned.job.folder, live=True)
+        except CheckpointError:
+            return False  # the run itself says what is wrong
+        pairs = list(zip(logged.epochs, logged.series("val/accuracy"), strict=True))
+        for epoch, accuracy in pairs[self._told :]:
+            self._told += 1
+            if self.pruned_after is None and math.isfinite(accuracy):
+                self.trial.report(accuracy, epoch)
+                if self.trial.should_prune():
+                    self.pruned_after = epoch
+        return self.pruned_after is not None
 
 
-def _claim(search: optuna.Study, one: FrozenTrial, sweep: Sweep, claims: ExitStack) -> bool:
-    """Whether a trial's run is ours now, until `claims` ends, and the trial still to do."""
-    with ExitStack() as attempt:
-        ours = attempt.enter_context(ledger.claimed(sweep.runs_dir, [_claim_of(one)]))
-        if not ours or not _is_open(search, one):  # it may have ended before the claim
-            return False
-        claims.push(attempt.pop_all())
-    return True
-
-
-def _claim_of(one: FrozenTrial) -> str:
-    """What is claimed for a trial: its run, or, of one that cannot be, the trial."""
-    return str(one.user_attrs["run"] or f"trial-{one.number}")
-
-
-def _is_open(search: optuna.Study, one: FrozenTrial) -> bool:
-    return search.get_trials(deepcopy=False)[one.number].state is TrialState.RUNNING
-
-
-def note(trial: Trial, planned: Planned, home: str) -> str:
-    """Write down which run a trial is and where, for whoever takes it over; the run's name."""
-    name = "" if planned.config is None else planned.config.name
-    for key, value in (
-        ("labels", list(planned.point.labels)),
-        ("val_images", planned.val_images),
-        ("run", name),
-        ("home", home),  # last: who sees it finds the others
-    ):
-        trial.set_user_attr(key, value)
-    return name
-
-
-def propose(trial: Trial, sweep: Sweep) -> Planned:
+def propose(trial: Trial, study: Study, batch: Batch) -> Planned:
     """The run that a trial's parameters mean."""
-    study = sweep.study
     chosen: list[tuple[str, Settings]] = []
     for name, factor in study.vary.items():
         if isinstance(factor, Range):
             value = _suggest(trial, study, name, factor)
             chosen.append((label(value), {name: value}))
         else:
-            known = dict(levels(name, factor))
-            text = trial.suggest_categorical(name, list(known))
-            chosen.append((text, known[text]))
-    one: Point = point(study, chosen, study.seeds[0])
-    return plan.plan(study, [one], sweep.start, sweep.data, sweep.device)[0]
+            settings = dict(levels(name, factor))
+            text = trial.suggest_categorical(name, list(settings))
+            chosen.append((text, settings[text]))
+    place = point(study, chosen, study.seeds[0])
+    return plan.plan_study(study, [place], batch.common)[0]
 
 
 def _suggest(trial: Trial, study: Study, name: str, factor: Range) -> int | float:
     if plan.is_whole(study, name):
         return trial.suggest_int(name, int(factor.low), int(factor.high), log=factor.log)
-    found = trial.suggest_float(name, factor.low, factor.high, log=factor.log)
-    short = float(f"{found:.4g}")  # as a table shows it: what is tried is what is said
+    value = trial.suggest_float(name, factor.low, factor.high, log=factor.log)
+    short = float(f"{value:.4g}")  # as a table shows it: what is tried is what is said
     return min(max(short, factor.low), factor.high)
-
-
-def _train(trial: Trial, search: optuna.Study, sweep: Sweep, hands: Hands) -> str:
-    """Train a trial's run and tell the search what it reached; returns a line that says so.
-
-    An empty one for a run in whose folder somebody else is at work: it is still to do.
-    """
-    planned = propose(trial, sweep)
-    head = f"[trial {trial.number + 1}] {planned.title}"
-    if planned.config is None:
-        return f"{head}: {_fail(search, trial, planned.reason)}"
-    name, one = planned.config.name, planned.trial
-    book = ledger.Ledger(sweep.runs_dir, {name: planned.config})
-    watch = _Watch(trial, sweep.runs_dir / name)
-    code, answer = 0, dict[str, Any]()
-    if not book.look(name):
-        code, answer = hands.train(name, one.model, one.arguments, planned.point.labels, watch)
-    watch()  # what the run logged after the last look
-    if not book.look(name):
-        if code == BUSY:
-            return ""
-        if watch.pruned_after is not None and code in _STOPPED:
-            trial.set_user_attr("pruned_after", watch.pruned_after)
-            search.tell(trial, state=TrialState.PRUNED)
-            return f"{head}: pruned after epoch {watch.pruned_after}"
-        return f"{head}: {_fail(search, trial, str(answer.get('error', 'it left no row')))}"
-    row = book.settled[name]
-    if row.get("state") == "failed":
-        return f"{head}: {_fail(search, trial, row['error'])}"
-    accuracy = 0.0 if "error" in row else row["val_accuracy"]
-    search.tell(trial, accuracy)
-    said = row.get("error", f"hold-out {accuracy:.3f}")
-    return f"{head}: {said}, best so far {search.best_value:.3f}"
-
-
-def _fail(search: optuna.Study, trial: Trial, reason: str) -> str:
-    trial.set_user_attr("reason", reason)
-    search.tell(trial, state=TrialState.FAIL)
-    return f"failed: {reason}"
-
-
-class _Watch:
-    """Tells the pruner of each epoch that a run has logged; True when the run is to end."""
-
-    def __init__(self, trial: Trial, folder: Path) -> None:
-        self._trial = trial
-        self._folder = folder
-        self._told = 0
-        self.pruned_after: int | None = None
-
-    def __call__(self) -> bool:
-        logged = history.read(self._folder, live=True)
-        pairs = list(zip(logged.epochs, logged.series("val/accuracy"), strict=True))
-        for epoch, accuracy in pairs[self._told :]:
-            self._told += 1
-            if self.pruned_after is None and math.isfinite(accuracy):
-                with warnings.catch_warnings(action="ignore"):  # of an epoch told by a dead worker
-                    self._trial.report(accuracy, epoch)
-                if self._trial.should_prune():
-                    self.pruned_after = epoch
-        return self.pruned_after is not None
-
-
-def _record(search: optuna.Study, sweep: Sweep, home: str) -> Record:
-    """Write down what the search has come to, so that it can be shown after any end."""
-    with _lock(sweep):
-        return _write(search, sweep, home)
-
-
-def _write(search: optuna.Study, sweep: Sweep, home: str) -> Record:
-    found = sweep.record.model_copy(update={"runs": entries_of(search, home)})
-    record.write(sweep.runs_dir, found)
-    return found
-
-
-def entries_of(search: optuna.Study, home: str) -> list[Entry]:
-    """The trials of our runs folder as runs of a study; of equal ones the last."""
-    found: dict[str, Entry] = {}
-    for one in search.get_trials(deepcopy=False):
-        facts = one.user_attrs
-        if facts.get("home") != home:
-            continue
-        pruned, reason = one.state is TrialState.PRUNED, facts.get("reason", "")
-        if pruned:
-            reason = f"pruned after epoch {facts['pruned_after']}"
-        found[facts["run"] or str(one.number)] = Entry(
-            labels=facts["labels"],
-            seed=0,
-            run=facts["run"] or None,
-            reason=reason,
-            state="pruned" if pruned else "",
-            val_images=facts["val_images"],
-        )
-    return list(found.values())

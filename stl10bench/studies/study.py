@@ -42,13 +42,13 @@ class Range(BaseModel):
         return self
 
 
-def _kind(given: Any) -> str | None:
+def _kind(factor: Any) -> str | None:
     """Which kind of factor a value of a file's table `vary` is meant to be."""
-    if isinstance(given, list | Range):
-        return "values" if isinstance(given, list) else "range"
-    if not isinstance(given, dict):
+    if isinstance(factor, list | Range):
+        return "values" if isinstance(factor, list) else "range"
+    if not isinstance(factor, dict):
         return None
-    return "bundles" if all(isinstance(own, dict) for own in given.values()) else "range"
+    return "bundles" if all(isinstance(values, dict) for values in factor.values()) else "range"
 
 
 Factor = Annotated[
@@ -81,29 +81,29 @@ class Study(BaseModel):
 
     @field_validator("seeds", mode="before")
     @classmethod
-    def _count(cls, given: Any) -> Any:
+    def _count(cls, seeds: Any) -> Any:
         """A number n means the seeds 0 to n - 1."""
-        if isinstance(given, int) and not isinstance(given, bool):
-            if not 1 <= given <= 1000:
-                raise ValueError(f"{given}: must be 1 to 1000, or a list of seeds")
-            return tuple(range(given))
-        return given
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            if not 1 <= seeds <= 1000:
+                raise ValueError(f"{seeds}: must be 1 to 1000, or a list of seeds")
+            return tuple(range(seeds))
+        return seeds
 
     @field_validator("seeds")
     @classmethod
-    def _different_seeds(cls, given: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(given)) < len(given):
-            raise ValueError(f"{', '.join(map(str, given))}: a seed is there twice")
-        return given
+    def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{', '.join(map(str, seeds))}: a seed is there twice")
+        return seeds
 
     @field_validator("vary")
     @classmethod
-    def _different_values(cls, given: dict[str, Factor]) -> dict[str, Factor]:
-        for name, factor in given.items():
+    def _different_values(cls, vary: dict[str, Factor]) -> dict[str, Factor]:
+        for name, factor in vary.items():
             labels = [text for text, _ in levels(name, factor)]
             if twice := next((text for text in labels if labels.count(text) > 1), None):
                 raise ValueError(f"{name}: {twice} is there twice")
-        return given
+        return vary
 
     @property
     def factors(self) -> str:
@@ -121,7 +121,7 @@ class Study(BaseModel):
             "about": self.about,
             "model": self.model,
             "recipe": self.recipe,
-            "settings": ", ".join(f"{key} {label(own)}" for key, own in self.settings.items()),
+            "settings": ", ".join(f"{key} {label(value)}" for key, value in self.settings.items()),
             "varied": self.factors,
             "seeds": ", ".join(map(str, self.seeds)),
             "runs": f"{len(points(self))}" if self.is_grid else "a search",
@@ -160,8 +160,8 @@ def points(study: Study) -> list[Point]:
 def point(study: Study, chosen: Sequence[tuple[str, Settings]], seed: int) -> Point:
     """The run of one level of each factor."""
     settings = dict(study.settings)
-    for _, own in chosen:
-        settings |= own
+    for _, values in chosen:
+        settings |= values
     model = str(settings.pop("model", study.model))
     return Point(tuple(label for label, _ in chosen), model, settings, seed)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from stl10bench.core.console import escape_csv, escape_markdown
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.results.rows import Row
 from stl10bench.results.tables import Table, data_title, to_markdown
 from stl10bench.studies import study
 from stl10bench.studies.ranking import (
@@ -22,27 +23,27 @@ from stl10bench.studies.record import Record
 
 _FACTS = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "best_epoch", "epochs"),
-    *("train_seconds", "stacked"),
+    "train_seconds",
 )
 
 
 def title(record: Record, trained: Sequence[Trained]) -> str:
     """The study and the data, which are called STL-10 only if they are."""
-    rows = [one.row for one in trained if one.row is not None and "error" not in one.row]
+    rows = [run.row for run in trained if isinstance(run.row, Row)]
     data = data_title(rows[0]) if rows else f"{record.dataset} {record.data[:12]}"
     return f"{record.study.name} ({record.study.model}, {record.study.recipe}): {data}"
 
 
-def said(record: Record, trained: Sequence[Trained]) -> list[str]:
+def findings(record: Record, trained: Sequence[Trained]) -> list[str]:
     """What was found, in lines of plain words."""
-    lines = [f"found here: {found(record, trained)}"]
+    lines = [f"found here: {finding(record, trained)}"]
     if record.study.finding:
         verdict = held(record, rank(trained))
         lines.append(f"the report found: {record.study.finding} ({verdict})")
     return lines
 
 
-def found(record: Record, trained: Sequence[Trained]) -> str:
+def finding(record: Record, trained: Sequence[Trained]) -> str:
     """What a study found, in a line of plain words."""
     factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
     named = {place.labels: study.named(factors, place.labels) for place in places}
@@ -50,15 +51,15 @@ def found(record: Record, trained: Sequence[Trained]) -> str:
     if not places or not places[0].is_whole:
         return parts[0]
     for verdict, words in (
-        (TIED, "not distinguishable from it"),
-        (WORSE, "worse by more than noise"),
+        (TIED, "tied with it"),
+        (WORSE, "significantly worse"),
     ):
         group = [named[place.labels] for place in places if place.verdict == verdict]
         if group:
             parts.append(f"{words}: {some(group)}")
     guessing = [named[place.labels] for place in places if is_chance(place, classes)]
     if guessing:
-        parts.append(f"no better than a guess: {some(guessing)}")
+        parts.append(f"at chance level: {some(guessing)}")
     if diverged := [named[place.labels] for place in places if "diverged" in place.verdict]:
         parts.append(f"diverged: {some(diverged)}")
     return "; ".join(parts)
@@ -82,21 +83,21 @@ def held(record: Record, places: Sequence[Place]) -> str:
     if any(place.missing for place in places):
         return "not known yet: settings lack runs"
     if not place.is_whole:
-        return f"does not hold: the report's best: {place.verdict}"
+        return f"Does not hold: the report's best: {place.verdict}"
     verdicts = [other.verdict for other in places if other is not place]
     if place.verdict == BEST and TIED in verdicts:
-        return "agrees within the noise: the report's best is the best here, not by more than noise"
+        return "Consistent with the report: its best is the best here, tied with others"
     if place.verdict == BEST and WORSE not in verdicts:
         return "not known: there is no other setting to compare it with"
     return {
-        BEST: "holds: the report's best is the best here, by more than noise",
-        TIED: "not contradicted: the report's best is not distinguishable from the best here",
-        WORSE: "does not hold: the report's best is worse here by more than noise",
+        BEST: "Confirmed: the report's best is the best here, the others are significantly worse",
+        TIED: "Consistent with the report (within noise): its best is tied with the best here",
+        WORSE: "Does not hold: the report's best is significantly worse than the best here",
     }[place.verdict]
 
 
 def spread(place: Place) -> str:
-    """The mean hold-out accuracy of a setting and its standard deviation over the seeds."""
+    """The mean validation accuracy of a setting and its standard deviation over the seeds."""
     if place.sample is None:
         return "-"
     deviation = place.sample.deviation
@@ -114,21 +115,21 @@ def study_to_table(record: Record, trained: Sequence[Trained]) -> Table:
     factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
     lines = []
     for place in places:
-        guess = " (= a guess)" if is_chance(place, classes) else ""
+        chance = " (= chance)" if is_chance(place, classes) else ""
         done = len(place.sample.accuracies) if place.sample else 0
         lines.append(
             (
                 *place.labels,
-                spread(place) + guess,
+                spread(place) + chance,
                 "-" if place.behind is None else f"{100 * place.behind:.1f}",
                 place.verdict,
                 f"{done}/{place.asked}" if done < place.asked else str(done),
                 "-" if place.test_accuracy is None else f"{place.test_accuracy:.3f}",
             )
         )
-    header = (*factors, "hold-out accuracy", "behind", "difference", "seeds", "test accuracy")
+    header = (*factors, "validation accuracy", "behind", "vs best", "seeds", "test accuracy")
     explained = tuple(("", note) for note in notes(places))
-    return Table(title(record, trained), header, tuple(lines), explained, ("difference",))
+    return Table(title(record, trained), header, tuple(lines), explained, ("vs best",))
 
 
 def study_to_markdown(
@@ -145,7 +146,7 @@ def study_to_markdown(
             f"## {name}\n",
             *(f"{escape_markdown(text)}\n" for text in [*about, "; ".join(lines)]),
             to_markdown(study_to_table(record, trained)),
-            *(f"- {escape_markdown(line)}" for line in said(record, trained)),
+            *(f"- {escape_markdown(line)}" for line in findings(record, trained)),
             *(f"\n![{name}]({file})" for file in figures),
             "",
         ]
@@ -154,16 +155,16 @@ def study_to_markdown(
 
 def notes(places: Sequence[Place]) -> list[str]:
     """How the table is to be read."""
-    said = [
-        "hold-out accuracy: mean ± standard deviation over the seeds; behind: of the best, points",
-        "difference: from the best, larger than noise if larger than that of the seeds (t-test, "
-        "their variance pooled over all settings) and that of the hold-out's images (z-test), "
-        f"Holm-corrected for all pairs, p < {SIGNIFICANCE}",
+    lines = [
+        "validation accuracy: mean ± standard deviation over the seeds; behind: points to the best",
+        "vs best: worse if the difference is larger than the noise of the seeds (t-test, their "
+        "variance pooled over all settings) and of the validation images (z-test), "
+        f"Holm-corrected for all pairs, p < {SIGNIFICANCE}; else tied",
         "the test split plays no part in order or verdict",
     ]
     if any(place.sample and len(place.sample.accuracies) == 1 for place in places):
-        said.append("one seed: its noise is not known, only that of the images is counted")
-    return said
+        lines.append("one seed: its noise is not known, only that of the images is counted")
+    return lines
 
 
 def study_to_csv(record: Record, trained: Sequence[Trained]) -> str:
@@ -172,10 +173,13 @@ def study_to_csv(record: Record, trained: Sequence[Trained]) -> str:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(map(escape_csv, head))
-    for one in trained:
-        row = one.row or {}
-        state = "missing" if one.row is None else row.get("state", "finished")
-        known = (*one.labels, one.seed, one.run, state, one.val_images)
-        values = (*known, *map(row.get, _FACTS), row.get("error"))
+    for run in trained:
+        facts: list[object] = [None] * len(_FACTS)
+        state, reason = "missing", None
+        if isinstance(run.row, Row):
+            state, facts = "finished", [run.row[key] for key in _FACTS]
+        elif run.row is not None:
+            state, reason = run.row.state, run.row.error
+        values = (*run.labels, run.seed, run.run, state, run.val_images, *facts, reason)
         writer.writerow(map(escape_csv, values))
     return lines.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stl10bench.studies import parse, plan, presets, study
+from stl10bench.studies import parse, plan, study
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -83,7 +83,7 @@ def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
     script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *arguments]
     subprocess.run(script, env=environment, check=True, capture_output=True)
     *studies, table, summary = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
-    assert {words[2] for words in studies} == set(presets.REPORT)
+    assert {words[2] for words in studies} == set(parse.REPORT)
     assert len(studies) == 9
     for words in studies:
         assert words[:2] == ["study", "run"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stl10bench.config import RECIPES
 from stl10bench.core.errors import BenchError, UsageError
-from stl10bench.studies import parse, plan, presets, study
+from stl10bench.studies import parse, plan, study
 from stl10bench.studies.plan import Start
 
 START = Start(None, True)
@@ -23,23 +23,28 @@ def defined(name: str | None = None, **own: Any) -> study.Study:
     return parse.define(name, **{**keywords, "settings": {}, **own})
 
 
-@pytest.mark.parametrize("name", presets.NAMES)
+@pytest.mark.parametrize("name", parse.PRESETS)
 def test_a_named_study_passes_its_own_checks(name: str) -> None:
-    found = presets.get(name)
+    found = parse.preset(name)
     plan.check(found, START)
     runs = study.points(found)
     assert len(runs) == len({str(run) for run in runs})
     assert Counter(run.seed for run in runs) == dict.fromkeys(found.seeds, len(runs) // 3)
 
 
+def test_the_files_of_presets_are_the_named_studies() -> None:
+    files = Path(parse.__file__).parent.glob("presets/*.toml")
+    assert sorted(path.stem for path in files) == sorted(parse.PRESETS)
+
+
 def test_the_nine_studies_have_the_reports_values_and_its_best_among_them() -> None:
-    assert len(presets.REPORT) == 9
-    for name in presets.REPORT:
-        found = presets.get(name)
+    assert len(parse.REPORT) == 9
+    for name in parse.REPORT:
+        found = parse.preset(name)
         assert (found.recipe, bool(found.finding)) == ("report", True)
         labels = [tuple(run.labels) for run in study.points(found)]
         assert tuple(found.best[factor] for factor in found.vary) in labels
-    grid = presets.get("cnn-lr-batch-size")
+    grid = parse.preset("cnn-lr-batch-size")
     assert grid.factors == "lr 0.01, 0.001, 0.0001, 1e-05, batch_size 8, 16, 32, 64, 128, 256"
     assert RECIPES["report"]["logistic"]["lr"] == 1e-4  # the base of the noise band
 
@@ -178,14 +183,14 @@ def test_any_file_is_a_study_or_an_error_of_one_line(
         ({"model": "mlp", "vary": ["lr=0.1,-1"]}, "lr = -1: must be greater than 0"),
         ({"model": "mlp", "vary": ["dropout=0,much"]}, "option dropout = 'much' of model 'mlp'"),
         ({"model": "mlp", "vary": ["seed=1,2"]}, "a study has --seeds"),
-        ({"model": "mlp", "vary": ["val_fraction=0,0.1"]}, "there must be one"),
+        ({"model": "mlp", "vary": ["val_fraction=0,0.1"]}, "it needs some"),
         ({"model": "mlp", "vary": ["lr=0.1,,2"]}, "an empty value"),
         ({"model": "mlp", "vary": ["lr"]}, "must be NAME=VALUE"),
         ({"model": "mlp", "vary": ["lr=1..2"]}, "lr is a range: list values"),
         ({"name": "cnn-dropout", "settings": {"dropout": 0.3}}, "both set and varied"),
         ({"name": "mobilenetv2-freeze", "vary": ["backbone=frozne"]}, "did you mean 'frozen'"),
         ({"name": "precision", "vary": ["lr=0.1"], "model": "mpl"}, "unknown model 'mpl'"),
-        ({"model": "mlp"}, "study what?"),
+        ({"model": "mlp"}, "Missing study name"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_run(own: dict[str, Any], error: str) -> None:
