@@ -88,10 +88,12 @@ def axis(values: Sequence[float], start: float, end: float, *, log: bool = False
 def _ticks(low: float, high: float, most: int) -> list[float]:
     rough = (high - low) / most
     unit = 10 ** math.floor(math.log10(rough))
-    step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    count = math.floor(high / step + 1e-9) - first + 1
-    return [round((first + n) * step, 12) for n in range(count)]
+    widest = next(m for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
+    for step in (m * unit for m in (10, 5, 2, 1) if m <= widest):
+        first, last = math.ceil(low / step - 1e-10), math.floor(high / step + 1e-10)
+        if first <= last:  # else the axis lies between two ticks of that step
+            break
+    return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:

@@ -63,7 +63,7 @@ def test_an_outdated_table_in_the_readme_is_replaced(monkeypatch: pytest.MonkeyP
 
     old = "x\n<!-- table report test_loss,test_accuracy -->\nold\n<!-- end -->\ny\n"
     new = readme_table.updated(old)
-    assert "| mobilenetv2 (learned) | 0.589 | 0.834" in new
+    assert "| mobilenetv2 (fine-tuned) | 0.589 | 0.834" in new
     assert "old" not in new
     assert readme_table.updated(new) == new
     assert new.startswith("x\n")

@@ -37,7 +37,8 @@ from stl10bench.data.stl10 import NEEDED, open_dataset, open_unlabelled, read_fo
 from stl10bench.inference.predictor import load
 from stl10bench.models import checkpoint
 from stl10bench.models.factory import build_model
-from stl10bench.results import history, predictions, run_folder
+from stl10bench.results import history, predictions
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.results.tables import FORMATS, show_rows, stored_rows
 from stl10bench.training import resume
 from stl10bench.training.resolve import check_settings
@@ -251,13 +252,14 @@ def make_state(folder: Path) -> None:
         position=resume.Position(epoch=1, batch=2, sums=[[1.0, 2.0, 3.0]]),
         mark=resume.LogMark(size=10, sha256="0" * 64),
         processes=1,
+        threads=1,
         model=weights,
         optimizer=optimizer.state_dict(),
         scaler={},
         header=header,
         best=resume.Best(header, weights),
     )
-    resume.save_state(folder, CONFIG, 7, stored)
+    resume.save_state(RunFolder(folder), CONFIG, 7, stored)
 
 
 def damage_state(rng: random.Random, folder: Path) -> None:
@@ -282,7 +284,7 @@ def damage_state(rng: random.Random, folder: Path) -> None:
 
 def read_state(folder: Path) -> None:
     with warnings.catch_warnings():
-        stored = resume.newest(folder, CONFIG)
+        stored = resume.newest(RunFolder(folder), CONFIG)
     if stored is None:
         return
     model = build_model("logistic", 2, 8, {})
@@ -295,7 +297,7 @@ def make_run(folder: Path) -> None:
     config = CONFIG.model_dump(mode="json")
     status = {"state": "diverged", "reason": "", "since": 1.0, "pid": 1, "host": "x", "step": 3}
     files.write_json(folder / "run" / "config.json", config)
-    files.write_json(folder / "run" / "result.json", {"config": config})
+    files.write_json(folder / "run" / "result.json", {**ROW, "config": config})
     files.write_json(folder / "run" / "status.json", {**status, "last_finite_loss": None})
 
 
@@ -308,9 +310,10 @@ def damage_run(rng: random.Random, folder: Path) -> None:
 
 
 def read_run(folder: Path) -> None:
-    with run_folder.lock(folder / "run"), suppress(BusyError), run_folder.lock(folder / "run"):
+    run = RunFolder(folder / "run")
+    with run.lock(), suppress(BusyError), run.lock():
         raise AssertionError("two own one folder")
-    run_folder.ended(folder / "run", CONFIG)
+    run.ended(CONFIG)
 
 
 # Rows, settings, data, archives and images.
@@ -366,7 +369,7 @@ def damage_log(rng: random.Random, content: bytes) -> bytes:
 
 
 def read_log(folder: Path) -> None:
-    found = history.read(folder)
+    found = history.read(RunFolder(folder))
     history.labels([found, found._replace(name="x")])
     for path in found.values:
         assert len(found.series(path)) == len(found.epochs)
