@@ -40,6 +40,7 @@ from stl10bench.training.interrupt import deferred_signals
 
 LOOPBACK = "127.0.0.1"
 _LOOK = 0.2  # seconds between two looks at what has ended
+_JOINING = 300  # seconds in which the processes of a launcher find each other
 _BYTES = 2 << 30  # of memory for a worker and its child
 _DEATHS = 3  # workers that may die of a job before it is given up
 _SETTINGS = {
@@ -60,20 +61,20 @@ class Workers(NamedTuple):
 
     def security(self) -> Security:
         """TLS by the three files; without them Dask's own configuration. Raises UsageError."""
-        files = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        files = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
         if not any(files.values()):
             return Security()
-        for name, path in files.items():
-            option = f"--{name.replace('_', '-')}"
-            if path is None:
-                raise UsageError(f"{option} is missing: TLS needs --tls-ca, --tls-cert, --tls-key")
-            if not path.is_file():
-                raise UsageError(f"{option} {path}: no such file")
-        roles = ("client", "scheduler", "worker")
+        for option, path in files.items():
+            if path is None or not path.is_file():
+                text = (
+                    "is missing: TLS needs all three" if path is None else f"{path}: no such file"
+                )
+                raise UsageError(f"{option} {text}")
+        names = {"cert": str(self.tls_cert), "key": str(self.tls_key)}
         own = {
-            f"tls_{role}_{kind}": str(files[f"tls_{kind}"])
-            for role in roles
-            for kind in ("cert", "key")
+            f"tls_{role}_{kind}": file
+            for role in ("client", "scheduler", "worker")
+            for kind, file in names.items()
         }
         return Security(require_encryption=True, tls_ca_file=str(self.tls_ca), **own)
 
@@ -195,53 +196,42 @@ def _connect(
     batch: Batch, most: int, home: Path, signalled: Callable[[], int], console: Console
 ) -> Iterator[Pool]:
     """The pool on the workers that are asked for: of a launcher, a scheduler, or this machine."""
-    workers, options = batch.workers, batch.common.options
-    rank = Rank.here()
-    gpus = _gpus(batch.common.device)
-    threads = options.get("threads")
-    if rank.world > 1 or workers.scheduler is not None:
-        if workers.workers is not None:
-            raise UsageError(
-                f"--workers {workers.workers}: the launcher or the scheduler has the workers; "
-                "leave it out"
-            )
-        size = rank.world
-    else:
-        size = min(workers.workers or default_size(gpus, threads), most)
-    if size == 1 and workers.scheduler is None:
-        yield from _alone(home, signalled)
-        return
-    with dask.config.set(_SETTINGS), ExitStack() as stack:
-        if workers.scheduler is not None:
-            client = stack.enter_context(_scheduler(workers, console))
-        else:
-            client = stack.enter_context(_cluster(rank, size, workers, console))
-        slots = _slots(client, home)
-        executor = client.get_executor(pure=False)
-
-        def start(task: Task) -> Any:
-            key = f"{task.run}-{home.name[1:]}-{uuid4().hex[:4]}"
-            return executor.submit(_train_on_worker, task, max(slots, 1), gpus, key=key)
-
-        if not rank.is_alone or workers.workers is None:
-            each = threads or max(1, CPU_COUNT // max(slots, 1))
-            more = "" if not rank.is_alone or workers.scheduler else "; --workers N changes that"
-            count = size if workers.scheduler is None else slots
-            console.print(
-                f"{count} workers, {each} thread{'s' * (each > 1)} each{more}", highlight=False
-            )
-        yield Pool(size if workers.scheduler is None else max(slots, 1), home, signalled, start)
-
-
-def _alone(home: Path, signalled: Callable[[], int]) -> Iterator[Pool]:
-    """No cluster: a thread of ours starts one child after the other."""
-    with ThreadPoolExecutor(1) as executor:
-        yield Pool(
-            1,
-            home,
-            signalled,
-            lambda task: executor.submit(jobs.train, task, jobs.child_environment(task)),
+    workers, rank = batch.workers, Rank.here()
+    gpus, threads = _gpus(batch.common.device), batch.common.options.get("threads")
+    elsewhere = workers.scheduler is not None
+    if workers.workers is not None and (elsewhere or rank.world > 1):
+        raise UsageError(
+            f"--workers {workers.workers}: the launcher or the scheduler has the workers; "
+            "leave it out"
         )
+    size = rank.world
+    if not elsewhere and rank.world == 1:
+        size = min(workers.workers or default_size(gpus, threads), most)
+        if size == 1:  # no cluster: a thread of ours starts one child after the other
+            with ThreadPoolExecutor(1) as executor:
+
+                def start(task: Task) -> Any:
+                    return executor.submit(jobs.train, task, jobs.child_environment(task))
+
+                yield Pool(1, home, signalled, start)
+            return
+    with dask.config.set(_SETTINGS), ExitStack() as stack:
+        cluster = (
+            _scheduler(workers, console) if elsewhere else _cluster(rank, size, batch, console)
+        )
+        client = stack.enter_context(cluster)
+        slots = max(1, _slots(client, home))
+        executor_of_dask = client.get_executor(pure=False)
+
+        def submit(task: Task) -> Any:
+            key = f"{task.run}-{home.name[1:]}-{uuid4().hex[:4]}"
+            return executor_of_dask.submit(_train_on_worker, task, slots, gpus, key=key)
+
+        size = total if elsewhere else size
+        each = threads or max(1, CPU_COUNT // slots)
+        more = "; --workers N changes that" if not elsewhere and rank.world == 1 else ""
+        console.print(f"{size} workers, {each} thread{'s'[: each - 1]} each{more}", highlight=False)
+        yield Pool(size, home, signalled, submit)
 
 
 def default_size(gpus: int, threads: int | None) -> int:
@@ -298,23 +288,19 @@ class Rank(NamedTuple):
         return cls(*(int(environment.get(name, name.endswith("SIZE"))) for name in names))
 
     @property
-    def is_alone(self) -> bool:
-        return self.world == 1
-
-    @property
     def name(self) -> str:
         """Of its worker: the slot on its machine, and what tells it from those of others."""
         return f"{self.local_rank}@{self.rank}"
 
 
 @contextmanager
-def _cluster(rank: Rank, size: int, workers: Workers, console: Console) -> Iterator[Client]:
+def _cluster(rank: Rank, size: int, batch: Batch, console: Console) -> Iterator[Client]:
     """A scheduler here, on loopback unless a launcher has other machines, and its workers.
 
     Under a launcher the other processes join as workers; ours is one, too.
     """
     host = LOOPBACK if rank.world == rank.local_world else _own_address()
-    security = workers.security()
+    security = batch.workers.security()
     _warn_if_open(host, security, console)
     with (
         LocalCluster(
@@ -332,7 +318,13 @@ def _cluster(rank: Rank, size: int, workers: Workers, console: Console) -> Itera
         client.register_plugin(_IgnoreCtrlC())
         if rank.world > 1:
             _store(rank).set("scheduler", cluster.scheduler_address)
-            client.wait_for_workers(size)
+            try:
+                client.wait_for_workers(size, timeout=_JOINING)
+            except TimeoutError:
+                raise StorageError(
+                    f"not all of the launcher's {size} processes joined within {_JOINING} s: can "
+                    f"they reach {cluster.scheduler_address}?"
+                ) from None
         yield client
 
 
@@ -379,8 +371,8 @@ def _own_address() -> str:
     return str(get_ip())
 
 
-def _slots(client: Client, home: Path) -> int:
-    """The jobs that a machine is given at once: the most of any.
+def _slots(client: Client, home: Path) -> tuple[int, int]:
+    """The jobs that are trained at once: the most of a machine, and those of all of them.
 
     Raises StorageError for a worker that does not see the runs folder.
     """
@@ -393,7 +385,9 @@ def _slots(client: Client, home: Path) -> int:
     threads: Counter[str] = Counter()
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
         threads[worker["host"]] += worker["nthreads"]
-    return max(threads.values(), default=0)
+    if not threads:  # a cluster that grows with its jobs
+        return 1, 1
+    return max(threads.values()), sum(threads.values())
 
 
 class _IgnoreCtrlC(WorkerPlugin):
