@@ -220,7 +220,7 @@ def _connect(
             _scheduler(workers, console) if elsewhere else _cluster(rank, size, batch, console)
         )
         client = stack.enter_context(cluster)
-        slots = max(1, _slots(client, home))
+        slots, total = _slots(client, home)
         executor_of_dask = client.get_executor(pure=False)
 
         def submit(task: Task) -> Any:
