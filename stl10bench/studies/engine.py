@@ -4,6 +4,7 @@ One driver holds the plan. It gives each job to the engine once; the scheduler n
 dies and gives its job to another, where the run resumes from its checkpoint.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -47,6 +50,7 @@ _SETTINGS = {
     "distributed.scheduler.allowed-failures": _DEATHS,
     "distributed.scheduler.worker-saturation": 1.0,  # no job waits at a busy worker
 }
+_ADDRESS = "scheduler"  # where rank 0 of a launcher says where it is
 RESUME = "Interrupted. Run the same command again to resume."
 
 
@@ -317,7 +321,7 @@ def _cluster(rank: Rank, size: int, batch: Batch, console: Console) -> Iterator[
     ):
         client.register_plugin(_IgnoreCtrlC())
         if rank.world > 1:
-            _store(rank).set("scheduler", cluster.scheduler_address)
+            _store(rank).set(_ADDRESS, cluster.scheduler_address)
             try:
                 client.wait_for_workers(size, timeout=_JOINING)
             except TimeoutError:
@@ -413,8 +417,9 @@ def _train_on_worker(task: Task, slots: int, gpus: int) -> Row | Failure | Inter
     return jobs.train(replace(task, job=job), environment)
 
 
+@cache
 def _store(rank: Rank) -> Any:
-    """The launcher's own store, else one of ours, by which rank 0 says where its scheduler is."""
+    """The launcher's own store, else one of rank 0, where that says where its scheduler is."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -423,24 +428,31 @@ def _store(rank: Rank) -> Any:
         int(os.environ["MASTER_PORT"]),
         is_master=rank.rank == 0 and not launchers,
         wait_for_workers=False,
+        timeout=timedelta(hours=1),  # rank 0 may have to download the data first
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"stl10bench-{attempt}", store)
 
 
+def dismiss() -> None:
+    """Tell the launcher's other processes that there is nothing to do, unless they have worked."""
+    rank = Rank.here()
+    if rank.world > 1 and not _store(rank).check([_ADDRESS]):
+        _store(rank).set(_ADDRESS, "")
+        time.sleep(5 * _LOOK)  # until they have read it: the store may be ours
+
+
 def serve(workers: Workers) -> None:
-    """Be a worker of the scheduler of rank 0 until it closes; "" for its address: none is needed.
+    """Be a worker of rank 0's scheduler until it closes, or until there is nothing to do.
 
     Signals are the driver's: it tells the runs to save and leave, then closes the scheduler.
     """
-    import asyncio
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    rank, store = Rank.here(), _store(Rank.here())
-    while not store.check(["scheduler"]):
+    rank = Rank.here()
+    while not _store(rank).check([_ADDRESS]):
         time.sleep(_LOOK)
-    if address := store.get("scheduler").decode():
+    if address := _store(rank).get(_ADDRESS).decode():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         asyncio.run(_serve(address, rank, workers.security()))
 
 
