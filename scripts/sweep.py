@@ -1,4 +1,4 @@
-"""`stl10bench study run` for launchers: each of their processes trains the next unfinished run.
+"""`stl10bench study run` for launchers: the first of their processes drives, all of them train.
 
 accelerate launch scripts/sweep.py NAME [options]
 torchrun --nproc_per_node 2 scripts/sweep.py NAME [options]

@@ -263,14 +263,14 @@ def run(
     if dry_run:
         train.show_forecast(planned, common)
         return
-    made = record.make(study, planned, common)
+    new = record.make(study, planned, common)
     old = record.read(common.runs_dir, study.name)
-    if old is not None and (note := record.changes(old, made, common.runs_dir)):
+    if old is not None and (note := record.changes(old, new, common.runs_dir)):
         stderr().print(note, markup=False, highlight=False, soft_wrap=True)
-    made, trained = _train(made, planned, search, common, workers)
-    _rank(made, trained, style)
+    new, trained = _train(new, planned, search, common, workers)
+    _rank(new, trained, style)
     folder = output or record.folder(common.runs_dir, study.name)
-    for path in _draw(made, trained, folder, common.runs_dir):
+    for path in _draw(new, trained, folder, common.runs_dir):
         stderr().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if trained and all(
         run.row is None or (isinstance(run.row, Failure) and run.row.state == "failed")
@@ -313,7 +313,7 @@ def _search(
 
 
 def _train(
-    made: Record,
+    new: Record,
     planned: Sequence[Planned],
     search: "Search | None",
     common: Common,
@@ -323,16 +323,19 @@ def _train(
     from stl10bench.studies import engine, record
     from stl10bench.studies.progress import Progress
 
-    name = made.study.name
+    name = new.study.name
     logs = record.folder(common.runs_dir, name) / "log"
     batch = engine.Batch(name, common, engine.Workers(**workers), logs)
     if search is not None:
         from stl10bench.studies.search import train
 
-        return train(made, search, batch, stderr())
-    record.write(common.runs_dir, made)
+        trained = train(new, search, batch, stderr())
+        engine.dismiss()
+        return trained
+    record.write(common.runs_dir, new)
     outcomes = engine.train(planned, batch, Progress(name, planned, stderr()))
-    return made, record.trained(made, common.runs_dir, outcomes)
+    engine.dismiss()
+    return new, record.trained(new, common.runs_dir, outcomes)
 
 
 def _draw(stored: Record, trained: Sequence[Trained], folder: Path, runs_dir: Path) -> list[Path]:

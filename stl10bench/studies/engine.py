@@ -4,6 +4,7 @@ One driver holds the plan. It gives each job to the engine once; the scheduler n
 dies and gives its job to another, where the run resumes from its checkpoint.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -40,12 +43,14 @@ from stl10bench.training.interrupt import deferred_signals
 
 LOOPBACK = "127.0.0.1"
 _LOOK = 0.2  # seconds between two looks at what has ended
+_JOINING = 300  # seconds in which the processes of a launcher find each other
 _BYTES = 2 << 30  # of memory for a worker and its child
 _DEATHS = 3  # workers that may die of a job before it is given up
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": _DEATHS,
     "distributed.scheduler.worker-saturation": 1.0,  # no job waits at a busy worker
 }
+_ADDRESS = "scheduler"  # where rank 0 of a launcher says where it is
 RESUME = "Interrupted. Run the same command again to resume."
 
 
@@ -60,20 +65,20 @@ class Workers(NamedTuple):
 
     def security(self) -> Security:
         """TLS by the three files; without them Dask's own configuration. Raises UsageError."""
-        files = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        files = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
         if not any(files.values()):
             return Security()
-        for name, path in files.items():
-            option = f"--{name.replace('_', '-')}"
-            if path is None:
-                raise UsageError(f"{option} is missing: TLS needs --tls-ca, --tls-cert, --tls-key")
-            if not path.is_file():
-                raise UsageError(f"{option} {path}: no such file")
-        roles = ("client", "scheduler", "worker")
+        for option, path in files.items():
+            if path is None or not path.is_file():
+                text = (
+                    "is missing: TLS needs all three" if path is None else f"{path}: no such file"
+                )
+                raise UsageError(f"{option} {text}")
+        names = {"cert": str(self.tls_cert), "key": str(self.tls_key)}
         own = {
-            f"tls_{role}_{kind}": str(files[f"tls_{kind}"])
-            for role in roles
-            for kind in ("cert", "key")
+            f"tls_{role}_{kind}": file
+            for role in ("client", "scheduler", "worker")
+            for kind, file in names.items()
         }
         return Security(require_encryption=True, tls_ca_file=str(self.tls_ca), **own)
 
@@ -195,53 +200,42 @@ def _connect(
     batch: Batch, most: int, home: Path, signalled: Callable[[], int], console: Console
 ) -> Iterator[Pool]:
     """The pool on the workers that are asked for: of a launcher, a scheduler, or this machine."""
-    workers, options = batch.workers, batch.common.options
-    rank = Rank.here()
-    gpus = _gpus(batch.common.device)
-    threads = options.get("threads")
-    if rank.world > 1 or workers.scheduler is not None:
-        if workers.workers is not None:
-            raise UsageError(
-                f"--workers {workers.workers}: the launcher or the scheduler has the workers; "
-                "leave it out"
-            )
-        size = rank.world
-    else:
-        size = min(workers.workers or default_size(gpus, threads), most)
-    if size == 1 and workers.scheduler is None:
-        yield from _alone(home, signalled)
-        return
-    with dask.config.set(_SETTINGS), ExitStack() as stack:
-        if workers.scheduler is not None:
-            client = stack.enter_context(_scheduler(workers, console))
-        else:
-            client = stack.enter_context(_cluster(rank, size, workers, console))
-        slots = _slots(client, home)
-        executor = client.get_executor(pure=False)
-
-        def start(task: Task) -> Any:
-            key = f"{task.run}-{home.name[1:]}-{uuid4().hex[:4]}"
-            return executor.submit(_train_on_worker, task, max(slots, 1), gpus, key=key)
-
-        if not rank.is_alone or workers.workers is None:
-            each = threads or max(1, CPU_COUNT // max(slots, 1))
-            more = "" if not rank.is_alone or workers.scheduler else "; --workers N changes that"
-            count = size if workers.scheduler is None else slots
-            console.print(
-                f"{count} workers, {each} thread{'s' * (each > 1)} each{more}", highlight=False
-            )
-        yield Pool(size if workers.scheduler is None else max(slots, 1), home, signalled, start)
-
-
-def _alone(home: Path, signalled: Callable[[], int]) -> Iterator[Pool]:
-    """No cluster: a thread of ours starts one child after the other."""
-    with ThreadPoolExecutor(1) as executor:
-        yield Pool(
-            1,
-            home,
-            signalled,
-            lambda task: executor.submit(jobs.train, task, jobs.child_environment(task)),
+    workers, rank = batch.workers, Rank.here()
+    gpus, threads = _gpus(batch.common.device), batch.common.options.get("threads")
+    elsewhere = workers.scheduler is not None
+    if workers.workers is not None and (elsewhere or rank.world > 1):
+        raise UsageError(
+            f"--workers {workers.workers}: the launcher or the scheduler has the workers; "
+            "leave it out"
         )
+    size = rank.world
+    if not elsewhere and rank.world == 1:
+        size = min(workers.workers or default_size(gpus, threads), most)
+        if size == 1:  # no cluster: a thread of ours starts one child after the other
+            with ThreadPoolExecutor(1) as executor:
+
+                def start(task: Task) -> Any:
+                    return executor.submit(jobs.train, task, jobs.child_environment(task))
+
+                yield Pool(1, home, signalled, start)
+            return
+    with dask.config.set(_SETTINGS), ExitStack() as stack:
+        cluster = (
+            _scheduler(workers, console) if elsewhere else _cluster(rank, size, batch, console)
+        )
+        client = stack.enter_context(cluster)
+        slots, total = _slots(client, home)
+        executor_of_dask = client.get_executor(pure=False)
+
+        def submit(task: Task) -> Any:
+            key = f"{task.run}-{home.name[1:]}-{uuid4().hex[:4]}"
+            return executor_of_dask.submit(_train_on_worker, task, slots, gpus, key=key)
+
+        size = total if elsewhere else size
+        each = threads or max(1, CPU_COUNT // slots)
+        more = "; --workers N changes that" if not elsewhere and rank.world == 1 else ""
+        console.print(f"{size} workers, {each} thread{'s'[: each - 1]} each{more}", highlight=False)
+        yield Pool(size, home, signalled, submit)
 
 
 def default_size(gpus: int, threads: int | None) -> int:
@@ -298,23 +292,19 @@ class Rank(NamedTuple):
         return cls(*(int(environment.get(name, name.endswith("SIZE"))) for name in names))
 
     @property
-    def is_alone(self) -> bool:
-        return self.world == 1
-
-    @property
     def name(self) -> str:
         """Of its worker: the slot on its machine, and what tells it from those of others."""
         return f"{self.local_rank}@{self.rank}"
 
 
 @contextmanager
-def _cluster(rank: Rank, size: int, workers: Workers, console: Console) -> Iterator[Client]:
+def _cluster(rank: Rank, size: int, batch: Batch, console: Console) -> Iterator[Client]:
     """A scheduler here, on loopback unless a launcher has other machines, and its workers.
 
     Under a launcher the other processes join as workers; ours is one, too.
     """
     host = LOOPBACK if rank.world == rank.local_world else _own_address()
-    security = workers.security()
+    security = batch.workers.security()
     _warn_if_open(host, security, console)
     with (
         LocalCluster(
@@ -331,8 +321,14 @@ def _cluster(rank: Rank, size: int, workers: Workers, console: Console) -> Itera
     ):
         client.register_plugin(_IgnoreCtrlC())
         if rank.world > 1:
-            _store(rank).set("scheduler", cluster.scheduler_address)
-            client.wait_for_workers(size)
+            _store(rank).set(_ADDRESS, cluster.scheduler_address)
+            try:
+                client.wait_for_workers(size, timeout=_JOINING)
+            except TimeoutError:
+                raise StorageError(
+                    f"not all of the launcher's {size} processes joined within {_JOINING} s: can "
+                    f"they reach {cluster.scheduler_address}?"
+                ) from None
         yield client
 
 
@@ -379,8 +375,8 @@ def _own_address() -> str:
     return str(get_ip())
 
 
-def _slots(client: Client, home: Path) -> int:
-    """The jobs that a machine is given at once: the most of any.
+def _slots(client: Client, home: Path) -> tuple[int, int]:
+    """The jobs that are trained at once: the most of a machine, and those of all of them.
 
     Raises StorageError for a worker that does not see the runs folder.
     """
@@ -393,7 +389,9 @@ def _slots(client: Client, home: Path) -> int:
     threads: Counter[str] = Counter()
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
         threads[worker["host"]] += worker["nthreads"]
-    return max(threads.values(), default=0)
+    if not threads:  # a cluster that grows with its jobs
+        return 1, 1
+    return max(threads.values()), sum(threads.values())
 
 
 class _IgnoreCtrlC(WorkerPlugin):
@@ -419,8 +417,9 @@ def _train_on_worker(task: Task, slots: int, gpus: int) -> Row | Failure | Inter
     return jobs.train(replace(task, job=job), environment)
 
 
+@cache
 def _store(rank: Rank) -> Any:
-    """The launcher's own store, else one of ours, by which rank 0 says where its scheduler is."""
+    """The launcher's own store, else one of rank 0, where that says where its scheduler is."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -429,24 +428,31 @@ def _store(rank: Rank) -> Any:
         int(os.environ["MASTER_PORT"]),
         is_master=rank.rank == 0 and not launchers,
         wait_for_workers=False,
+        timeout=timedelta(hours=1),  # rank 0 may have to download the data first
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"stl10bench-{attempt}", store)
 
 
+def dismiss() -> None:
+    """Tell the launcher's other processes that there is nothing to do, unless they have worked."""
+    rank = Rank.here()
+    if rank.world > 1 and not _store(rank).check([_ADDRESS]):
+        _store(rank).set(_ADDRESS, "")
+        time.sleep(5 * _LOOK)  # until they have read it: the store may be ours
+
+
 def serve(workers: Workers) -> None:
-    """Be a worker of the scheduler of rank 0 until it closes; "" for its address: none is needed.
+    """Be a worker of rank 0's scheduler until it closes, or until there is nothing to do.
 
     Signals are the driver's: it tells the runs to save and leave, then closes the scheduler.
     """
-    import asyncio
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    rank, store = Rank.here(), _store(Rank.here())
-    while not store.check(["scheduler"]):
+    rank = Rank.here()
+    while not _store(rank).check([_ADDRESS]):
         time.sleep(_LOOK)
-    if address := store.get("scheduler").decode():
+    if address := _store(rank).get(_ADDRESS).decode():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         asyncio.run(_serve(address, rank, workers.security()))
 
 

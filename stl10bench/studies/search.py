@@ -74,7 +74,7 @@ def check(study: Study, search: Search) -> None:
 
 
 def train(
-    made: Record, search: Search, batch: Batch, console: Console
+    template: Record, search: Search, batch: Batch, console: Console
 ) -> tuple[Record, list[Trained]]:
     """Train what Optuna proposes; returns the record of all trials and what there is of each.
 
@@ -83,24 +83,24 @@ def train(
     the search, and UsageError for a storage that cannot be opened.
     """
     runs_dir = batch.common.runs_dir
-    with opened(made, search, batch) as memory:
-        driver = _Driver(made, search, batch, memory, console)
+    with opened(template, search, batch) as memory:
+        driver = _Driver(template, search, batch, memory, console)
         driver.begin()
         if driver.left():
             with engine.opened(batch, driver.left(), console) as pool:
                 driver.work(pool)
-        found = driver.write()
-    return found, record.trained(found, runs_dir)
+        final = driver.write()
+    return final, record.trained(final, runs_dir)
 
 
 @contextmanager
-def opened(made: Record, search: Search, batch: Batch) -> Iterator[optuna.Study]:
+def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.Study]:
     """The search in its storage, made if need be; another definition, data or weights: another."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = made.study
+    study = template.study
     content = [
         study.model_dump(mode="json", include={"model", "recipe", "settings", "vary", "seeds"}),
-        made.data,
+        template.data,
         plan.weight_sources(study, batch.common.start),
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -181,9 +181,9 @@ class _Driver:
     """Keeps the pool at work: asks for trials, reports their epochs, tells how they ended."""
 
     def __init__(
-        self, made: Record, search: Search, batch: Batch, memory: optuna.Study, console: Console
+        self, template: Record, search: Search, batch: Batch, memory: optuna.Study, console: Console
     ) -> None:
-        self._made = made
+        self._template = template
         self._search = search
         self._batch = batch
         self._memory = memory
@@ -200,7 +200,7 @@ class _Driver:
                 self._memory.tell(trial.number, state=TrialState.FAIL)
                 self._enqueue(trial.params)
         if self._search.sampler == "grid":
-            study = self._made.study
+            study = self._template.study
             tried = [trial.params for trial in trials if trial.state in _BEGUN]
             tried += [trial.user_attrs.get("values", {}) for trial in self._waiting()]
             texts = [[text for text, _ in levels(*item)] for item in study.vary.items()]
@@ -223,7 +223,7 @@ class _Driver:
         """The trials that are still to be asked for."""
         most = self._search.trials
         if self._search.sampler == "grid":
-            most = min(most, prod(len(levels(*item)) for item in self._made.study.vary.items()))
+            most = min(most, prod(len(levels(*item)) for item in self._template.study.vary.items()))
         trials = self._memory.get_trials(deepcopy=False)
         return most - self._failed - sum(trial.state in _BEGUN for trial in trials)
 
@@ -241,7 +241,7 @@ class _Driver:
     def _ask(self, pool: Pool) -> None:
         """Begin a trial; its run may be there already, or cannot be."""
         trial = self._memory.ask()
-        planned = propose(trial, self._made.study, self._batch)
+        planned = propose(trial, self._template.study, self._batch)
         for key, value in (
             ("labels", list(planned.labels)),
             ("val_images", planned.val_images),
@@ -313,9 +313,9 @@ class _Driver:
                 state="pruned" if pruned else "",
                 val_images=facts["val_images"],
             )
-        found = self._made.model_copy(update={"runs": list(entries.values())})
-        record.write(self._batch.common.runs_dir, found)
-        return found
+        final = self._template.model_copy(update={"runs": list(entries.values())})
+        record.write(self._batch.common.runs_dir, final)
+        return final
 
 
 class _Running:

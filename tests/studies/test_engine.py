@@ -198,6 +198,19 @@ def test_workers_that_do_not_share_the_runs_folder_are_found_at_the_start(tmp_pa
         engine._slots(Client(), tmp_path)  # type: ignore[arg-type]
 
 
+def test_the_jobs_at_once_are_those_of_the_largest_machine_and_of_all(tmp_path: Path) -> None:
+    class Client:
+        def run(self, *_: Any) -> dict[str, bool]:
+            return {}
+
+        def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+            hosts = {"a": ("x", 1), "b": ("x", 2), "c": ("y", 1)}
+            workers = {k: {"host": host, "nthreads": n} for k, (host, n) in hosts.items()}
+            return {"workers": workers}
+
+    assert engine._slots(Client(), tmp_path) == (3, 4)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_driver_reaches_the_running_child_once_and_the_others_never_begin(
     common: Common, child: Any, number: int

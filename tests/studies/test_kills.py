@@ -153,11 +153,12 @@ def test_two_drivers_on_one_runs_folder_train_each_run_once(
     check(tmp_path, straight)
 
 
+@pytest.mark.parametrize("store", ["--standalone", "--master_port=29617"])  # torchrun's, ours
 @pytest.mark.parametrize("dies", [False, True])
 def test_the_processes_of_torchrun_are_the_workers(
-    data_dir: Path, tmp_path: Path, straight: Path, dies: bool
+    data_dir: Path, tmp_path: Path, straight: Path, dies: bool, store: str
 ) -> None:
-    launch = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    launch = ("torch.distributed.run", store, "--nproc_per_node", "2")
     options = [*launch, "scripts/sweep.py", *STUDY[3:], "--runs-dir", tmp_path]
     process = start(*options, data_dir=data_dir)
     launcher = running(process, tmp_path)
@@ -170,6 +171,7 @@ def test_the_processes_of_torchrun_are_the_workers(
     assert process.returncode == 0, err
     assert out.count("vs best") == 2  # one table of the first process, and a note
     check(tmp_path, straight)
+    finish(start(*options, data_dir=data_dir))  # where nobody is needed, nobody waits
 
 
 def test_accelerate_launch_starts_a_study(data_dir: Path, tmp_path: Path, straight: Path) -> None:

@@ -208,6 +208,7 @@ def test_the_password_of_a_storage_is_nowhere_to_be_read(
     canary = "Canary7"
     url = f"nosuch://me:{canary}@host/db"
     monkeypatch.setenv("STL10BENCH_STORAGE", url)
+    monkeypatch.setenv("STL10BENCH_TALK", "")  # which --verbose sets
     monkeypatch.setenv("STL10BENCH_DATA", str(data_dir))
     words = ["--model", "logistic", "--vary", "lr=0.1..1", "--sampler", "tpe", "--device", "cpu"]
     for given in ([], ["--storage", url]):
