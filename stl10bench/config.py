@@ -143,15 +143,16 @@ class Limits(BaseModel):
 
 def make_limits(settings: Mapping[str, Any]) -> Limits:
     """Checked Limits; raises UsageError with the value and the rule."""
-    return _checked(Limits, settings)
+    return checked(Limits, settings)
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
     """A checked RunConfig; raises UsageError with the value, the rule and the nearest name."""
-    return _checked(RunConfig, settings)
+    return checked(RunConfig, settings)
 
 
-def _checked(model: type[_Model], settings: Mapping[str, Any]) -> _Model:
+def checked(model: type[_Model], settings: Mapping[str, Any]) -> _Model:
+    """A value of `model`; raises UsageError with each value that is wrong and its rule."""
     try:
         return model.model_validate(settings)
     except ValidationError as error:  # five are enough to begin with: a line, not a page

@@ -1,10 +1,10 @@
 """RunConfig and what else a run needs <-> Typer options."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -15,6 +15,7 @@ from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.files import read_json
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
+from stl10bench.training.job import Job
 
 Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
 
@@ -58,14 +59,19 @@ def _option(
     return Annotated[kind | None if default is None else kind, option], default
 
 
-def _field_options(model: type[BaseModel], panel: str) -> Specification:
-    """An option for each field of `model`; unset, a recipe or the field's default decides."""
+def _field_options(
+    model: type[BaseModel],
+    panel: str | None,
+    names: Iterable[str] = (),
+    *,
+    values_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Specification:
+    """An option for each field of `model`, or for `names` alone; unset, the model decides."""
     specification: Specification = {}
-    for name, field in model.model_fields.items():
-        if name in DERIVED:
-            continue
+    for name in names or [name for name in model.model_fields if name not in DERIVED]:
+        field = model.model_fields[name]
         kind: Any = field.annotation
-        default, metavar, values = field.default, None, ()
+        default, metavar, values = field.default, None, values_of.get(name, ())
         if get_origin(kind) is Literal:
             kind, values = str, get_args(kind)
             metavar = "|".join(values)
@@ -73,7 +79,7 @@ def _field_options(model: type[BaseModel], panel: str) -> Specification:
             kind, metavar, default = str, "LOW,HIGH", ",".join(f"{x:g}" for x in default)
         elif get_origin(kind) is UnionType:  # X | None
             kind = get_args(kind)[0]
-        note = "" if default is None else f" [default: {default}]"
+        note = "" if default is None or names else f" [default: {default}]"
         help_text = f"{field.description}{note}"
         specification[name] = _option(kind, help_text, panel=panel, values=values, metavar=metavar)
     return specification
@@ -114,23 +120,29 @@ DataDir = Annotated[
 ]
 RUNS, DATA_DIR = Path("runs"), Path("data")
 
-_data, _machine, _model, _workers = (
-    partial(_option, panel=name) for name in ("Data", "Machine", "Model", "Workers")
-)
+_VALUES = {
+    "dataset": DATASETS,
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "tracker": ("wandb", "tensorboard", "none"),
+}
+
+
+def _job_options(*names: str, panel: str | None = None) -> Specification:
+    """Options of fields of Job, with their descriptions and defaults."""
+    specification = _field_options(Job, panel, names, values_of=_VALUES)
+    return {
+        name: (kind, Job.model_fields[name].default) for name, (kind, _) in specification.items()
+    }
+
+
+_model, _workers = (partial(_option, panel=name) for name in ("Model", "Workers"))
 DATA: Specification = {
-    "dataset": _data(str, "stl10, or demo: images drawn by code.", "stl10", values=DATASETS),
+    **_job_options("dataset", panel="Data"),
     "data_dir": (DataDir, DATA_DIR),
-    "verify": _data(bool, "Verify STL-10's MD5 checksums.", True),
+    **_job_options("verify", panel="Data"),
 }
-MACHINE: Specification = {
-    "device": _machine(
-        str, "auto, cpu, cuda or mps.", "auto", values=("auto", "cpu", "cuda", "mps")
-    ),
-    "threads": _machine(int, "CPU threads per process [default: cores / processes].", min=1),
-}
-PLUGIN: Specification = {
-    "plugin": _option(str, "Import a module that registers models, from the working folder too.")
-}
+MACHINE = _job_options("device", "threads", panel="Machine")
+PLUGIN = _job_options("plugin")
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 JSON: Specification = {"as_json": (_Json, False)}
 TRAINING: Specification = {
@@ -139,32 +151,23 @@ TRAINING: Specification = {
     ),
     "config": _option(Path, "JSON file of settings, e.g. a run's config.json."),
     "runs_dir": (RunsDir, RUNS),
-    "tracker": _option(
-        str,
-        "wandb (offline without a key), tensorboard or none.",
-        "wandb",
-        values=("wandb", "tensorboard", "none"),
-    ),
-    "overwrite": _option(bool, "Train again; the old run folder is moved aside.", False),
+    **_job_options("tracker", "overwrite"),
     **PLUGIN,
     **DATA,
-    "download": _data(bool, "Download STL-10 if it is missing.", False),
+    **_job_options("download", panel="Data"),
     **MACHINE,
-    "compile": _machine(bool, "Use torch.compile: minutes at first, then perhaps faster.", False),
-    "deterministic": _machine(bool, "Use only kernels with reproducible bits (GPUs).", False),
+    **_job_options("compile", "deterministic", panel="Machine"),
     "freeze": _model(bool, "Freeze the backbone, or fine-tune all of it [default: freeze]."),
     "hidden": _model(str, "Widths of the hidden linear layers, e.g. 512,256."),
     "dropout": _model(float, "Dropout after each hidden linear layer."),
     "model_option": (ModelOptions, None),
-    "weights": _model(Path, "The backbone's weights: safetensors with timm's keys."),
+    **_job_options("weights", panel="Model"),
     "pretrained": _model(
         bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True
     ),
     **_field_options(Limits, "Checkpoints and time"),
     **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
 }
-
-
 WORKERS: Specification = {
     "workers": _workers(int, "Runs to train at once, each in its own process.", min=1, metavar="N"),
     "scheduler": _workers(

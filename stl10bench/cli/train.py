@@ -219,13 +219,13 @@ def reproduce(
     Examples:
     stl10bench reproduce logistic-1a2b
     """
-    from stl10bench.training.job import Job
+    from stl10bench.training.job import make_job
     from stl10bench.training.reproduce import reproduce_run
 
     load_plugin(plugin)
     folder = find_run(runs_dir, run)
     options |= {"weights": weights, "runs_dir": into, "tracker": "none", "plugin": plugin}
-    outcome = reproduce_run(folder, Job(config=folder.config(), **options), stderr())
+    outcome = reproduce_run(folder, make_job(folder.config(), **options), stderr())
     first, second = outcome.first.test_accuracy, outcome.second.test_accuracy
     if as_json:
         facts = {"run": folder.name, "bits": outcome.bits, "p": outcome.p}

@@ -34,7 +34,7 @@ from stl10bench.studies.study import (
     named,
     point,
 )
-from stl10bench.training.job import OPTIONS, Job
+from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, resolve_config
 
 REPORT_MODELS = ("logistic", "mlp", "cnn", "mobilenetv2")  # five rows: the last counts twice
@@ -112,14 +112,14 @@ def prepare(start: Start, options: Mapping[str, Any], console: Console) -> Commo
     return Common(data, start, {**chosen, "limits": make_limits(limits)})
 
 
-def make_job(model: str, settings: Mapping[str, Any], recipe: str, common: Common) -> Job:
+def plan_job(model: str, settings: Mapping[str, Any], recipe: str, common: Common) -> Job:
     """The job of a model with some settings; raises what `train` raises for them."""
     config, start = check_settings(
         model, recipe=recipe, settings=settings, **common.start.keywords(model)
     )
     config = resolve_config(config, common.data.fingerprint, start, common.device)
     file = None if start.file is None else start.file.absolute()
-    return Job(config=config, weights=file, **common.options)
+    return make_job(config, weights=file, **common.options)
 
 
 # Studies
@@ -288,7 +288,7 @@ def _choose(study: Study, place: Point, start: Start) -> tuple[RunConfig, Weight
 
 def _job(study: Study, place: Point, common: Common) -> Job:
     settings = {**place.settings, "seed": place.seed}
-    return make_job(place.model, settings, study.recipe, common)
+    return plan_job(place.model, settings, study.recipe, common)
 
 
 # Benchmarks
@@ -374,7 +374,7 @@ def plan_benchmark(
     for entry, fitted in fit_settings(entries, settings):
         seed = int(fitted.get("seed", 0))
         try:
-            job = make_job(entry.model, fitted, recipe, common)
+            job = plan_job(entry.model, fitted, recipe, common)
             planned.append(Planned(entry.title, (), seed, 0, job))
         except BenchError as error:
             failure = Failure(model=entry.model, error=str(error))

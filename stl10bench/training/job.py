@@ -1,10 +1,11 @@
 """One run to be: what it computes, where its files lie, how it computes; a file for a child."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stl10bench.config import Limits, RunConfig
+from stl10bench.config import Limits, RunConfig, checked
 from stl10bench.core import files
 from stl10bench.core.errors import UsageError
 from stl10bench.results.run_folder import RunFolder
@@ -61,6 +62,11 @@ class Job(BaseModel):
 
 
 OPTIONS = frozenset(Job.model_fields) - {"config", "weights", "limits"}
+
+
+def make_job(config: RunConfig, **fields: Any) -> Job:
+    """A checked Job; raises UsageError with the value and the rule."""
+    return checked(Job, {"config": config, **fields})
 
 
 def read_job(path: Path) -> Job:

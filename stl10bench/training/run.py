@@ -16,7 +16,7 @@ from stl10bench.data.stl10 import Dataset
 from stl10bench.models import registry
 from stl10bench.models.pretrained import NO_WEIGHTS, Weights, choose_weights, fetch_weights
 from stl10bench.results.rows import Row
-from stl10bench.training.job import OPTIONS, Job
+from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, is_frozen, resolve_config
 
 
@@ -43,7 +43,7 @@ def train(
     config, start = check_settings(
         model, recipe=recipe, weights=weights, pretrained=pretrained, settings=options
     )
-    job = Job(config=config, weights=start.file, limits=make_limits(limits), **how)
+    job = make_job(config, weights=start.file, limits=make_limits(limits), **how)
     dataset = _open(job, console)
     from stl10bench.core.device import choose_device
 
