@@ -1,7 +1,9 @@
 """Many jobs: each run once, whoever trains it, whatever fails; nothing beyond loopback."""
 
+import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -347,3 +349,28 @@ def test_a_stopped_run_says_so(common: Common, tmp_path: Path, child: Any) -> No
 )
 def test_a_duration_is_said_as_people_say_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_terminal_shows_the_runs_at_work_the_best_so_far_and_the_time_left(
+    common: Common,
+) -> None:
+    _, planned = planned_study(common, "lr=0.1,0.01,0.001")
+    at_work = planned[1].job
+    assert at_work is not None
+    at_work.folder.path.mkdir(parents=True)
+    at_work.folder.status_file.write_text('{"state": "running", "reason": ""}')
+    at_work.folder.log_file.write_text('{"epoch": 1, "val/accuracy": 0.625}\n')
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, no_color=True)
+    progress = Progress("test", planned, console)
+    with progress:
+        leave_finished(planned[0], 0.75)
+        outcome = jobs.known_outcome(planned[0].job)  # type: ignore[arg-type]
+        assert isinstance(outcome, Row)
+        progress.ended(str(planned[0].run), outcome)
+        progress.tick()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", text)
+    assert "[1/3] lr=0.1 seed 0: validation 0.750, 1 s" in shown
+    assert "test: 1 of 3 runs done, best so far 0.1 at 0.750, estimated time left: " in shown
+    assert re.search(r"lr=0.01 seed 0 +1/2 +0.625", shown)
+    assert "lr=0.001 seed 0 " not in shown
