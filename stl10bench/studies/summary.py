@@ -79,16 +79,16 @@ def held(record: Record, places: Sequence[Place]) -> str:
     wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
     place = next((place for place in places if place.labels == wanted), None)
     if place is None:
-        return "the report's best was not run"
+        return "The report's best was not run"
     if any(place.missing for place in places):
-        return "not known yet: settings lack runs"
+        return "Not known yet: settings lack runs"
     if not place.is_whole:
         return f"Does not hold: the report's best: {place.verdict}"
     verdicts = [other.verdict for other in places if other is not place]
     if place.verdict == BEST and TIED in verdicts:
         return "Consistent with the report: its best is the best here, tied with others"
     if place.verdict == BEST and WORSE not in verdicts:
-        return "not known: there is no other setting to compare it with"
+        return "Not known: there is no other setting to compare it with"
     return {
         BEST: "Confirmed: the report's best is the best here, the others are significantly worse",
         TIED: "Consistent with the report (within noise): its best is tied with the best here",
