@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 
+from stl10bench.config import make_config
 from stl10bench.metrics.significance import (
     Sample,
     images_p_value,
@@ -17,6 +18,7 @@ from stl10bench.metrics.significance import (
     t_point,
     t_tail,
 )
+from stl10bench.results.rows import Failure, Row
 from stl10bench.studies import ranking, record, summary
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.study import Study
@@ -129,16 +131,28 @@ def test_the_least_difference_is_where_an_equal_setting_becomes_distinguishable(
         assert (samples_p_value(sample, other, seeds) < 0.05) is distinguishable
 
 
+ROW = Row(
+    model="mlp",
+    config=make_config({"model": "mlp"}),
+    dataset="demo",
+    test_accuracy=0.5,
+    test_images=1000,
+)
+
+
 def run_of(
-    label: str, seed: int, accuracy: float | None, *, images: int = IMAGES, **row: object
+    label: str, seed: int, accuracy: float | None, *, images: int = IMAGES, **failure: Any
 ) -> Trained:
-    if accuracy is None:
-        return Trained((label,), seed, f"{label}-{seed}", IMAGES, row or None)
-    test = {"val_accuracy": accuracy, "test_accuracy": 1 - accuracy}
-    return Trained((label,), seed, f"{label}-{seed}", images, test)
+    """A run that finished with a validation accuracy, failed, or is still to do."""
+    row: Row | Failure | None = None
+    if accuracy is not None:
+        row = ROW.model_copy(update={"val_accuracy": accuracy, "test_accuracy": 1 - accuracy})
+    elif failure:
+        row = Failure(model="mlp", **failure)
+    return Trained((label,), seed, f"{label}-{seed}", images, row)
 
 
-def test_settings_are_ranked_by_validation_and_never_by_the_test_split() -> None:
+def test_settings_are_ranked_by_validation_accuracy_and_never_by_the_test_split() -> None:
     trained = [run_of("a", s, 0.50 + s / 100) for s in range(3)]
     trained += [run_of("b", s, 0.51 + s / 100) for s in range(3)]
     trained += [run_of("c", s, 0.20 + s / 100) for s in range(3)]
@@ -152,18 +166,22 @@ def test_settings_are_ranked_by_validation_and_never_by_the_test_split() -> None
 @pytest.mark.parametrize(
     ("ends", "best", "held"),
     [
-        ({"a": 0.3, "b": 0.6}, "best: lr=b with 0.600", "does not hold"),
-        ({"a": 0.6, "b": 0.3}, "best: lr=a with 0.600", "holds: "),
-        ({"a": 0.6, "b": 0.6}, "best: lr=a with 0.600", "agrees within the noise"),
-        ({"a": 0.60, "b": 0.61}, "best: lr=b with 0.610", "not contradicted"),
-        ({"a": 0.3, "b": None}, "best so far, 1 settings lack runs: lr=a", "not known yet"),
+        ({"a": 0.3, "b": 0.6}, "best: lr=b with 0.600", "Does not hold"),
+        ({"a": 0.6, "b": 0.3}, "best: lr=a with 0.600", "Confirmed: "),
+        ({"a": 0.6, "b": 0.6}, "best: lr=a with 0.600", "Consistent with the report: "),
+        (
+            {"a": 0.60, "b": 0.61},
+            "best: lr=b with 0.610",
+            "Consistent with the report (within",
+        ),
+        ({"a": 0.3, "b": None}, "best so far, 1 settings lack runs: lr=a", "Not known yet"),
         (
             {"a": "diverged", "b": 0.2},
             "best: lr=b with 0.200",
-            "does not hold: the report",
+            "Does not hold: the report",
         ),
-        ({"b": 0.2}, "best: lr=b with 0.200", "the report's best was not run"),
-        ({"a": 0.2}, "best: lr=a with 0.200", "not known: there is no other setting"),
+        ({"b": 0.2}, "best: lr=b with 0.200", "The report's best was not run"),
+        ({"a": 0.2}, "best: lr=a with 0.200", "Not known: there is no other setting"),
     ],
 )
 def test_what_is_said_of_the_reports_finding_waits_for_all_runs(
