@@ -1,7 +1,5 @@
 """table, compare, report and plot: what finished runs tell."""
 
-import csv
-import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_options
-from stl10bench.core.console import escape_csv, stderr, stdout
+from stl10bench.core.console import stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results.columns import p_value
@@ -26,6 +24,7 @@ from stl10bench.results.tables import (
     row_label,
     show_rows,
     stored_rows,
+    to_csv,
     to_markdown,
 )
 
@@ -127,35 +126,33 @@ def compare(
 
 
 def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: str) -> None:
+    matrix, listed = _matrix(runs, pairs), _pairs(pairs)
     if style == "json":
         typer.echo(json.dumps(_to_json(runs, pairs)))
     elif style == "csv":
-        typer.echo(_to_csv(runs, pairs), nl=False)
+        lines = _to_json(runs, pairs)["pairs"]
+        for line in lines:
+            line["low"], line["high"] = line.pop("interval")
+        typer.echo(to_csv(lines[0], (line.values() for line in lines)), nl=False)
+    elif style == "markdown":
+        typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
     else:
-        matrix, listed = _matrix(runs, pairs), _pairs(pairs)
-        if style == "markdown":
-            typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
-        else:
-            first_to_go = ["model", *reversed(matrix.header[3:])]
-            print_table(matrix, stdout(), expendable=first_to_go)
-            print_table(listed, stdout(), expendable=("only second", "only first"))
+        print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
+        print_table(listed, stdout(), expendable=("only second", "only first"))
 
 
 def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
     """A line for each run, and its accuracy less that of each run below it."""
-    cells = {(pair.first, pair.second): _starred(pair) for pair in pairs}
-    lines = tuple(
-        (
-            f"{i + 1} {run.row.run}",
-            row_label(run.row),
-            f"{run.row.test_accuracy:.3f}",
-            *(cells.get((i, j), "") for j in range(1, len(runs))),
-        )
-        for i, run in enumerate(runs)
-    )
-    columns = (f"less {j + 1}" for j in range(1, len(runs)))
-    header = ("run", "model", "test accuracy", *columns)
-    return Table(data_title(runs[0].row), header, lines, left=("model",))
+    cells = {
+        (pair.first, pair.second): _signed(pair.counts.difference) + _star(pair) for pair in pairs
+    }
+    others = range(1, len(runs))
+    lines = []
+    for i, (row, _, _) in enumerate(runs):
+        facts = (f"{i + 1} {row.run}", row_label(row), f"{row.test_accuracy:.3f}")
+        lines.append((*facts, *(cells.get((i, j), "") for j in others)))
+    header = ("run", "model", "test accuracy", *(f"less {j + 1}" for j in others))
+    return Table(data_title(runs[0].row), header, tuple(lines), left=("model",))
 
 
 def _pairs(pairs: Sequence[Difference]) -> Table:
@@ -164,7 +161,7 @@ def _pairs(pairs: Sequence[Difference]) -> Table:
             f"{pair.first + 1} - {pair.second + 1}",
             f"{_signed(pair.counts.difference)} [{', '.join(map(_signed, pair.interval))}]",
             p_value(pair.p),
-            f"{p_value(pair.p_holm)}{' *' if pair.p_holm < SIGNIFICANCE else ''}",
+            f"{p_value(pair.p_holm)}{_star(pair)}",
             f"{pair.counts.first:,}",
             f"{pair.counts.second:,}",
         )
@@ -176,19 +173,12 @@ def _pairs(pairs: Sequence[Difference]) -> Table:
 
 def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]:
     first = runs[0].row
+    keys = ("run", "test_accuracy", "test_accuracy_interval")
     return {
-        "dataset": first.dataset,
-        "test_images": first.test_images,
-        "data": first.config.data,
+        **{"dataset": first.dataset, "test_images": first.test_images, "data": first.config.data},
         "resamples": RESAMPLES,
         "runs": [
-            {
-                "run": run.row.run,
-                "label": row_label(run.row),
-                "test_accuracy": run.row.test_accuracy,
-                "test_accuracy_interval": run.row.test_accuracy_interval,
-            }
-            for run in runs
+            {"label": row_label(row), **{key: row[key] for key in keys}} for row, _, _ in runs
         ],
         "pairs": [
             {
@@ -208,21 +198,8 @@ def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]
     }
 
 
-def _to_csv(runs: Sequence[Run], pairs: Sequence[Difference]) -> str:
-    """A line for each pair, with full numbers."""
-    out = io.StringIO()
-    lines = []
-    for pair in _to_json(runs, pairs)["pairs"]:
-        low, high = pair.pop("interval")
-        lines.append({**pair, "low": low, "high": high})
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: escape_csv(value) for key, value in line.items()} for line in lines)
-    return out.getvalue()
-
-
-def _starred(pair: Difference) -> str:
-    return f"{_signed(pair.counts.difference)}{' *' if pair.p_holm < SIGNIFICANCE else ''}"
+def _star(pair: Difference) -> str:
+    return " *" if pair.p_holm < SIGNIFICANCE else ""
 
 
 def _signed(share: float) -> str:
@@ -264,9 +241,9 @@ def report(
     from stl10bench.report.markdown import markdown_document
 
     groups = build_report(runs_dir, run or [], data_dir=data_dir)
-    content = html_page(title, groups) if style == "html" else markdown_document(title, groups)
+    write = html_page if style == "html" else markdown_document
     path = output or Path("report.html" if style == "html" else "report.md")
-    files.write(path, content.encode())
+    files.write(path, write(title, groups).encode())
     typer.echo(path)
 
 

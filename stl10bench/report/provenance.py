@@ -9,7 +9,7 @@ from stl10bench.report.load import RunGroup, Setting
 from stl10bench.results import columns
 from stl10bench.results.columns import plain
 from stl10bench.results.rows import Failure
-from stl10bench.results.tables import Table, row_label
+from stl10bench.results.tables import Table, row_labels
 
 _RUN = ("test_accuracy", "test_loss", "best_epoch", "epochs", "train_seconds")
 _FACTS = {
@@ -73,5 +73,6 @@ def environment(group: RunGroup) -> Section:
 
 def failure_table(failures: Sequence[Failure]) -> Table:
     """What did not finish, and why."""
-    lines = tuple((clean(row_label(failure)), clean(failure.error)) for failure in failures)
+    errors = (clean(failure.error) for failure in failures)
+    lines = tuple(zip(row_labels(failures), errors, strict=True))
     return Table("Runs that failed", ("model", "reason"), lines, left=("reason",))

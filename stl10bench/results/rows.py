@@ -181,6 +181,13 @@ class Failure(BaseModel):
         return protocol_id(self.config, selection)
 
 
+_NEW_NOTES = {  # what 0.1.0 wrote -> what is written now
+    "temperature: there is no hold-out to fit it on": (
+        "temperature: no validation images to fit it on"
+    )
+}
+
+
 def read_row(path: Path) -> Row:
     """The row in a result.json; raises CheckpointError for a file that holds none."""
     values = files.read_json(path, CheckpointError)
@@ -195,12 +202,15 @@ def read_row(path: Path) -> Row:
 def parse_row(values: Mapping[str, Any]) -> Row:
     """A row from JSON values, of older versions too; raises ValidationError.
 
-    Their config may lack settings, and 0.1.0 wrote "hold-out" where it chose on validation images.
+    Their config may lack settings, and 0.1.0 wrote "hold-out" for the validation images.
     """
     config = values.get("config")
     if isinstance(config, dict):
         values = {**values, "config": {"model": values.get("model"), **config}}
     if values.get("selection") == "hold-out":
         values = {**values, "selection": "validation"}
+    if isinstance(notes := values.get("test_notes"), list):
+        notes = [_NEW_NOTES.get(note, note) if isinstance(note, str) else note for note in notes]
+        values = {**values, "test_notes": notes}
     # As text: in JSON a list may stand for a tuple, but nothing else for another type.
     return Row.model_validate_json(json.dumps(values), strict=True)

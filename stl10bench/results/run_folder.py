@@ -39,55 +39,34 @@ _LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
 
 
 @dataclass(frozen=True)
+class _File:
+    """A file or folder in a run folder, by its name there."""
+
+    name: str
+
+    def __get__(self, folder: "RunFolder", _: type) -> Path:
+        return folder.path / self.name
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`runs/<model>-<hash8>/`: the only place that knows the names of its files."""
 
     path: Path
 
+    config_file = _File("config.json")
+    status_file = _File("status.json")
+    log_file = _File("metrics.jsonl")  # a line of JSON for each epoch, and one for the test
+    checkpoints = _File("checkpoints")  # of a run that is not finished, to resume from
+    best_file = _File("best.safetensors")  # the epoch with the highest validation accuracy
+    last_file = _File("last.safetensors")  # the last epoch
+    predictions_file = _File("predictions.safetensors")
+    result_file = _File("result.json")
+    tracker_id_file = _File("wandb-id")  # so that a resumed run continues at Weights & Biases too
+
     @property
     def name(self) -> str:
         return self.path.name
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def status_file(self) -> Path:
-        return self.path / "status.json"
-
-    @property
-    def log_file(self) -> Path:
-        """A line of JSON for each epoch, and one for the test."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Of a run that is not finished, to resume from."""
-        return self.path / "checkpoints"
-
-    @property
-    def best_file(self) -> Path:
-        """The weights of the epoch with the highest validation accuracy."""
-        return self.path / "best.safetensors"
-
-    @property
-    def last_file(self) -> Path:
-        """The weights of the last epoch."""
-        return self.path / "last.safetensors"
-
-    @property
-    def predictions_file(self) -> Path:
-        return self.path / "predictions.safetensors"
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def tracker_id_file(self) -> Path:
-        """The run's id at Weights & Biases, so that a resumed run continues there too."""
-        return self.path / "wandb-id"
 
     @property
     def is_finished(self) -> bool:
@@ -280,20 +259,14 @@ class RunFolder:
             self._write_status("running", "", pid=os.getpid(), host=platform.node())
             try:
                 yield
-            except DivergedError as error:
-                self._record("diverged", str(error), **error.facts)
-                raise
-            except InterruptedRunError as error:
-                self._record("interrupted", str(error))
-                raise
-            except BenchError as error:
-                self._record("failed", str(error))
-                raise
             except (KeyboardInterrupt, SystemExit):
                 self._record("interrupted", "before its first step or after its last")
                 raise
             except Exception as error:
-                self._record("failed", f"{type(error).__name__}: {error}")
+                states = {DivergedError: "diverged", InterruptedRunError: "interrupted"}
+                kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
+                facts = error.facts if isinstance(error, DivergedError) else {}
+                self._record(states.get(type(error), "failed"), f"{kind}{error}", **facts)
                 raise
             self._tidy()
 
