@@ -86,10 +86,8 @@ def _anchor(section: document.Section, number: int) -> str:
 def _navigation(groups: Sequence[document.GroupReport]) -> Markup:
     lists = []
     for number, group in enumerate(groups):
-        links = [
-            markup('<li><a href="#{}">{}</a></li>', _anchor(section, number), section.title)
-            for section in group.sections
-        ]
+        link = '<li><a href="#{}">{}</a></li>'
+        links = (markup(link, _anchor(each, number), each.title) for each in group.sections)
         heading = markup("<li class=data>{}</li>", group.title) if len(groups) > 1 else ""
         lists.append(markup("<ul>{}{}</ul>", heading, _join(links)))
     return markup('<nav aria-label="Sections">{}</nav>', _join(lists))
@@ -99,18 +97,18 @@ def _group(group: document.GroupReport, number: int) -> Markup:
     sections = []
     for section in group.sections:
         anchor = _anchor(section, number)
-        body = _join(
-            _tabs(block, anchor) if isinstance(block, document.Tabs) else _block(block)
-            for block in section.blocks
-        )
+        body = _join(_block(block, anchor) for block in section.blocks)
         element = '<section id="{}"><h2>{}</h2>\n{}\n</section>'
         sections.append(markup(element, anchor, section.title, body))
     article = '<article><p class="data">{}</p><p class="summary">{}</p>\n{}\n</article>'
     return markup(article, group.title, group.summary, _join(sections, "\n"))
 
 
-def _block(block: document.Block) -> Markup:
+def _block(block: document.Block, anchor: str = "") -> Markup:
     match block:
+        case document.Tabs(title, figures):
+            radios = _radios(title, f"{anchor}-tab", [figure.title for figure in figures])
+            return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, figures)))
         case document.Text(text, kind):
             return markup('<p class="{}">{}</p>', kind, text)
         case document.Code(text):
@@ -147,11 +145,6 @@ def _figure(figure: document.Figure) -> Markup:
     caption = markup("<small>{}</small>", figure.caption) if figure.caption else ""
     element = "<figure><figcaption>{}{}</figcaption>{}</figure>"
     return markup(element, figure.title, caption, drawn)
-
-
-def _tabs(tabs: document.Tabs, anchor: str) -> Markup:
-    radios = _radios(tabs.title, f"{anchor}-tab", [figure.title for figure in tabs.figures])
-    return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, tabs.figures)))
 
 
 def _mistake(mistake: document.Mistake) -> Markup:

@@ -169,10 +169,8 @@ def _group(
     annotated = ranking.annotate([*ranking.baselines(part), *aggregate(part)])
     rows = [row for row in annotated if isinstance(row, Row)]
     finished = sorted((row for row in rows if not row.baseline), key=ranking.best_first)
-    settings = tuple(
-        Setting(name, row, tuple(runs[run] for run in row.repeats))
-        for name, row in zip(row_labels(finished), finished, strict=True)
-    )
+    runs_of = (tuple(runs[run] for run in row.repeats) for row in finished)
+    settings = tuple(map(Setting, row_labels(finished), finished, runs_of))
     if len({run.labels.tobytes() for each in settings for run in each.predictions}) > 1:
         raise CheckpointError(
             f"the test labels in predictions.safetensors differ between runs on {title}: one file "

@@ -37,10 +37,8 @@ def _block(block: document.Block) -> list[str]:
             blocks = (table, *(block for each in details if each for block in each.blocks))
             return [part for block in blocks for part in _block(block)]
         case document.Details(summary, blocks):
-            return [
-                f"**{escape_markdown(summary)}**",
-                *(part for b in blocks for part in _block(b)),
-            ]
+            parts = [part for block in blocks for part in _block(block)]
+            return [f"**{escape_markdown(summary)}**", *parts]
         case document.Gallery(title, mistakes):
             header = ("test image", "class", "predicted", "confidence", "runs")
             lines = ((str(m[0]), *m[1:3], f"{m.confidence:.3f}", m.others) for m in mistakes)

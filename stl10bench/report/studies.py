@@ -24,12 +24,9 @@ class Study(NamedTuple):
 
 def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study], list[str]]:
     """The studies with runs in the groups, and a note on each whose record cannot be read."""
-    group_of = {
-        run.row.run: number
-        for number, group in enumerate(groups)
-        for setting in group.settings
-        for run in setting.runs
-    }
+    group_of: dict[str | None, int] = {}
+    for number, group in enumerate(groups):
+        group_of |= {run.row.run: number for setting in group.settings for run in setting.runs}
     studies, notes = [], []
     for name in record.names(runs_dir):
         try:
@@ -44,8 +41,8 @@ def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study
             continue
         jobs = record.trained(stored, runs_dir)
         findings, ranking = summary.said(stored, jobs), summary.study_to_table(stored, jobs)
-        ((group, _),) = counts.most_common(1)
-        studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, group))
+        ((most, _),) = counts.most_common(1)
+        studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, most))
     return studies, notes
 
 

@@ -10,14 +10,8 @@ from rich.progress import track
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import UsageError
-from stl10bench.metrics.significance import (
-    PairedCounts,
-    bootstrap_interval,
-    count_pairs,
-    decode_hits,
-    holm,
-    mcnemar_p,
-)
+from stl10bench.metrics import significance
+from stl10bench.metrics.significance import PairedCounts
 from stl10bench.results.ranking import input_rule
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder, current_folders, find_run
@@ -65,7 +59,7 @@ def load_run(folder: RunFolder) -> Run:
     """A finished run; raises CheckpointError where its predictions are not those of its row."""
     row = folder.row()
     predicted = folder.predictions(row)
-    return Run(row, predicted.labels.tobytes(), decode_hits(predicted.hits()))
+    return Run(row, predicted.labels.tobytes(), significance.decode_hits(predicted.hits()))
 
 
 def check_same_images(runs: Sequence[Run]) -> None:
@@ -102,10 +96,10 @@ def differences(runs: Sequence[Run], console: Console) -> list[Difference]:
     """Every pair of `runs`, in their order; many take a while, which a bar on `console` shows."""
     pairs = list(combinations(range(len(runs)), 2))
     images = runs[0].row.test_images
-    counts = [count_pairs(runs[i].hits, runs[j].hits, images) for i, j in pairs]
+    counts = [significance.count_pairs(runs[i].hits, runs[j].hits, images) for i, j in pairs]
     quiet = not console.is_terminal
     shown = track(counts, f"{len(pairs)} pairs", console=console, transient=True, disable=quiet)
-    intervals = list(map(bootstrap_interval, shown))
-    p_values = list(map(mcnemar_p, counts))
-    tested = zip(pairs, counts, intervals, p_values, holm(p_values), strict=True)
+    intervals = list(map(significance.bootstrap_interval, shown))
+    p_values = list(map(significance.mcnemar_p, counts))
+    tested = zip(pairs, counts, intervals, p_values, significance.holm(p_values), strict=True)
     return [Difference(*pair, both, interval, p, holm) for pair, both, interval, p, holm in tested]

@@ -77,12 +77,9 @@ def read(folder: RunFolder, *, live: bool = False) -> History:
 def labels(histories: Sequence[History]) -> list[str]:
     """Each run's name, and of several runs the first settings that they do not share."""
     keys = dict.fromkeys(key for history in histories for key in history.settings)
-    differing = [
-        key
-        for key in keys
-        if len({json.dumps(history.settings.get(key)) for history in histories}) > 1
-        and key not in ("model", "data", "weights")
-    ]
+    values = {key: {json.dumps(each.settings.get(key)) for each in histories} for key in keys}
+    left_out = ("model", "data", "weights")
+    differing = [key for key in keys if len(values[key]) > 1 and key not in left_out]
     texts = []
     for history in histories:
         shown = [key for key in differing if key in history.settings][:_SHOWN]

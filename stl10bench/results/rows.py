@@ -124,6 +124,12 @@ class Row(BaseModel):
             raise ValueError(f"data = {config.data[:40]!r}: must be a fingerprint, hexadecimal")
         return config
 
+    @field_validator("test_notes")
+    @classmethod
+    def _says_validation(cls, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """In today's words: 0.1.0 called the validation images a hold-out."""
+        return tuple(note.replace("there is no hold-out", "no validation images") for note in notes)
+
     @model_validator(mode="after")
     def _counts_agree(self) -> "Row":
         images, hits = self.test_images, round(self.test_accuracy * self.test_images)
@@ -181,13 +187,6 @@ class Failure(BaseModel):
         return protocol_id(self.config, selection)
 
 
-_NEW_NOTES = {  # what 0.1.0 wrote -> what is written now
-    "temperature: there is no hold-out to fit it on": (
-        "temperature: no validation images to fit it on"
-    )
-}
-
-
 def read_row(path: Path) -> Row:
     """The row in a result.json; raises CheckpointError for a file that holds none."""
     values = files.read_json(path, CheckpointError)
@@ -209,8 +208,5 @@ def parse_row(values: Mapping[str, Any]) -> Row:
         values = {**values, "config": {"model": values.get("model"), **config}}
     if values.get("selection") == "hold-out":
         values = {**values, "selection": "validation"}
-    if isinstance(notes := values.get("test_notes"), list):
-        notes = [_NEW_NOTES.get(note, note) if isinstance(note, str) else note for note in notes]
-        values = {**values, "test_notes": notes}
     # As text: in JSON a list may stand for a tuple, but nothing else for another type.
     return Row.model_validate_json(json.dumps(values), strict=True)

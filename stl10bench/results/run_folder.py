@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +118,13 @@ class RunFolder:
         if row.test_hits is not None and row.confusion is not None:
             return row
         predicted = self.predictions(row)
-        return row.model_copy(
-            update={"confusion": predicted.confusion(), "test_hits": predicted.hits()}
-        )
+        hits = {"confusion": predicted.confusion(), "test_hits": predicted.hits()}
+        return row.model_copy(update=hits)
 
     def failure(self) -> Failure | None:
         """How a run diverged or failed; None for any other. Raises CheckpointError."""
-        if self.is_finished:
-            return None
         status = self.status()
-        if status["state"] not in ("diverged", "failed"):
+        if self.is_finished or status["state"] not in ("diverged", "failed"):
             return None
         config = self.config()
         return Failure(
@@ -248,7 +246,9 @@ class RunFolder:
         with self.lock():
             try:
                 if overwrite and any(self.path.iterdir()):
-                    self.path.rename(self._unused())
+                    names = (f"{self.name}{OLD}{number}" for number in count(1))
+                    paths = map(self.path.with_name, names)
+                    self.path.rename(next(path for path in paths if not path.exists()))
                     self.path.mkdir()
                 files.remove_parts(self.path)
                 files.remove_parts(self.checkpoints)
@@ -301,9 +301,8 @@ class RunFolder:
     def _write_status(self, state: str, reason: str, **facts: Any) -> None:
         home = os.path.expanduser("~")  # noqa: PTH111  leaves it where there is none
         reason = reason.replace(home, "~") if len(home) > 1 else reason
-        files.write_json(
-            self.status_file, {"state": state, "reason": reason, "since": time.time(), **facts}
-        )
+        status = {"state": state, "reason": reason, "since": time.time(), **facts}
+        files.write_json(self.status_file, status)
 
     def _owner(self) -> str:
         """The process that wrote status.json last, as far as it can be told."""
@@ -321,12 +320,6 @@ class RunFolder:
         content = files.read(self.log_file, _LOG_LIMIT, CheckpointError)
         epochs = re.findall(rb'"epoch": (\d{1,9})[,}]', content)
         return int(epochs[-1]) if epochs else 0
-
-    def _unused(self) -> Path:
-        number = 1
-        while (aside := self.path.with_name(f"{self.name}{OLD}{number}")).exists():
-            number += 1
-        return aside
 
 
 def run_folders(runs_dir: Path) -> list[RunFolder]:

@@ -8,7 +8,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,9 +89,7 @@ def print_table(
         console = Console(file=console.file, width=max(80, _width(table, console)))
     hidden = []
     for title in expendable:
-        if _width(table, console) <= console.width:
-            break
-        if title in table.header:
+        if title in table.header and _width(table, console) > console.width:
             table = table.without(title)
             hidden.append(title)
     console.print(_to_rich(table))
@@ -172,7 +169,7 @@ def to_html(tables: Sequence[Table], title: str) -> str:
 
 def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
     """The table without its notes; `details` says what stands below each line, or None."""
-    heads = map(_html_head, repeat(table), range(len(table.header)), table.is_left())
+    heads = (_html_head(table, column, left) for column, left in enumerate(table.is_left()))
     bodies = []
     for number, line in enumerate(table.lines):
         cells = Markup().join(map(_html_cell, line, table.is_left(), range(len(line))))
@@ -181,10 +178,8 @@ def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
             row = '<tr class="more"><td colspan="{}"><div class="details">{}</div></td></tr>'
             body += markup(row, len(line), below)
         bodies.append(markup("<tbody>{}</tbody>", body))  # sorting moves a line with its details
-    return markup(
-        "<table><caption>{}</caption><thead><tr>{}</tr></thead>{}</table>",
-        *(table.title, Markup().join(heads), Markup().join(bodies)),
-    )
+    element = "<table><caption>{}</caption><thead><tr>{}</tr></thead>{}</table>"
+    return markup(element, table.title, Markup().join(heads), Markup().join(bodies))
 
 
 def html_notes(table: Table) -> Markup:
@@ -411,8 +406,8 @@ def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Fai
     protocols = {protocol for protocol, _ in titles}
     for row in rows:
         if isinstance(row, Failure) and row.config is not None and row.protocol not in protocols:
-            title = f"data {row.config.data[:12]}{_training_images(row)}"
-            titles[str(row.protocol), ""] = title
+            key = str(row.protocol), ""
+            titles[key] = f"data {row.config.data[:12]}{_training_images(row)}"
 
     def belongs(row: Row | Failure, key: tuple[str, str]) -> bool:
         if isinstance(row, Failure):
@@ -470,7 +465,7 @@ def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Co
 def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
     """Rows as CSV with full numbers."""
     names = ("label", *keys) if keys else columns.CSV
-    return to_csv(names, [record.values() for record in _records(rows, names)])
+    return to_csv(names, [record.values() for record in records(rows, names)])
 
 
 def to_csv(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
@@ -485,18 +480,18 @@ def to_csv(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
 def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
     """Rows as a JSON list: all that they say, or their label and the columns `keys`."""
     whole = [] if keys else [row.model_dump(mode="json") for row in rows]
-    return json.dumps(whole or _records(rows, ("label", *keys)), indent=2) + "\n"
+    return json.dumps(whole or records(rows, ("label", *keys)), indent=2) + "\n"
 
 
-def _records(rows: Sequence[Row | Failure], keys: Sequence[str]) -> list[dict[str, Any]]:
+def records(rows: Sequence[Row | Failure], keys: Sequence[str]) -> list[dict[str, Any]]:
     """Of each row the values of the columns `keys`, its label among them.
 
     A row's label is the same whatever other rows there are, so that it can be a key.
     """
-    records = []
+    content = []
     for row in rows:
         values = {key: columns.value(row, key) for key in keys}
         lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
         label = {"label": row_label(row)} if "label" in keys else {}
-        records.append(values | lists | label)
-    return records
+        content.append(values | lists | label)
+    return content

@@ -378,3 +378,8 @@ def test_rows_of_one_model_say_in_a_table_what_differs() -> None:
     rows = [row_of(config={"lr": lr}) for lr in (0.1, 0.2)]
     first, second = cells_of(shown(rows, "markdown"), "markdown")[1:]
     assert (first[0], second[0]) == ("mlp, lr 0.1", "mlp, lr 0.2")
+
+
+def test_a_note_of_version_0_1_0_says_validation_images() -> None:
+    row = row_of(test_notes=["temperature: there is no hold-out to fit it on"])
+    assert row.test_notes == ("temperature: no validation images to fit it on",)
