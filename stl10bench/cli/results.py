@@ -1,7 +1,5 @@
 """table, compare, report and plot: what finished runs tell."""
 
-import csv
-import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -11,23 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_options
-from stl10bench.core.console import escape_csv, stderr, stdout
+from stl10bench.core.console import stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
+from stl10bench.results import comparison, tables
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
-from stl10bench.results.tables import (
-    FORMATS,
-    Table,
-    View,
-    all_reference_rows,
-    data_title,
-    print_table,
-    row_label,
-    show_rows,
-    stored_rows,
-    to_markdown,
-)
 
 app = typer.Typer()
 
@@ -35,18 +22,14 @@ app = typer.Typer()
 @app.command()
 def table(
     runs_dir: RunsDir = RUNS,
-    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
+    style: Annotated[str, choice("format", tables.FORMATS, "--format")] = "table",
     columns: Annotated[
         str | None,
         typer.Option(help="Columns to show, e.g. test_accuracy,test_ece,lr.", metavar="A,B"),
     ] = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort each table by.")] = None,
-    descending: Annotated[
-        bool, typer.Option("--descending", help="Sort from high to low.")
-    ] = False,
-    combine: Annotated[
-        bool, typer.Option(help="Combine the seeds or folds of a setting into one row.")
-    ] = True,
+    descending: Annotated[bool, typer.Option("--descending", help="Sort high to low.")] = False,
+    combine: Annotated[bool, typer.Option(help="Combine seeds or folds into one row.")] = True,
     reference: Annotated[
         bool, typer.Option("--reference", help="Add the course report's rows and ours.")
     ] = False,
@@ -62,15 +45,15 @@ def table(
     """
     if descending and sort is None:
         raise UsageError("--descending: must go with --sort COLUMN")
-    rows, damaged = stored_rows(runs_dir)
-    rows += all_reference_rows() if reference else []
+    rows, damaged = tables.stored_rows(runs_dir)
+    rows += tables.all_reference_rows() if reference else []
     if not rows:
         if damaged:
             raise damaged[0]
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
-    view = View(keys, sort, descending=descending, baselines=baselines, combine=combine)
-    show_rows(rows, style, stdout(), view)
+    view = tables.View(keys, sort, descending=descending, baselines=baselines, combine=combine)
+    tables.show_rows(rows, style, stdout(), view)
     if damaged:  # the good rows are shown first
         raise typer.Exit(CheckpointError.exit_code)
 
@@ -88,7 +71,7 @@ def compare(
     runs: RunNames = None,
     *,
     runs_dir: RunsDir = RUNS,
-    style: Annotated[str, choice("format", FORMATS[:3], "--format")] = "table",
+    style: Annotated[str, choice("format", tables.FORMATS[:3], "--format")] = "table",
     as_json: bool,
 ) -> None:
     """Without names all runs are compared. They must be tested on
@@ -98,102 +81,82 @@ def compare(
     stl10bench compare
     stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b
     """
-
     if as_json and style != "table":
         raise UsageError(f"--format {style} and --json: must be one of them")
-    from stl10bench.results.comparison import (
-        check_same_images,
-        differences,
-        finished_folders,
-        load_run,
-    )
-
     loaded: list[Run] = []
     damaged: list[CheckpointError] = []
-    for folder in finished_folders(runs_dir, runs or []):
+    for folder in comparison.finished_folders(runs_dir, runs or []):
         try:
-            loaded.append(load_run(folder))
+            loaded.append(comparison.load_run(folder))
         except CheckpointError as error:
             damaged.append(error)
     if damaged and (runs or len(loaded) < 2):
         raise damaged[0]  # a run that was named, or too few are left
     for fault in damaged:
         warnings.warn(str(fault), stacklevel=1)
-    check_same_images(loaded)
+    comparison.check_same_images(loaded)
     loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
-    _show_differences(loaded, differences(loaded, stderr()), "json" if as_json else style)
+    pairs = comparison.differences(loaded, stderr())
+    _show_differences(loaded, pairs, "json" if as_json else style)
     if damaged:
         raise typer.Exit(CheckpointError.exit_code)
 
 
 def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: str) -> None:
+    matrix, listed = _matrix(runs, pairs), _pairs(pairs)
     if style == "json":
         typer.echo(json.dumps(_to_json(runs, pairs)))
     elif style == "csv":
-        typer.echo(_to_csv(runs, pairs), nl=False)
+        lines = _to_json(runs, pairs)["pairs"]
+        for line in lines:
+            line["low"], line["high"] = line.pop("interval")
+        typer.echo(tables.to_csv(lines[0], (line.values() for line in lines)), nl=False)
+    elif style == "markdown":
+        typer.echo(f"{tables.to_markdown(matrix)}\n{tables.to_markdown(listed)}", nl=False)
     else:
-        matrix, listed = _matrix(runs, pairs), _pairs(pairs)
-        if style == "markdown":
-            typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
-        else:
-            first_to_go = ["model", *reversed(matrix.header[3:])]
-            print_table(matrix, stdout(), expendable=first_to_go)
-            print_table(listed, stdout(), expendable=("only second", "only first"))
+        tables.print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
+        tables.print_table(listed, stdout(), expendable=("only second", "only first"))
 
 
-def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
+def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> tables.Table:
     """A line for each run, and its accuracy less that of each run below it."""
-    cells = {(pair.first, pair.second): _starred(pair) for pair in pairs}
-    lines = tuple(
-        (
-            f"{i + 1} {run.row.run}",
-            row_label(run.row),
-            f"{run.row.test_accuracy:.3f}",
-            *(cells.get((i, j), "") for j in range(1, len(runs))),
-        )
-        for i, run in enumerate(runs)
-    )
-    columns = (f"less {j + 1}" for j in range(1, len(runs)))
-    header = ("run", "model", "test accuracy", *columns)
-    return Table(data_title(runs[0].row), header, lines, left=("model",))
+    cells = {pair[:2]: f"{_signed(pair.counts.difference)}{_star(pair)}" for pair in pairs}
+    rows, others = [run.row for run in runs], range(1, len(runs))
+    lines = []
+    for i, (row, label) in enumerate(zip(rows, tables.row_labels(rows), strict=True)):
+        differences = (cells.get((i, j), "") for j in others)
+        lines.append((f"{i + 1} {row.run}", label, f"{row.test_accuracy:.3f}", *differences))
+    header = ("run", "model", "test accuracy", *(f"less {j + 1}" for j in others))
+    return tables.Table(tables.data_title(runs[0].row), header, tuple(lines), left=("model",))
 
 
-def _pairs(pairs: Sequence[Difference]) -> Table:
+def _pairs(pairs: Sequence[Difference]) -> tables.Table:
     lines = tuple(
         (
             f"{pair.first + 1} - {pair.second + 1}",
             f"{_signed(pair.counts.difference)} [{', '.join(map(_signed, pair.interval))}]",
             p_value(pair.p),
-            f"{p_value(pair.p_holm)}{' *' if pair.p_holm < SIGNIFICANCE else ''}",
+            f"{p_value(pair.p_holm)}{_star(pair)}",
             f"{pair.counts.first:,}",
             f"{pair.counts.second:,}",
         )
         for pair in pairs
     )
     header = ("runs", "difference [95 %]", "p", "p (Holm)", "only first", "only second")
-    return Table("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
+    return tables.Table("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
 
 
 def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]:
-    first = runs[0].row
+    rows = [run.row for run in runs]
+    (data,) = tables.records(rows[:1], ("dataset", "test_images", "data"))
     return {
-        "dataset": first.dataset,
-        "test_images": first.test_images,
-        "data": first.config.data,
+        **data,
         "resamples": RESAMPLES,
-        "runs": [
-            {
-                "run": run.row.run,
-                "label": row_label(run.row),
-                "test_accuracy": run.row.test_accuracy,
-                "test_accuracy_interval": run.row.test_accuracy_interval,
-            }
-            for run in runs
-        ],
+        "runs": tables.records(rows, ("run", "label", "test_accuracy", "test_accuracy_interval")),
         "pairs": [
             {
-                "first": runs[pair.first].row.run,
-                "second": runs[pair.second].row.run,
+                "first": rows[pair.first].run,
+                "second": rows[pair.second].run,
                 "difference": pair.counts.difference,
                 "interval": list(pair.interval),
                 "p": pair.p,
@@ -208,21 +171,8 @@ def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]
     }
 
 
-def _to_csv(runs: Sequence[Run], pairs: Sequence[Difference]) -> str:
-    """A line for each pair, with full numbers."""
-    out = io.StringIO()
-    lines = []
-    for pair in _to_json(runs, pairs)["pairs"]:
-        low, high = pair.pop("interval")
-        lines.append({**pair, "low": low, "high": high})
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: escape_csv(value) for key, value in line.items()} for line in lines)
-    return out.getvalue()
-
-
-def _starred(pair: Difference) -> str:
-    return f"{_signed(pair.counts.difference)}{' *' if pair.p_holm < SIGNIFICANCE else ''}"
+def _star(pair: Difference) -> str:
+    return " *" if pair.p_holm < SIGNIFICANCE else ""
 
 
 def _signed(share: float) -> str:
@@ -264,9 +214,9 @@ def report(
     from stl10bench.report.markdown import markdown_document
 
     groups = build_report(runs_dir, run or [], data_dir=data_dir)
-    content = html_page(title, groups) if style == "html" else markdown_document(title, groups)
+    write = html_page if style == "html" else markdown_document
     path = output or Path("report.html" if style == "html" else "report.md")
-    files.write(path, content.encode())
+    files.write(path, write(title, groups).encode())
     typer.echo(path)
 
 

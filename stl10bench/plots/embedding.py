@@ -62,14 +62,9 @@ def scatter(
     panels = figure.subplots(1, len(projections), squeeze=False)[0]
     for panel, (name, points) in zip(panels, projections.items(), strict=True):
         for label in range(len(class_names)):
-            panel.scatter(
-                *points[labels == label].T,
-                s=20,
-                marker=_MARKERS[label % len(_MARKERS)],
-                color=[style.COLOURS[label % len(style.COLOURS)]],
-                edgecolors="black",
-                linewidths=0.3,
-            )
+            marker = _MARKERS[label % len(_MARKERS)]
+            look = {"color": [style.COLOURS[label % len(style.COLOURS)]], "edgecolors": "black"}
+            panel.scatter(*points[labels == label].T, s=20, marker=marker, linewidths=0.3, **look)
         panel.set_title(name)
         # Only distances mean something, and those of t-SNE only between neighbours.
         panel.set(xticks=[], yticks=[])

@@ -53,56 +53,35 @@ class Section(NamedTuple):
     tiles: Sequence[Tile]
 
 
-class TileSize(NamedTuple):
-    """How large tiles of one size are in the figure, in its pixels."""
-
-    scale: int
-    width: int
-    height: int
-
-    @classmethod
-    def of(cls, sections: Sequence[Section], min_side: int) -> "TileSize":
-        """Enlarged to a longer side of at least `min_side`; raises UsageError without a tile."""
-        first = next((tile for section in sections for tile in section.tiles), None)
-        if first is None:
-            raise UsageError("no images to show")
-        height, width = first.pixels.shape[:2]
-        scale = math.ceil(min_side / max(height, width))
-        return cls(scale, width * scale, height * scale)
-
-    @property
-    def column(self) -> int:
-        """From the left of a tile to that of the next."""
-        return self.width + GAP
-
-    def row(self, section: Section) -> int:
-        """From the top of a tile to that of the one below, its lines of text between."""
-        lines = max((len(tile.lines) for tile in section.tiles), default=0)
-        return self.height + GAP + LINE * lines
-
-
 @figure_style()
 def gallery(
     title: str, sections: Sequence[Section], *, columns: int = COLUMNS, min_side: int = SIDE
 ) -> Figure:
     """Sections of tiles, each under its heading ("": none), wrapped after `columns`.
 
-    `min_side` is the least side of a tile in the figure, in pixels.
+    All tiles are of one size, enlarged to a longer side of at least `min_side` pixels. Raises
+    UsageError without a tile.
     """
-    size = TileSize.of(sections, min_side)
+    first = next((tile for section in sections for tile in section.tiles), None)
+    if first is None:
+        raise UsageError("no images to show")
+    height, width = first.pixels.shape[:2]
+    scale = math.ceil(min_side / max(height, width))
     columns = min(columns, max(len(section.tiles) for section in sections))
     headings = [(LINE + GAP) * bool(section.heading) for section in sections]
-    bodies = [math.ceil(len(section.tiles) / columns) * size.row(section) for section in sections]
-    top = LINE + GAP
-    sheet = _titled_sheet(title, columns * size.column + GAP, top + sum(headings) + sum(bodies))
+    texts = [max((len(tile.lines) for tile in section.tiles), default=0) for section in sections]
+    steps = [height * scale + GAP + LINE * count for count in texts]  # from one row to the next
+    rows = [math.ceil(len(section.tiles) / columns) for section in sections]
+    bodies = [count * step for count, step in zip(rows, steps, strict=True)]
+    top, across = LINE + GAP, width * scale + GAP
+    sheet = _titled_sheet(title, columns * across + GAP, top + sum(headings) + sum(bodies))
     room = sheet.width - 2 * GAP
-    for section, heading, body in zip(sections, headings, bodies, strict=True):
+    for section, heading, step, body in zip(sections, headings, steps, bodies, strict=True):
         if section.heading:
             sheet.text(GAP, top + LINE / 2, section.heading, width=room, style=_HEADING)
         for number, tile in enumerate(section.tiles):
             row, column = divmod(number, columns)
-            below = top + heading + row * size.row(section)
-            tile.paint(sheet, GAP + column * size.column, below, size.scale)
+            tile.paint(sheet, GAP + column * across, top + heading + row * step, scale)
         top += heading + body
     return sheet.finish()
 
@@ -219,10 +198,9 @@ def augmentations(
 ) -> Figure:
     """The image uint8 (3, S, S) at the left of each operation's results, a row each."""
     sections = []
-    for operation in operations:
-        captions = [(value,) for value in operation.values]
-        drawn = map(Tile, hwc(operation.images), captions)
-        sections.append(Section(operation.operation, [Tile(hwc(original), ("original",)), *drawn]))
+    for operation, images, values in operations:
+        tiles = map(Tile, hwc(images), ((value,) for value in values))
+        sections.append(Section(operation, [Tile(hwc(original), ("original",)), *tiles]))
     return gallery(title, sections, columns=len(sections[0].tiles))
 
 
@@ -237,11 +215,9 @@ def predictions(
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
     names, actual = dataset.class_names, dataset.test.labels[predicted.rows]
-    ranked = np.arange(len(actual))
-    if order != "random":
-        ranked = np.argsort(predicted.confidences, kind="stable")[
-            :: 1 if order == "unsurest" else -1
-        ]
+    rising = np.argsort(predicted.confidences, kind="stable")
+    orders = {"random": np.arange(len(actual)), "surest": rising[::-1], "unsurest": rising}
+    ranked = orders[order]
     sections = []
     for heading, is_right in (("right", True), ("wrong", False)):
         chosen = ranked[(predicted.classes == actual)[ranked] == is_right]
@@ -281,10 +257,9 @@ def heat_maps(
     tiles = []
     for number, source in enumerate(sources):
         name = header.class_names[explanation.classes[number]]
-        is_wrong = source in header.class_names and source != name
         line = f"{name} {explanation.confidences[number]:.2f}"
-        tiles.append(Tile(images[number], (source,)))
-        tiles.append(Tile(mixed[number], (line,), ORANGE if is_wrong else BLUE))
+        colour = ORANGE if source in header.class_names and source != name else BLUE
+        tiles += [Tile(images[number], (source,)), Tile(mixed[number], (line,), colour)]
     height, width = explanation.map_size
     title = (
         f"Grad-CAM, {header.config.model}, layer {layer} ({height}x{width}): evidence from none "

@@ -26,11 +26,9 @@ class Explanation(NamedTuple):
 
 def feature_maps(predictor: Predictor) -> dict[str, tuple[int, int]]:
     """The layers that give maps (N, C, h, w) of more than one pixel, as called -> (h, w)."""
-    layers = {
-        module: name
-        for name, module in predictor.model.named_modules()
-        if not list(module.children()) and not isinstance(module, nn.Identity)
-    }
+    modules = predictor.model.named_modules()
+    leaves = {module: name for name, module in modules if not list(module.children())}
+    layers = {m: name for m, name in leaves.items() if not isinstance(m, nn.Identity)}
     sizes: dict[str, tuple[int, int]] = {}
 
     def note(module: nn.Module, _: object, output: object) -> None:

@@ -109,20 +109,18 @@ def first_kernels(predictor: Predictor) -> tuple[str, NDArray[np.float32]]:
     that begins otherwise.
     """
     config = predictor.header.config
-    layers = {
-        module: name
-        for name, module in predictor.model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-    called: list[nn.Module] = []
+    modules = predictor.model.named_modules()
+    layers = {m: name for name, m in modules if isinstance(m, nn.Conv2d | nn.Linear)}
+    called: list[nn.Conv2d | nn.Linear] = []
     with hooked(layers, lambda module, *_: called.append(module)):
         predictor(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
-    first = called[0] if called else None
-    size = config.image_size
-    if isinstance(first, nn.Conv2d) and first.weight.shape[1] == 3:
-        return layers[first], first.weight.detach().float().numpy()
-    if isinstance(first, nn.Linear) and first.in_features == 3 * size**2:
-        return layers[first], first.weight.detach().float().view(-1, 3, size, size).numpy()
+    if called:
+        first, size = called[0], config.image_size
+        kernels = first.weight.detach().float()
+        if isinstance(first, nn.Linear) and first.in_features == 3 * size**2:
+            kernels = kernels.view(-1, 3, size, size)
+        if kernels.ndim == 4 and kernels.shape[1] == 3:
+            return layers[first], kernels.numpy()
     raise UsageError(
         f"model {config.model!r} has no filters to show: its first layer is neither a convolution "
         "of three channels nor a linear layer of all pixels"

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, cycle, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -68,13 +68,9 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
     """
     name, places = record.study.name, ranking.rank(trained)
     base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
-    results = Results(
-        summary.title(record, trained),
-        tuple(record.study.vary),
-        _read_histories(trained, runs_dir),
-        places,
-        _noise_band(places, base),
-    )
+    histories, band = _read_histories(trained, runs_dir), _noise_band(places, base)
+    title, factors = summary.title(record, trained), tuple(record.study.vary)
+    results = Results(title, factors, histories, places, band)
     if not record.study.is_grid:
         figures = {name: search(results, record.study, trained)}
     elif len(results.factors) == 2:
@@ -161,12 +157,11 @@ def panels(results: Results) -> Figure:
 def heat_map(results: Results) -> Figure:
     """The mean validation accuracy of each pair of values; * marks the best, ≈ what is tied."""
     rows, columns = results.values(0), results.values(1)
-    cells = {
-        (rows.index(place.labels[0]), columns.index(place.labels[1])): place
-        for place in results.ranking
-    }
+    cells = {}
     means = np.full((len(rows), len(columns)), np.nan)
-    for cell, place in cells.items():
+    for place in results.ranking:
+        cell = rows.index(place.labels[0]), columns.index(place.labels[1])
+        cells[cell] = place
         means[cell] = place.sample.mean if place.sample else np.nan
     figure = Figure(figsize=(max(4.6, 1.9 + 0.75 * len(columns)), 1.8 + 0.42 * len(rows)))
     style.headline(figure, results.title)
@@ -179,8 +174,7 @@ def heat_map(results: Results) -> Figure:
         axes.text(x, y, _cell_text(place), ha="center", va="center", size=8, color=ink)
     _name_columns(axes, columns, room=style.DPI * 0.75 * len(columns))
     axes.set_yticks(range(len(rows)), [style.fitted(row, _LABEL) for row in rows])
-    axes.set_xlabel(clean(results.factors[1]))
-    axes.set_ylabel(clean(results.factors[0]))
+    axes.set(xlabel=clean(results.factors[1]), ylabel=clean(results.factors[0]))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(visible=False)
@@ -208,20 +202,18 @@ def search(results: Results, study: Study, trained: Sequence[Trained]) -> Figure
     best = list(accumulate(accuracies, max))
     course.step(numbers, best, where="post", color=style.COLOURS[0], linewidth=1.6)
     course.plot(numbers, accuracies, "o", color=style.GREY, markersize=4)
-    course.set_xlabel("trial (line: best so far)")
-    course.set_ylabel("validation accuracy")
+    course.set(xlabel="trial (line: best so far)", ylabel="validation accuracy")
     course.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.percent(course.yaxis)
     for index, (axes, (name, factor)) in enumerate(zip(others, study.vary.items(), strict=True)):
         values = [labels[index] for _, labels, _ in finished]
-        if isinstance(factor, Range):
-            xs = [float(value) for value in values]
-        else:
-            categories = list(dict.fromkeys(values))
-            xs = [float(categories.index(value)) for value in values]
+        categories = list(dict.fromkeys(values))
+        is_range = isinstance(factor, Range)
+        xs = [float(value) if is_range else categories.index(value) for value in values]
+        axes.plot(xs, accuracies, "o", color=style.COLOURS[0], markersize=4)
+        if not is_range:
             _name_columns(axes, categories, room=style.DPI * 2.2)
             axes.margins(x=0.2)
-        axes.plot(xs, accuracies, "o", color=style.COLOURS[0], markersize=4)
         axes.set_xlabel(clean(name))
         if isinstance(factor, Range) and factor.log and xs:
             style.logarithmic(axes, "x")
@@ -235,10 +227,8 @@ def _name_columns(axes: Axes, names: Sequence[str], *, room: float) -> None:
     """Other people's text below x = 0, 1, ...; slanted where it needs more than `room` pixels."""
     texts = [style.fitted(name, _LABEL) for name in names]
     is_slanted = 8 * sum(map(len, texts)) > room  # a character is about 7 pixels wide
-    axes.set_xticks(range(len(texts)), texts, rotation=30 if is_slanted else 0)
-    if is_slanted:
-        for label in axes.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+    slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(texts)), texts, **(slant if is_slanted else {}))
 
 
 def _shade(axes: Axes, band: Band | None) -> None:

@@ -52,25 +52,17 @@ def figure_style() -> Iterator[None]:
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "font.size": 9,
-                "text.parse_math": False,
-                "axes.formatter.use_mathtext": False,
-                "svg.hashsalt": "stl10bench",  # else ids are random
-                "figure.titlesize": 10,
-                "figure.constrained_layout.use": True,
-                "axes.titlesize": 10,
-                "axes.prop_cycle": cycler(color=COLOURS),
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.grid": True,
-                "axes.axisbelow": True,
-                "grid.color": "#e6e6e6",
-                "grid.linewidth": 0.6,
-                "legend.frameon": False,
-            }
-        )
+        matplotlib.rc("font", size=9)
+        matplotlib.rc("text", parse_math=False)
+        matplotlib.rc("svg", hashsalt="stl10bench")  # else ids are random
+        matplotlib.rc("figure", titlesize=10)
+        matplotlib.rc("figure.constrained_layout", use=True)
+        matplotlib.rc("axes", titlesize=10, grid=True, axisbelow=True)
+        matplotlib.rc("axes", prop_cycle=cycler(color=COLOURS))
+        matplotlib.rc("axes.formatter", use_mathtext=False)
+        matplotlib.rc("axes.spines", top=False, right=False)
+        matplotlib.rc("grid", color="#e6e6e6", linewidth=0.6)
+        matplotlib.rc("legend", frameon=False)
         yield
 
 
@@ -136,15 +128,10 @@ class Sheet:
         """Write one line whose middle is `y` pixels down, cut where it would pass `width`."""
         # By the baseline: centred, names with and without descenders would not stand on one line.
         baseline = y + _BASELINE * style.size * DPI / 72
-        self.figure.text(
-            x / self.width,
-            1 - baseline / self.height,
-            fitted(text, width, style.size),
-            size=style.size,
-            color=style.colour,
-            ha=style.align,
-            va="baseline",
-        )
+        shown = fitted(text, width, style.size)
+        at = x / self.width, 1 - baseline / self.height
+        drawn = self.figure.text(*at, shown, size=style.size, color=style.colour)
+        drawn.set(ha=style.align, va="baseline")
 
     def finish(self) -> Figure:
         """The figure, its images in place."""

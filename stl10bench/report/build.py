@@ -27,7 +27,7 @@ def build_report(
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
     for number, group in enumerate(groups):
         worst = predictions.worst_mistakes(group, data_folder(data_dir))
-        galleries = [block for block in worst.blocks if isinstance(block, Gallery)] if worst else []
+        galleries = (block for block in worst.blocks if isinstance(block, Gallery)) if worst else ()
         has_pictures |= any(gallery.mistakes[0].png is not None for gallery in galleries)
         notes = dict.fromkeys([*group.notes, *damaged])
         sections = [

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -63,16 +63,14 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        share = (self._of(value) - self._of(self.low)) / (self._of(self.high) - self._of(self.low))
-        return self.start + share * (self.end - self.start)
+        numbers = (self.low, self.high, value)
+        low, high, at = map(math.log10, numbers) if self.log else numbers
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, most: int = 6) -> list[float]:
         """Round values within the axis, at most about `most`."""
         ticks = _log_ticks(self.low, self.high, most) if self.log else []
         return ticks if len(ticks) > 1 else _ticks(self.low, self.high, most)
-
-    def _of(self, value: float) -> float:
-        return math.log10(value) if self.log else value
 
 
 def axis(values: Sequence[float], start: float, end: float, *, log: bool = False) -> Axis:
@@ -224,8 +222,8 @@ def learning_curves(
     parts = _frame(x, y, "epoch", x_ticks)
     for curves, kind in ((training, "train"), (validation, "val")):
         for piece in (piece for curve in curves for piece in _pieces(curve, x, y)):
-            line = path(piece, kind) if len(piece) > 1 else dot(piece[0], 2.5, f"{kind}-dot")
-            parts.append(line)
+            is_line = len(piece) > 1
+            parts.append(path(piece, kind) if is_line else dot(piece[0], 2.5, f"{kind}-dot"))
     corner = height - 40 if title == "accuracy" else 16  # where no curve goes
     parts.append(words(width - 8, corner, title, anchor="end", class_="axis"))
     return svg(parts, width, height, f"{title} over the epochs")
@@ -233,13 +231,9 @@ def learning_curves(
 
 def _pieces(curve: Curve, x: Axis, y: Axis) -> list[list[XY]]:
     """The points of a curve, parted where a value is missing; what is above the panel is cut."""
-    pieces: list[list[XY]] = [[]]
-    for epoch, value in zip(*curve, strict=True):
-        if math.isfinite(value):
-            pieces[-1].append((x(epoch), y(min(max(value, 0), y.high))))
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
+    runs = groupby(zip(*curve, strict=True), key=lambda point: math.isfinite(point[1]))
+    pieces = (list(points) for is_finite, points in runs if is_finite)
+    return [[(x(epoch), y(min(max(value, 0), y.high))) for epoch, value in p] for p in pieces]
 
 
 def reliability_diagram(before: Sequence[Reliability], after: Sequence[Reliability]) -> Markup:

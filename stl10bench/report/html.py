@@ -2,9 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files as resources
-from typing import Any
 
 from markupsafe import Markup
 
@@ -71,10 +70,10 @@ def _join(parts: Iterable[Markup], between: str = "") -> Markup:
 def _radios(title: str, name: str, choices: Sequence[str], kind: str = "") -> Markup:
     """Buttons of which one is pressed, the first at first; CSS shows what it chooses."""
     button = '<label><input type="radio" name="{}" id="{}-{}"{}><span>{}</span></label>'
-    buttons = [
+    buttons = (
         markup(button, name, name, number, Markup(" checked" if number == 0 else ""), choice)
         for number, choice in enumerate(choices)
-    ]
+    )
     switch = '<fieldset class="switch {}"><legend>{}</legend>{}</fieldset>'
     return markup(switch, kind, title, _join(buttons))
 
@@ -87,10 +86,8 @@ def _anchor(section: document.Section, number: int) -> str:
 def _navigation(groups: Sequence[document.GroupReport]) -> Markup:
     lists = []
     for number, group in enumerate(groups):
-        links = [
-            markup('<li><a href="#{}">{}</a></li>', _anchor(section, number), section.title)
-            for section in group.sections
-        ]
+        link = '<li><a href="#{}">{}</a></li>'
+        links = (markup(link, _anchor(each, number), each.title) for each in group.sections)
         heading = markup("<li class=data>{}</li>", group.title) if len(groups) > 1 else ""
         lists.append(markup("<ul>{}{}</ul>", heading, _join(links)))
     return markup('<nav aria-label="Sections">{}</nav>', _join(lists))
@@ -100,50 +97,44 @@ def _group(group: document.GroupReport, number: int) -> Markup:
     sections = []
     for section in group.sections:
         anchor = _anchor(section, number)
-        body = _join(
-            _tabs(block, anchor) if isinstance(block, document.Tabs) else _block(block)
-            for block in section.blocks
-        )
-        sections.append(
-            markup('<section id="{}"><h2>{}</h2>\n{}\n</section>', anchor, section.title, body)
-        )
-    return markup(
-        '<article><p class="data">{}</p><p class="summary">{}</p>\n{}\n</article>',
-        group.title,
-        group.summary,
-        _join(sections, "\n"),
-    )
+        body = _join(_block(block, anchor) for block in section.blocks)
+        element = '<section id="{}"><h2>{}</h2>\n{}\n</section>'
+        sections.append(markup(element, anchor, section.title, body))
+    article = '<article><p class="data">{}</p><p class="summary">{}</p>\n{}\n</article>'
+    return markup(article, group.title, group.summary, _join(sections, "\n"))
 
 
-def _block(block: document.Block) -> Markup:
-    draw: Callable[[Any], Markup] = _DRAW[type(block)]
-    return draw(block)
+def _block(block: document.Block, anchor: str = "") -> Markup:
+    match block:
+        case document.Tabs(title, figures):
+            radios = _radios(title, f"{anchor}-tab", [figure.title for figure in figures])
+            return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, figures)))
+        case document.Text(text, kind):
+            return markup('<p class="{}">{}</p>', kind, text)
+        case document.Code(text):
+            lines = _join((markup("{}", line) for line in text.split("\n")), "\n")
+            return markup('<pre tabindex="0"><code>{}</code></pre>', lines)
+        case Table():
+            return _table(block)
+        case document.DetailedTable(table, details):
+            return _table(table, [_block(each) if each else None for each in details])
+        case document.Details(summary, blocks, is_open):
+            element = "<details{}><summary>{}</summary>{}</details>"
+            opened = Markup(" open" if is_open else "")
+            return markup(element, opened, summary, _join(map(_block, blocks), "\n"))
+        case document.Figure():
+            return _figure(block)
+        case document.Tiles(figures):
+            return markup('<div class="tiles">{}</div>', _join(map(_figure, figures)))
+        case document.Gallery(title, mistakes):
+            items = _join(map(_mistake, mistakes))
+            return markup('<h3>{}</h3><ul class="gallery">{}</ul>', title, items)
+    raise AssertionError(f"{type(block).__name__}: no such block")
 
 
-def _text(text: document.Text) -> Markup:
-    return markup('<p class="{}">{}</p>', text.kind, text.text)
-
-
-def _code(code: document.Code) -> Markup:
-    lines = _join((markup("{}", line) for line in code.text.split("\n")), "\n")
-    return markup('<pre tabindex="0"><code>{}</code></pre>', lines)
-
-
-def _table(table: Table) -> Markup:
-    return _detailed_table(document.DetailedTable(table, ()))
-
-
-def _detailed_table(block: document.DetailedTable) -> Markup:
-    table = block.table
-    below = [None if details is None else _details(details) for details in block.details]
+def _table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
     scroll = '<div class="scroll" role="region" aria-label="{}" tabindex="0">{}</div>{}'
-    return markup(scroll, table.title, html_table(table, below), html_notes(table))
-
-
-def _details(details: document.Details) -> Markup:
-    element = "<details{}><summary>{}</summary>{}</details>"
-    opened = Markup(" open" if details.open else "")
-    return markup(element, opened, details.summary, _join(map(_block, details.blocks), "\n"))
+    return markup(scroll, table.title, html_table(table, details), html_notes(table))
 
 
 def _figure(figure: document.Figure) -> Markup:
@@ -156,44 +147,12 @@ def _figure(figure: document.Figure) -> Markup:
     return markup(element, figure.title, caption, drawn)
 
 
-def _tabs(tabs: document.Tabs, anchor: str) -> Markup:
-    radios = _radios(tabs.title, f"{anchor}-tab", [figure.title for figure in tabs.figures])
-    return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, tabs.figures)))
-
-
-def _tiles(tiles: document.Tiles) -> Markup:
-    return markup('<div class="tiles">{}</div>', _join(map(_figure, tiles.figures)))
-
-
-def _gallery(gallery: document.Gallery) -> Markup:
-    items = _join(map(_mistake, gallery.mistakes))
-    return markup('<h3>{}</h3><ul class="gallery">{}</ul>', gallery.title, items)
-
-
 def _mistake(mistake: document.Mistake) -> Markup:
+    image, label, predicted, confidence, others, png = mistake
     picture = Markup()
-    if mistake.png is not None:
-        image = '<img src="data:image/png;base64,{}" width="96" height="96" alt="{}">'
-        text = f"test image {mistake.image}: {mistake.label}, predicted {mistake.predicted}"
-        picture = markup(image, base64.b64encode(mistake.png).decode(), text)
-    return markup(
-        "<li>{}<b>{}</b> {}<br>is {}<br><small>test image {}<br>{}</small></li>",
-        picture,
-        mistake.predicted,
-        f"{mistake.confidence:.3f}",
-        mistake.label,
-        f"{mistake.image:,}",
-        mistake.others,
-    )
-
-
-_DRAW: dict[type, Callable[[Any], Markup]] = {
-    document.Text: _text,
-    document.Code: _code,
-    document.Details: _details,
-    document.Figure: _figure,
-    document.Tiles: _tiles,
-    document.Gallery: _gallery,
-    Table: _table,
-    document.DetailedTable: _detailed_table,
-}
+    if png is not None:
+        element = '<img src="data:image/png;base64,{}" width="96" height="96" alt="{}">'
+        text = f"test image {image}: {label}, predicted {predicted}"
+        picture = markup(element, base64.b64encode(png).decode(), text)
+    item = "<li>{}<b>{}</b> {}<br>is {}<br><small>test image {}<br>{}</small></li>"
+    return markup(item, picture, predicted, f"{confidence:.3f}", label, f"{image:,}", others)

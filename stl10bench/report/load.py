@@ -3,15 +3,14 @@
 import json
 import os
 import warnings
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stl10bench.config import RunConfig
 from stl10bench.core.console import clean
 from stl10bench.core.errors import BenchError, CheckpointError, UsageError
 from stl10bench.core.safetensors import read_safetensors_metadata
@@ -19,15 +18,13 @@ from stl10bench.metrics import calibration
 from stl10bench.metrics.calibration import Reliability
 from stl10bench.results import history, ranking
 from stl10bench.results.aggregate import aggregate
-from stl10bench.results.columns import plain
 from stl10bench.results.comparison import finished_folders
 from stl10bench.results.history import History
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import OLD, RunFolder, run_folders
-from stl10bench.results.tables import by_protocol, row_label
+from stl10bench.results.tables import by_protocol, row_labels
 
 _EPOCHS = 10**9  # beyond which an epoch cannot be drawn
-_SHOWN = 3  # settings that tell rows of one label apart
 
 
 class RunPredictions(NamedTuple):
@@ -137,23 +134,16 @@ def read_predictions(folder: RunFolder, row: Row) -> RunPredictions:
     logits = stored.logits.astype(np.float64)
     with np.errstate(invalid="ignore"):  # logits can be infinite: then a confidence is nan
         confidences = np.exp(calibration.log_probabilities(logits).max(1))
-    temperature = row.test_temperature
-    return RunPredictions(
-        labels=stored.labels,
-        predicted=logits.argmax(1),
-        confidences=confidences,
-        reliability=_reliability(logits, stored.labels),
-        scaled=_reliability(logits / temperature, stored.labels) if temperature else None,
-    )
+    labels, temperature = stored.labels, row.test_temperature
+    scaled = _reliability(logits / temperature, labels) if temperature else None
+    reliability = _reliability(logits, labels)
+    return RunPredictions(labels, logits.argmax(1), confidences, reliability, scaled)
 
 
 def _reliability(logits: calibration.Logits, labels: calibration.Labels) -> Reliability | None:
-    if not np.isfinite(logits).all():
-        return None
-    try:
-        return calibration.reliability(logits, labels)
-    except UsageError:  # too few images, as the row's notes say
-        return None
+    with suppress(UsageError):  # too few images, as the row's notes say
+        return calibration.reliability(logits, labels) if np.isfinite(logits).all() else None
+    return None
 
 
 def _unfinished(runs_dir: Path, notes: list[str]) -> list[Failure]:
@@ -162,10 +152,9 @@ def _unfinished(runs_dir: Path, notes: list[str]) -> list[Failure]:
     for folder in run_folders(runs_dir):
         if OLD in folder.name or folder.is_finished:
             continue
-        try:
+        failure = None
+        with suppress(CheckpointError):  # its state is then "damaged"
             failure = folder.failure()
-        except CheckpointError:
-            failure = None  # its state is then "damaged"
         if failure is not None:
             failures.append(failure)
         else:
@@ -180,33 +169,22 @@ def _group(
     annotated = ranking.annotate([*ranking.baselines(part), *aggregate(part)])
     rows = [row for row in annotated if isinstance(row, Row)]
     finished = sorted((row for row in rows if not row.baseline), key=ranking.best_first)
-    settings = tuple(
-        Setting(name, row, tuple(runs[run] for run in row.repeats))
-        for name, row in zip(distinct_names(finished), finished, strict=True)
-    )
-    _check_labels(title, settings)
-    own_notes = list(notes)
-    for setting in settings:
-        for run in setting.runs:
-            own_notes += [*run.notes, *(f"{setting.name}: {note}" for note in run.row.test_notes)]
-        own_notes += [f"{setting.name}: {error}" for error in setting.row.failures]
-    return RunGroup(
-        title=title,
-        settings=settings,
-        baselines=tuple(row for row in rows if row.baseline),
-        failures=tuple(row for row in annotated if isinstance(row, Failure)),
-        class_names=_class_names(settings),
-        notes=tuple(dict.fromkeys(own_notes)),
-    )
-
-
-def _check_labels(title: str, settings: Sequence[Setting]) -> None:
-    labels = {run.labels.tobytes() for setting in settings for run in setting.predictions}
-    if len(labels) > 1:
+    runs_of = (tuple(runs[run] for run in row.repeats) for row in finished)
+    settings = tuple(map(Setting, row_labels(finished), finished, runs_of))
+    if len({run.labels.tobytes() for each in settings for run in each.predictions}) > 1:
         raise CheckpointError(
             f"the test labels in predictions.safetensors differ between runs on {title}: one file "
             "was edited; name the runs to report on"
         )
+    all_notes = list(notes)
+    for name, row, runs_of_setting in settings:
+        for run in runs_of_setting:
+            all_notes += [*run.notes, *(f"{name}: {note}" for note in run.row.test_notes)]
+        all_notes += [f"{name}: {error}" for error in row.failures]
+    baselines = tuple(row for row in rows if row.baseline)
+    failures = tuple(row for row in annotated if isinstance(row, Failure))
+    names = _class_names(settings)
+    return RunGroup(title, settings, baselines, failures, names, tuple(dict.fromkeys(all_notes)))
 
 
 def without_folder(folder: Path, error: BenchError) -> str:
@@ -214,55 +192,14 @@ def without_folder(folder: Path, error: BenchError) -> str:
     return str(error).replace(f"{folder}{os.sep}", "")
 
 
-def distinct_names(rows: Sequence[Row]) -> list[str]:
-    """The label of each row; rows of one label are told apart by settings, then by a number."""
-    labels = [clean(row_label(row)) for row in rows]
-    names: list[str] = []
-    seen: Counter[str] = Counter()
-    for row, label in zip(rows, labels, strict=True):
-        others = [
-            other.config
-            for other, other_label in zip(rows, labels, strict=True)
-            if other_label == label and other is not row
-        ]
-        keys = _distinguishing(row.config, others)
-        texts = [f"{key} {plain(getattr(row.config, key))}" for key in keys]
-        name = clean(", ".join([label, *texts]))
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return names
-
-
-def _distinguishing(config: RunConfig, others: Sequence[RunConfig]) -> list[str]:
-    """The settings, in their order, that tell a config from others; at most `_SHOWN`.
-
-    Each is the one that tells it from most of those that are still the same.
-    """
-    keys = [key for key in RunConfig.model_fields if key not in ("seed", "fold", "model_options")]
-    chosen: list[str] = []
-    while others and len(chosen) < _SHOWN:
-        alike = {
-            key: [other for other in others if getattr(other, key) == getattr(config, key)]
-            for key in keys
-        }
-        best = min(keys, key=lambda key: len(alike[key]))
-        if len(alike[best]) == len(others):
-            break
-        others = alike[best]
-        chosen.append(best)
-    return sorted(chosen, key=keys.index)
-
-
 def _class_names(settings: Sequence[Setting]) -> tuple[str, ...]:
     """The class names in a checkpoint's header; else numbers, as many as a run has classes."""
     rows = [setting.row for setting in settings]
     count = max((len(row.confusion or row.per_class_accuracy or ()) for row in rows), default=0)
-    for setting in settings:
-        for run in setting.runs:
-            for path in (run.folder.best_file, run.folder.last_file):
-                names = _header_names(path)
-                if len(names) == count:
-                    return names
+    folders = (run.folder for setting in settings for run in setting.runs)
+    for path in (file for folder in folders for file in (folder.best_file, folder.last_file)):
+        if len(names := _header_names(path)) == count:
+            return names
     return tuple(f"class {number}" for number in range(count))
 
 
@@ -271,6 +208,5 @@ def _header_names(path: Path) -> tuple[str, ...]:
         names = json.loads(read_safetensors_metadata(path)["stl10bench"])["class_names"]
     except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
         return ()  # then the classes have numbers
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        return tuple(clean(name)[:60] for name in names)
-    return ()
+    is_whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(clean(name)[:60] for name in names) if is_whole else ()

@@ -27,20 +27,22 @@ def _block(block: document.Block) -> list[str]:
     match block:
         case document.Text(text, kind):
             return [] if kind == "legend" else [escape_markdown(text)]
-        case document.Code(text):
-            return [_fenced(text)]
+        case document.Code(text):  # in a fence that is longer than any in it
+            longest = max(map(len, re.findall("`+", text)), default=0)
+            fence = "`" * max(3, longest + 1)
+            return [f"{fence}sh\n{text}\n{fence}"]
         case Table():
             return [to_markdown(_without_pictures(block))]
         case document.DetailedTable(table, details):  # whose tables' titles say what they belong to
-            below = [part for each in details if each for b in each.blocks for part in _block(b)]
-            return [*_block(table), *below]
+            blocks = (table, *(block for each in details if each for block in each.blocks))
+            return [part for block in blocks for part in _block(block)]
         case document.Details(summary, blocks):
-            return [
-                f"**{escape_markdown(summary)}**",
-                *(part for b in blocks for part in _block(b)),
-            ]
-        case document.Gallery():
-            return [to_markdown(_mistakes(block))]
+            parts = [part for block in blocks for part in _block(block)]
+            return [f"**{escape_markdown(summary)}**", *parts]
+        case document.Gallery(title, mistakes):
+            header = ("test image", "class", "predicted", "confidence", "runs")
+            lines = ((str(m[0]), *m[1:3], f"{m.confidence:.3f}", m.others) for m in mistakes)
+            return [to_markdown(Table(title, header, tuple(lines), left=header[1:3]))]
     return []
 
 
@@ -49,19 +51,3 @@ def _without_pictures(table: Table) -> Table:
     for name in {name for name, cell in cells if isinstance(cell, Cell) and cell.picture}:
         table = table.without(name)
     return table
-
-
-def _mistakes(gallery: document.Gallery) -> Table:
-    header = ("test image", "class", "predicted", "confidence", "runs")
-    lines = tuple(
-        (str(m.image), m.label, m.predicted, f"{m.confidence:.3f}", m.others)
-        for m in gallery.mistakes
-    )
-    return Table(gallery.title, header, lines, left=header[1:3])
-
-
-def _fenced(code: str) -> str:
-    """Code in a fence that is longer than any in it."""
-    longest = max(map(len, re.findall("`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{code}\n{fence}"

@@ -1,7 +1,9 @@
 """The runs of a report -> calibration, confusion, agreement and the worst mistakes."""
 
 import io
+import math
 from collections.abc import Sequence
+from itertools import combinations, permutations, product, starmap
 from pathlib import Path
 from statistics import fmean
 
@@ -24,7 +26,7 @@ from stl10bench.report.document import (
     Tiles,
 )
 from stl10bench.report.load import RunGroup, RunPredictions
-from stl10bench.report.results import column_cell
+from stl10bench.report.results import cells_of
 from stl10bench.results import columns
 from stl10bench.results.columns import MISSING
 from stl10bench.results.rows import Row
@@ -66,29 +68,22 @@ def calibration_section(group: RunGroup) -> Section | None:
     if not settings:
         return None
     chosen = [columns.column(key) for key in _CALIBRATION_COLUMNS]
-    lines = tuple(
-        (Cell(name, name), *(column_cell(row, column) for column in chosen))
-        for name, row, _ in settings
-    )
+    lines = [(Cell(name, name), *cells_of(row, chosen)) for name, row, _ in settings]
     header = (columns.LABEL, *(column.title for column in chosen))
     figures = []
     for setting in settings:
         before = [run.reliability for run in setting.predictions if run.reliability]
         after = [run.scaled for run in setting.predictions if run.scaled]
         if before:
+            ece, scaled = setting.row.test_ece, setting.row.test_ece_scaled
+            caption = f"ECE {ece:.3f}"
+            if scaled is not None and setting.row.test_temperature is not None:
+                caption += f" → {scaled:.3f} at temperature {setting.row.test_temperature:.2f}"
             diagram = charts.reliability_diagram(before, after)
-            caption = _calibration_caption(setting.row)
             figures.append(Figure(setting.name, diagram, caption=caption))
     tiles = Tiles(tuple(figures))
-    table = Table("Calibration", header, lines)
+    table = Table("Calibration", header, tuple(lines))
     return Section("Calibration", (Text(_CALIBRATION, "legend"), tiles, table))
-
-
-def _calibration_caption(row: Row) -> str:
-    text = f"ECE {row.test_ece:.3f}"
-    if row.test_ece_scaled is None or row.test_temperature is None:
-        return text
-    return f"{text} → {row.test_ece_scaled:.3f} at temperature {row.test_temperature:.2f}"
 
 
 def confusion_section(group: RunGroup) -> Section | None:
@@ -117,30 +112,23 @@ def _confusion_matrix(title: str, counts: Sequence[Sequence[int]], names: Sequen
 
 
 def _confused_pairs(title: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
-    pairs = sorted(
-        (-count, i, j)
-        for i, line in enumerate(counts)
-        for j, count in enumerate(line)
-        if count and i != j
-    )
+    places = permutations(range(len(names)), 2)
+    pairs = sorted(places, key=lambda place: -counts[place[0]][place[1]])
     lines = []
-    for negative, i, j in pairs[:_PAIRS]:
-        images, share = sum(counts[i]), -negative / sum(counts[i])
+    for i, j in [(i, j) for i, j in pairs[:_PAIRS] if counts[i][j]]:
+        images, share = sum(counts[i]), counts[i][j] / sum(counts[i])
         low, high = wilson_interval(share, images)
         text = f"{share:.2f} [{low:.2f}, {high:.2f}]"
-        lines.append((names[i], names[j], f"{-negative:,} of {images:,}", text))
+        lines.append((names[i], names[j], f"{counts[i][j]:,} of {images:,}", text))
     header = ("true class", "predicted", "images", "share [95 %]")
     return Table(title, header, tuple(lines), left=("predicted",))
 
 
 def class_section(group: RunGroup) -> Section | None:
     """The accuracy of each class, a line a class."""
-    shares_of = {
-        setting.name: setting.row.per_class_accuracy
-        for setting in group.settings
-        if setting.row.per_class_accuracy
-        and len(setting.row.per_class_accuracy) == len(group.class_names)
-    }
+    measured = {name: row.per_class_accuracy or () for name, row, _ in group.settings}
+    classes = len(group.class_names)
+    shares_of = {name: shares for name, shares in measured.items() if len(shares) == classes > 0}
     if not shares_of:
         return None
     lines = []
@@ -161,17 +149,13 @@ def agreement_section(group: RunGroup) -> Section | None:
     for i, setting in enumerate(settings):
         cells = [Cell(f"{i + 1}  {setting.name}")]
         for j, other in enumerate(settings):
-            pairs = [
-                agreement(first, second)
-                for m, first in enumerate(setting.predictions)
-                for n, second in enumerate(other.predictions)
-                if i != j or m < n
-            ]
-            values = [kappa if j < i else share for share, kappa in pairs]
-            known = [value for value in values if value is not None]
-            mean = fmean(known) if known else None
-            text = MISSING if mean is None else f"{mean:.2f}"
-            cells.append(Cell(text, heat=None if mean is None else max(0.0, mean)))
+            runs, others = setting.predictions, other.predictions
+            pairs = combinations(runs, 2) if i == j else product(runs, others)
+            agreements = starmap(agreement, pairs)
+            shares = [kappa if j < i else share for share, kappa in agreements]
+            defined = [share for share in shares if share is not None]
+            mean = fmean(defined) if defined else math.nan
+            cells.append(Cell(f"{mean:.2f}", heat=max(0.0, mean)) if defined else Cell(MISSING))
         lines.append(tuple(cells))
     header = ("", *(str(number + 1) for number in range(len(settings))))
     return Section("Agreement", (Text(_AGREEMENT), Table("Agreement", header, tuple(lines))))
@@ -185,10 +169,8 @@ def agreement(first: RunPredictions, second: RunPredictions) -> tuple[float, flo
     of agreement for nominal scales".
     """
     classes = 1 + int(max(first.predicted.max(), second.predicted.max()))
-    p, q = (
-        np.bincount(predictions.predicted, minlength=classes) / len(predictions.predicted)
-        for predictions in (first, second)
-    )
+    predicted = (first.predicted, second.predicted)
+    p, q = (np.bincount(labels, minlength=classes) / len(labels) for labels in predicted)
     share = float((first.predicted == second.predicted).mean())
     chance = float(p @ q)
     return share, (share - chance) / (1 - chance) if chance < 1 else None
@@ -208,16 +190,12 @@ def worst_mistakes(group: RunGroup, data_dir: Path) -> Section | None:
         wrong = []
         for image in mistakes(run, THUMBNAILS // len(shown)).tolist():
             right = sum(int(other.predicted[image] == other.labels[image]) for other in everyone)
-            wrong.append(
-                Mistake(
-                    image=image,
-                    label=group.class_names[run.labels[image]],
-                    predicted=group.class_names[run.predicted[image]],
-                    confidence=float(run.confidences[image]),
-                    others=f"{right} of {len(everyone)} right",
-                    png=None if pixels is None else _png(pixels[image]),
-                )
-            )
+            others = f"{right} of {len(everyone)} right"
+            label = group.class_names[run.labels[image]]
+            predicted = group.class_names[run.predicted[image]]
+            png = None if pixels is None else _png(pixels[image])
+            confidence = float(run.confidences[image])
+            wrong.append(Mistake(image, label, predicted, confidence, others, png))
         if wrong:
             galleries.append(Gallery(setting.name, tuple(wrong)))
     if not galleries:

@@ -9,7 +9,7 @@ from stl10bench.report.load import RunGroup, Setting
 from stl10bench.results import columns
 from stl10bench.results.columns import plain
 from stl10bench.results.rows import Failure
-from stl10bench.results.tables import Table, row_label
+from stl10bench.results.tables import Table, row_labels
 
 _RUN = ("test_accuracy", "test_loss", "best_epoch", "epochs", "train_seconds")
 _FACTS = {
@@ -31,13 +31,9 @@ def run_details(setting: Setting) -> Details:
     rows = [run.row for run in setting.runs]
     counter = "fold" if setting.row.config.fold is not None else "seed"
     rows.sort(key=lambda row: getattr(row.config, counter))
-    chosen = [columns.column(key) for key in _RUN]
-    lines = [
-        [clean(str(row.run)), str(getattr(row.config, counter))]
-        + [columns.text(row, column) for column in chosen]
-        for row in rows
-    ]
-    header = ("run", counter, *(column.title for column in chosen))
+    chosen = [columns.column(key) for key in ("run", counter, *_RUN)]
+    header = tuple(column.title for column in chosen)
+    lines = tuple(tuple(columns.text(row, column) for column in chosen) for row in rows)
     config = setting.row.config.model_dump(exclude_defaults=True, exclude=_NOT_VARIED)
     settings = {**setting.row.model_options, **config}
     text = ", ".join(f"{key} {plain(value)}" for key, value in settings.items())
@@ -45,7 +41,7 @@ def run_details(setting: Setting) -> Details:
     return Details(
         f"{len(rows)} runs and their settings" if len(rows) > 1 else "run and settings",
         (
-            Table(f"Runs of {setting.name}", header, tuple(map(tuple, lines))),
+            Table(f"Runs of {setting.name}", header, lines),
             Text(f"Settings that are not the defaults: {clean(text) or 'none'}"),
             Code("\n".join(commands)),
         ),
@@ -73,5 +69,6 @@ def environment(group: RunGroup) -> Section:
 
 def failure_table(failures: Sequence[Failure]) -> Table:
     """What did not finish, and why."""
-    lines = tuple((clean(row_label(failure)), clean(failure.error)) for failure in failures)
+    errors = (clean(failure.error) for failure in failures)
+    lines = tuple(zip(row_labels(failures), errors, strict=True))
     return Table("Runs that failed", ("model", "reason"), lines, left=("reason",))

@@ -1,8 +1,8 @@
 """The runs of a report -> their results: the table, accuracy against cost, learning curves."""
 
 import math
+from collections.abc import Sequence
 
-from stl10bench.core.console import clean
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.report import charts
 from stl10bench.report.charts import Point
@@ -11,7 +11,7 @@ from stl10bench.report.load import RunGroup, Setting
 from stl10bench.report.provenance import failure_table, run_details
 from stl10bench.results import columns
 from stl10bench.results.rows import Row
-from stl10bench.results.tables import UNFINISHED, Cell, Table, row_label
+from stl10bench.results.tables import UNFINISHED, Cell, Table, row_labels
 
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "test_loss", "test_macro_f1"),
@@ -52,8 +52,7 @@ def results_table(group: RunGroup) -> Section:
 
 def _results(group: RunGroup) -> DetailedTable:
     rows = [*(setting.row for setting in group.settings), *group.baselines]
-    names = [setting.name for setting in group.settings]
-    names += [clean(row_label(row)) for row in group.baselines]
+    names = [setting.name for setting in group.settings] + row_labels(group.baselines)
     chosen = columns.informative(_COLUMNS, rows)
     ends = [end for row in rows for end in row.test_accuracy_interval or ()]
     reach = (min(ends), max(ends)) if len(set(ends)) > 1 else (0.0, 1.0)
@@ -61,22 +60,25 @@ def _results(group: RunGroup) -> DetailedTable:
     for name, row in zip(names, rows, strict=True):
         interval = row.test_accuracy_interval
         bar = charts.interval_bar(row.test_accuracy, interval, reach) if interval else None
-        cells = [column_cell(row, column) for column in chosen]
-        lines.append((Cell(name, name), cells[0], Cell("", picture=bar), *cells[1:]))
-    accuracy, *titles = (column.title for column in chosen)
-    header = (columns.LABEL, accuracy, "interval", *titles)
+        accuracy, *cells = cells_of(row, chosen)
+        lines.append((Cell(name, name), accuracy, Cell("", picture=bar), *cells))
+    first, *titles = (column.title for column in chosen)
+    header = (columns.LABEL, first, "interval", *titles)
     unfinished = any(row.runs != row.runs_asked for row in rows)
     notes = (("runs", UNFINISHED),) if unfinished else ()
-    table = Table("Results", header, tuple(lines), notes, left=(accuracy,), sorted_by=accuracy)
+    table = Table("Results", header, tuple(lines), notes, left=(first,), sorted_by=first)
     details = [run_details(setting) for setting in group.settings]
     return DetailedTable(table, (*details, *(None for _ in group.baselines)))
 
 
-def column_cell(row: Row, column: columns.Column) -> Cell:
-    """A cell of a table that can be sorted."""
-    value = columns.value(row, column.key)
-    sortable = isinstance(value, int | float | str) and not isinstance(value, bool)
-    return Cell(columns.text(row, column), value if sortable else None)
+def cells_of(row: Row, chosen: Sequence[columns.Column]) -> list[Cell]:
+    """The cells of a row in a table that can be sorted."""
+    cells = []
+    for column in chosen:
+        value = columns.value(row, column.key)
+        sortable = isinstance(value, int | float | str) and not isinstance(value, bool)
+        cells.append(Cell(columns.text(row, column), value if sortable else None))
+    return cells
 
 
 def costs(group: RunGroup) -> Section | None:
@@ -132,9 +134,9 @@ def summary(group: RunGroup) -> str:
     tied = [setting.name for setting in group.settings if setting.row.vs_best == "tied"]
     counts = f"{_count(runs, 'run')} of {_count(len(group.settings), 'setting')}"
     sentences = [counts, f"Best: {_reached(best)}"]
-    if tied:  # names have commas
+    if tied:
         more = [f"{len(tied) - _NAMED} more"] if len(tied) > _NAMED else []
-        sentences.append(f"Tied with it: {'; '.join(tied[:_NAMED] + more)}")
+        sentences.append(f"Tied with it: {'; '.join(tied[:_NAMED] + more)}")  # names have commas
     if best is not first:
         sentences.append(f"Not ranked, because runs are missing: {_reached(first)}")
     return f"{'. '.join(sentences)}."

@@ -24,12 +24,9 @@ class Study(NamedTuple):
 
 def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study], list[str]]:
     """The studies with runs in the groups, and a note on each whose record cannot be read."""
-    group_of = {
-        run.row.run: number
-        for number, group in enumerate(groups)
-        for setting in group.settings
-        for run in setting.runs
-    }
+    group_of: dict[str | None, int] = {}
+    for number, group in enumerate(groups):
+        group_of |= {run.row.run: number for setting in group.settings for run in setting.runs}
     studies, notes = [], []
     for name in record.names(runs_dir):
         try:

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from stl10bench.core.errors import CheckpointError
 from stl10bench.metrics.significance import count_pairs, decode_hits, mcnemar_p, wilson_interval
 from stl10bench.results.rows import Failure, Row
@@ -78,32 +80,24 @@ def _aggregate_group(group: Sequence[Row | Failure], asked: int) -> Row | Failur
     if not rows or _setting(rows[0]) is None:  # all failed, or of no run
         return group[0]
     hits = tuple(row.test_hits for row in rows if row.test_hits)
-    first = rows[0].model_copy(
-        update={
-            "runs": len(rows),
-            "runs_asked": asked,
-            "repeats": tuple(str(row.run) for row in rows),
-            "repeated_hits": hits if len(hits) == len(rows) else (),
-            "failures": tuple(sorted({row.error for row in group if isinstance(row, Failure)})),
-        }
-    )
-    if len(rows) == 1:
-        return first
-    accuracies = [row.test_accuracy for row in rows]
-    means: dict[str, Any] = {}
-    for key in _MEANS:
-        values = [getattr(row, key) for row in rows]
-        means[key] = None if None in values else statistics.fmean(values)
-    return first.model_copy(
-        update={
-            **means,
-            **_summed_confusion(rows),
-            "test_accuracy_sd": statistics.stdev(accuracies),
-            "test_accuracy_interval": wilson_interval(means["test_accuracy"], first.test_images),
-            # Of one run alone:
-            **{"run": None, "checkpoint": None, "test_hits": None, "test_notes": (), "seed": None},
-        }
-    )
+    combined: dict[str, Any] = {
+        "runs": len(rows),
+        "runs_asked": asked,
+        "repeats": tuple(str(row.run) for row in rows),
+        "repeated_hits": hits if len(hits) == len(rows) else (),
+        "failures": tuple(sorted({row.error for row in group if isinstance(row, Failure)})),
+    }
+    if len(rows) > 1:
+        for key in _MEANS:
+            values = [getattr(row, key) for row in rows]
+            combined[key] = None if None in values else statistics.fmean(values)
+        accuracy, images = combined["test_accuracy"], rows[0].test_images
+        combined["test_accuracy_interval"] = wilson_interval(accuracy, images)
+        combined["test_accuracy_sd"] = statistics.stdev(row.test_accuracy for row in rows)
+        combined |= _summed_confusion(rows)
+        of_one_run = {"run": None, "checkpoint": None, "test_hits": None, "seed": None}
+        combined |= {**of_one_run, "test_notes": ()}
+    return rows[0].model_copy(update=combined)
 
 
 def _summed_confusion(rows: Sequence[Row]) -> dict[str, Any]:
@@ -111,19 +105,15 @@ def _summed_confusion(rows: Sequence[Row]) -> dict[str, Any]:
     matrices = [row.confusion for row in rows if row.confusion is not None]
     if len(matrices) < len(rows):
         return {"confusion": None, "per_class_accuracy": None}
-    if len({tuple(map(len, matrix)) for matrix in matrices}) > 1:
+    if len({len(matrix) for matrix in matrices}) > 1:
         raise CheckpointError(
             f"runs {', '.join(str(row.run) for row in rows)} have the same settings and confusion "
             "matrices of different sizes: a result.json was edited; remove that run"
         )
-    summed = tuple(
-        tuple(sum(cells) for cells in zip(*lines, strict=True))
-        for lines in zip(*matrices, strict=True)
-    )
-    accuracies = tuple(
-        line[label] / sum(line) if sum(line) else None for label, line in enumerate(summed)
-    )
-    return {"confusion": summed, "per_class_accuracy": accuracies}
+    summed = tuple(map(tuple, np.sum(matrices, axis=0).tolist()))
+    lines = enumerate(summed)
+    accuracies = (line[label] / sum(line) if any(line) else None for label, line in lines)
+    return {"confusion": summed, "per_class_accuracy": tuple(accuracies)}
 
 
 def _setting(row: Row | Failure) -> str | None:

@@ -62,13 +62,9 @@ def choose(keys: Iterable[str], rows: Iterable[Row | Failure]) -> list[Column]:
 def informative(keys: Iterable[str], rows: Sequence[Row | Failure]) -> list[Column]:
     """The columns `keys` that tell these rows something; the test accuracy always."""
     repeated = any(isinstance(row, Row) and row.runs_asked not in (None, 1) for row in rows)
-    return [
-        column(key)
-        for key in keys
-        if key == "test_accuracy"
-        or (key == "runs" and repeated)
-        or (key != "runs" and any(value(row, key) not in (None, "none") for row in rows))
-    ]
+    always = {"test_accuracy": True, "runs": repeated}
+    says = {key: any(value(row, key) not in (None, "none") for row in rows) for key in keys}
+    return [column(key) for key in keys if always.get(key, says[key])]
 
 
 def names(rows: Iterable[Row | Failure]) -> set[str]:
@@ -103,16 +99,8 @@ def plain(content: Any) -> str:
     return str(content)[:80]
 
 
-def _share(content: float) -> str:
-    return f"{content:.3f}"
-
-
 def _shares(content: list[float | None]) -> str:
     return " ".join(MISSING if share is None else f"{share:.2f}" for share in content)
-
-
-def _count(content: float) -> str:
-    return f"{content:,.0f}"
 
 
 def si_number(content: float) -> str:
@@ -123,16 +111,13 @@ def si_number(content: float) -> str:
     return f"{content:.3g}"
 
 
-def _interval_end(row: Row, end: int) -> float | None:
-    return None if row.test_accuracy_interval is None else row.test_accuracy_interval[end]
-
-
+_share, _two_digits, _count = "{:.3f}".format, "{:.2f}".format, "{:,.0f}".format
 _DERIVED: dict[str, Callable[[Row], Any]] = {
     "runs": run_count,
     "pretrained": lambda row: row.pretrained if "freeze" in row.model_options else None,
     "image_size": lambda row: None if row.baseline else row.image_size,
-    "accuracy_low": lambda row: _interval_end(row, 0),
-    "accuracy_high": lambda row: _interval_end(row, 1),
+    "accuracy_low": lambda row: (row.test_accuracy_interval or (None, None))[0],
+    "accuracy_high": lambda row: (row.test_accuracy_interval or (None, None))[1],
 }
 COLUMNS = {
     column.key: column
@@ -140,7 +125,7 @@ COLUMNS = {
         Column("test_loss", "test loss", _share),
         Column("test_accuracy", "test accuracy [95 %]", _share),
         Column("runs", "runs", str),
-        Column("test_accuracy_sd", "SD over runs", lambda content: f"{content:.4f}"),
+        Column("test_accuracy_sd", "SD over runs", "{:.4f}".format),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
         Column("at_chance", "at chance", plain),
@@ -149,7 +134,7 @@ COLUMNS = {
         Column("test_macro_f1", "macro F1", _share),
         Column("test_ece", "ECE", _share),
         Column("test_brier", "Brier", _share),
-        Column("test_temperature", "temperature", lambda content: f"{content:.2f}"),
+        Column("test_temperature", "temperature", _two_digits),
         Column("test_loss_scaled", "loss scaled", _share),
         Column("test_ece_scaled", "ECE scaled", _share),
         Column("test_brier_scaled", "Brier scaled", _share),
@@ -165,11 +150,11 @@ COLUMNS = {
         Column("precision", "precision", lambda content: "fp32" if content == "no" else content),
         Column("train_seconds", "train s", _count),
         Column("images_per_second", "images/s", _count),
-        Column("latency_ms", "latency ms", lambda content: f"{content:.2f}"),
-        Column("latency_p95_ms", "latency p95 ms", lambda content: f"{content:.2f}"),
+        Column("latency_ms", "latency ms", _two_digits),
+        Column("latency_p95_ms", "latency p95 ms", _two_digits),
         Column("inference_images_per_second", "inference images/s", _count),
         Column("peak_memory_mb", "peak MB", _count),
-        Column("checkpoint_mb", "checkpoint MB", lambda content: f"{content:.1f}"),
+        Column("checkpoint_mb", "checkpoint MB", "{:.1f}".format),
     )
 }
 DEFAULT = (

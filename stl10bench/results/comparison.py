@@ -10,14 +10,8 @@ from rich.progress import track
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import UsageError
-from stl10bench.metrics.significance import (
-    PairedCounts,
-    bootstrap_interval,
-    count_pairs,
-    decode_hits,
-    holm,
-    mcnemar_p,
-)
+from stl10bench.metrics import significance
+from stl10bench.metrics.significance import PairedCounts
 from stl10bench.results.ranking import input_rule
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder, current_folders, find_run
@@ -48,13 +42,12 @@ def finished_folders(runs_dir: Path, names: Sequence[str], *, fewest: int = 2) -
     A name is a run's below `runs_dir`, the path of a run folder, or the beginning of one run's
     name. Raises UsageError for a name that is none of these, and for fewer than `fewest` runs.
     """
-    if names:
-        folders = [find_run(runs_dir, name) for name in names]
-    else:
-        folders = [folder for folder in current_folders(runs_dir) if folder.is_finished]
+    folders = [find_run(runs_dir, name) for name in names]
     for folder in folders:
         if not folder.is_finished:
             raise UsageError(f"{folder.path} has no result.json: the run is not finished")
+    if not names:
+        folders = [folder for folder in current_folders(runs_dir) if folder.is_finished]
     folders = list({folder.path.resolve(): folder for folder in folders}.values())
     if len(folders) < fewest:
         where = "given" if names else f"in {runs_dir}"
@@ -66,7 +59,7 @@ def load_run(folder: RunFolder) -> Run:
     """A finished run; raises CheckpointError where its predictions are not those of its row."""
     row = folder.row()
     predicted = folder.predictions(row)
-    return Run(row, predicted.labels.tobytes(), decode_hits(predicted.hits()))
+    return Run(row, predicted.labels.tobytes(), significance.decode_hits(predicted.hits()))
 
 
 def check_same_images(runs: Sequence[Run]) -> None:
@@ -79,7 +72,8 @@ def check_same_images(runs: Sequence[Run]) -> None:
     first = runs[0]
     for other in runs[1:]:
         names = clean(f"{first.row.run} and {other.row.run}")
-        data = [clean(f"{one.row.dataset} {one.row.config.data[:12]}") for one in (first, other)]
+        rows = first.row, other.row
+        data = [clean(f"{row.dataset} {row.config.data[:12]}") for row in rows]
         if first.row.config.data != other.row.config.data:
             raise UsageError(
                 f"{names} were tested on different data ({data[0]}; {data[1]}): only runs on the "
@@ -90,7 +84,7 @@ def check_same_images(runs: Sequence[Run]) -> None:
                 f"{names} have different test labels in predictions.safetensors, although both "
                 f"say {data[0]}: one was edited; train it again with --overwrite"
             )
-        rules = [input_rule(one.row) for one in (first, other)]
+        rules = [input_rule(row) for row in rows]
         if rules[0] != rules[1]:
             raise UsageError(
                 f"{names} saw different parts of the images ({rules[0]}; {rules[1]}): only runs "
@@ -102,17 +96,10 @@ def differences(runs: Sequence[Run], console: Console) -> list[Difference]:
     """Every pair of `runs`, in their order; many take a while, which a bar on `console` shows."""
     pairs = list(combinations(range(len(runs)), 2))
     images = runs[0].row.test_images
-    counts = [count_pairs(runs[i].hits, runs[j].hits, images) for i, j in pairs]
-    intervals = [
-        bootstrap_interval(one)
-        for one in track(
-            counts,
-            f"{len(pairs)} pairs",
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-    ]
-    p_values = [mcnemar_p(one) for one in counts]
-    tested = zip(pairs, counts, intervals, p_values, holm(p_values), strict=True)
-    return [Difference(*pair, one, interval, p, holm) for pair, one, interval, p, holm in tested]
+    counts = [significance.count_pairs(runs[i].hits, runs[j].hits, images) for i, j in pairs]
+    quiet = not console.is_terminal
+    shown = track(counts, f"{len(pairs)} pairs", console=console, transient=True, disable=quiet)
+    intervals = list(map(significance.bootstrap_interval, shown))
+    p_values = list(map(significance.mcnemar_p, counts))
+    tested = zip(pairs, counts, intervals, p_values, significance.holm(p_values), strict=True)
+    return [Difference(*pair, both, interval, p, holm) for pair, both, interval, p, holm in tested]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, UsageError
+from stl10bench.results.columns import plain
 from stl10bench.results.run_folder import RunFolder, find_run, run_folders
 
 _LOG_LIMIT = 64 << 20  # bytes
@@ -36,9 +38,9 @@ def find_runs(runs_dir: Path, names: Sequence[str]) -> list[RunFolder]:
     Raises UsageError with the runs that there are, also where no name is given at all.
     """
     if not names:
-        known = [folder.name for folder in run_folders(runs_dir)]
-        listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
-        there = f"in {runs_dir} are {listed}" if known else f"there is none in {runs_dir}"
+        stored = [folder.name for folder in run_folders(runs_dir)]
+        listed = ", ".join(stored[:_LISTED]) + (", ..." if len(stored) > _LISTED else "")
+        there = f"in {runs_dir} are {listed}" if stored else f"there is none in {runs_dir}"
         raise UsageError(f"Missing run: give a name or its beginning; {there}")
     return list(dict.fromkeys(find_run(runs_dir, name) for name in names))
 
@@ -75,16 +77,13 @@ def read(folder: RunFolder, *, live: bool = False) -> History:
 def labels(histories: Sequence[History]) -> list[str]:
     """Each run's name, and of several runs the first settings that they do not share."""
     keys = dict.fromkeys(key for history in histories for key in history.settings)
-    differing = [
-        key
-        for key in keys
-        if len({json.dumps(history.settings.get(key)) for history in histories}) > 1
-        and key not in ("model", "data", "weights")
-    ]
+    values = {key: {json.dumps(each.settings.get(key)) for each in histories} for key in keys}
+    left_out = ("model", "data", "weights")
+    differing = [key for key in keys if len(values[key]) > 1 and key not in left_out]
     texts = []
     for history in histories:
         shown = [key for key in differing if key in history.settings][:_SHOWN]
-        text = ", ".join(f"{key} {_plain(history.settings[key])}" for key in shown)
+        text = ", ".join(f"{key} {plain(history.settings[key])}" for key in shown)
         texts.append(f"{history.name}: {text}" if text else history.name)
     return texts
 
@@ -100,13 +99,5 @@ def _number(value: Any) -> float:
     """A finite number as it is, anything else as nan."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
-    try:
-        return float(value) if math.isfinite(value) else math.nan
-    except OverflowError:  # an int beyond floats
-        return math.nan
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+    # Not isfinite(value), which an int beyond floats would overflow.
+    return float(value) if abs(value) <= sys.float_info.max else math.nan

@@ -28,8 +28,8 @@ class Predictions(NamedTuple):
 
     logits: Logits  # (N, C), test split; not all finite, perhaps
     labels: Labels  # (N,), 0..C-1
-    val_logits: Logits | None  # (V, C), validation images; None without any, and in older files
-    val_labels: Labels | None  # (V,)
+    val_logits: Logits | None = None  # (V, C), validation; None without, and in older files
+    val_labels: Labels | None = None  # (V,)
 
     def hits(self) -> str:
         """Which of the N test images are classified correctly, as hexadecimal.
@@ -79,8 +79,7 @@ def read(path: Path) -> Predictions:
             f"{path} holds no predictions: float32 logits (N, C) and int64 labels (N,) of 0..C-1 "
             "must be in it, and no more than the same of the validation images"
         )
-    held_out = arrays.get("val_logits"), arrays.get("val_labels")
-    return Predictions(arrays["logits"], arrays["labels"], *held_out)
+    return Predictions(**arrays)
 
 
 def _fit(logits: NDArray[Any], labels: NDArray[Any]) -> bool:

@@ -24,39 +24,29 @@ def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
     repeats that are missing, or one that saw another part of the images than the best.
     """
     shares = class_shares(rows)
-    standing: dict[int, dict[str, object]] = {}  # by the place in `rows`
-    finished = [
-        (place, row) for place, row in enumerate(rows) if isinstance(row, Row) and not row.baseline
-    ]
-    if shares:
-        for place, row in finished:
-            if row.test_accuracy_interval is not None:
-                low, high = row.test_accuracy_interval
-                reaches = low <= max(shares) and high >= 1 / len(shares)
-                standing[place] = {"at_chance": reaches}
-    ranked = [(place, row) for place, row in finished if row.runs == row.runs_asked]
+    unknown = ("at_chance", "vs_best", "p_vs_best")
+    marks: list[dict[str, object]] = [dict.fromkeys(unknown) for _ in rows]
+    pairs = zip(rows, marks, strict=True)
+    finished = [(row, mark) for row, mark in pairs if isinstance(row, Row) and not row.baseline]
+    for row, mark in finished:
+        if shares and row.test_accuracy_interval is not None:
+            low, high = row.test_accuracy_interval
+            mark["at_chance"] = low <= max(shares) and high >= 1 / len(shares)
+    ranked = [(row, mark) for row, mark in finished if row.runs == row.runs_asked]
     if len(ranked) > 1:
-        best_place, best = min(ranked, key=lambda pair: best_first(pair[1]))
-        standing.setdefault(best_place, {})["vs_best"] = "best"
-        others = [
-            (place, row)
-            for place, row in ranked
-            if place != best_place
-            and input_rule(row) == input_rule(best)
-            and hits_of(row)
-            and hits_of(best)
+        best, best_mark = min(ranked, key=lambda pair: best_first(pair[0]))
+        best_mark["vs_best"] = "best"
+        rule = input_rule(best)
+        tested = [
+            (row, mark)
+            for row, mark in ranked
+            if mark is not best_mark and input_rule(row) == rule and hits_of(row) and hits_of(best)
         ]
-        p_values = holm([rows_p_value(best, row) for _, row in others])
-        for (place, _), p in zip(others, p_values, strict=True):
-            verdict = "tied" if p >= SIGNIFICANCE else "worse"
-            standing.setdefault(place, {}).update(p_vs_best=p, vs_best=verdict)
-    unknown = {"at_chance": None, "vs_best": None, "p_vs_best": None}
-    return [
-        row.model_copy(update={**unknown, **standing.get(place, {})})
-        if isinstance(row, Row)
-        else row
-        for place, row in enumerate(rows)
-    ]
+        p_values = holm([rows_p_value(best, row) for row, _ in tested])
+        for (_, mark), p in zip(tested, p_values, strict=True):
+            mark.update(p_vs_best=p, vs_best="tied" if p >= SIGNIFICANCE else "worse")
+    pairs = zip(rows, marks, strict=True)
+    return [row.model_copy(update=mark) if isinstance(row, Row) else row for row, mark in pairs]
 
 
 def baselines(rows: Sequence[Row | Failure]) -> list[Row]:
@@ -70,9 +60,15 @@ def baselines(rows: Sequence[Row | Failure]) -> list[Row]:
         return []
     count, most = len(shares), max(shares)
     first = next(row for row in rows if isinstance(row, Row))
-
-    def baseline(model: str, accuracy: float, loss: float, brier: float, f1: float | None) -> Row:
-        return Row(
+    entropy = -sum(share * math.log(share) for share in shares if share)
+    brier = 1 - sum(share**2 for share in shares)
+    constant_f1 = 2 * most / (1 + most) / sum(share > 0 for share in shares)
+    scores = {
+        "chance": (1 / count, math.log(count), 1 - 1 / count, None),
+        "constant class": (most, entropy, brier, constant_f1),
+    }
+    return [
+        Row(
             model=model,
             baseline=True,
             dataset=first.dataset,
@@ -83,14 +79,7 @@ def baselines(rows: Sequence[Row | Failure]) -> list[Row]:
             test_brier=brier,
             test_macro_f1=f1,
         )
-
-    entropy = -sum(share * math.log(share) for share in shares if share)
-    constant_f1 = 2 * most / (1 + most) / sum(share > 0 for share in shares)
-    return [
-        baseline("chance", 1 / count, math.log(count), 1 - 1 / count, None),
-        baseline(
-            "constant class", most, entropy, 1 - sum(share**2 for share in shares), constant_f1
-        ),
+        for model, (accuracy, loss, brier, f1) in scores.items()
     ]
 
 

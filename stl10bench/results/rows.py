@@ -124,6 +124,12 @@ class Row(BaseModel):
             raise ValueError(f"data = {config.data[:40]!r}: must be a fingerprint, hexadecimal")
         return config
 
+    @field_validator("test_notes")
+    @classmethod
+    def _says_validation(cls, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """In today's words: 0.1.0 called the validation images a hold-out."""
+        return tuple(note.replace("there is no hold-out", "no validation images") for note in notes)
+
     @model_validator(mode="after")
     def _counts_agree(self) -> "Row":
         images, hits = self.test_images, round(self.test_accuracy * self.test_images)
@@ -195,7 +201,7 @@ def read_row(path: Path) -> Row:
 def parse_row(values: Mapping[str, Any]) -> Row:
     """A row from JSON values, of older versions too; raises ValidationError.
 
-    Their config may lack settings, and 0.1.0 wrote "hold-out" where it chose on validation images.
+    Their config may lack settings, and 0.1.0 wrote "hold-out" for the validation images.
     """
     config = values.get("config")
     if isinstance(config, dict):

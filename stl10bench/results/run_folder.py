@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,55 +40,34 @@ _LOG_LIMIT = 1 << 30  # bytes of a metrics.jsonl
 
 
 @dataclass(frozen=True)
+class _File:
+    """A file or folder in a run folder, by its name there."""
+
+    name: str
+
+    def __get__(self, folder: "RunFolder", _: type) -> Path:
+        return folder.path / self.name
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`runs/<model>-<hash8>/`: the only place that knows the names of its files."""
 
     path: Path
 
+    config_file = _File("config.json")
+    status_file = _File("status.json")
+    log_file = _File("metrics.jsonl")  # a line of JSON for each epoch, and one for the test
+    checkpoints = _File("checkpoints")  # of a run that is not finished, to resume from
+    best_file = _File("best.safetensors")  # the epoch with the highest validation accuracy
+    last_file = _File("last.safetensors")  # the last epoch
+    predictions_file = _File("predictions.safetensors")
+    result_file = _File("result.json")
+    tracker_id_file = _File("wandb-id")  # so that a resumed run continues at Weights & Biases too
+
     @property
     def name(self) -> str:
         return self.path.name
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def status_file(self) -> Path:
-        return self.path / "status.json"
-
-    @property
-    def log_file(self) -> Path:
-        """A line of JSON for each epoch, and one for the test."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Of a run that is not finished, to resume from."""
-        return self.path / "checkpoints"
-
-    @property
-    def best_file(self) -> Path:
-        """The weights of the epoch with the highest validation accuracy."""
-        return self.path / "best.safetensors"
-
-    @property
-    def last_file(self) -> Path:
-        """The weights of the last epoch."""
-        return self.path / "last.safetensors"
-
-    @property
-    def predictions_file(self) -> Path:
-        return self.path / "predictions.safetensors"
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def tracker_id_file(self) -> Path:
-        """The run's id at Weights & Biases, so that a resumed run continues there too."""
-        return self.path / "wandb-id"
 
     @property
     def is_finished(self) -> bool:
@@ -138,16 +118,13 @@ class RunFolder:
         if row.test_hits is not None and row.confusion is not None:
             return row
         predicted = self.predictions(row)
-        return row.model_copy(
-            update={"confusion": predicted.confusion(), "test_hits": predicted.hits()}
-        )
+        hits = {"confusion": predicted.confusion(), "test_hits": predicted.hits()}
+        return row.model_copy(update=hits)
 
     def failure(self) -> Failure | None:
         """How a run diverged or failed; None for any other. Raises CheckpointError."""
-        if self.is_finished:
-            return None
         status = self.status()
-        if status["state"] not in ("diverged", "failed"):
+        if self.is_finished or status["state"] not in ("diverged", "failed"):
             return None
         config = self.config()
         return Failure(
@@ -269,7 +246,9 @@ class RunFolder:
         with self.lock():
             try:
                 if overwrite and any(self.path.iterdir()):
-                    self.path.rename(self._unused())
+                    names = (f"{self.name}{OLD}{number}" for number in count(1))
+                    paths = map(self.path.with_name, names)
+                    self.path.rename(next(path for path in paths if not path.exists()))
                     self.path.mkdir()
                 files.remove_parts(self.path)
                 files.remove_parts(self.checkpoints)
@@ -280,20 +259,14 @@ class RunFolder:
             self._write_status("running", "", pid=os.getpid(), host=platform.node())
             try:
                 yield
-            except DivergedError as error:
-                self._record("diverged", str(error), **error.facts)
-                raise
-            except InterruptedRunError as error:
-                self._record("interrupted", str(error))
-                raise
-            except BenchError as error:
-                self._record("failed", str(error))
-                raise
             except (KeyboardInterrupt, SystemExit):
                 self._record("interrupted", "before its first step or after its last")
                 raise
             except Exception as error:
-                self._record("failed", f"{type(error).__name__}: {error}")
+                states = {DivergedError: "diverged", InterruptedRunError: "interrupted"}
+                kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
+                facts = error.facts if isinstance(error, DivergedError) else {}
+                self._record(states.get(type(error), "failed"), f"{kind}{error}", **facts)
                 raise
             self._tidy()
 
@@ -328,9 +301,8 @@ class RunFolder:
     def _write_status(self, state: str, reason: str, **facts: Any) -> None:
         home = os.path.expanduser("~")  # noqa: PTH111  leaves it where there is none
         reason = reason.replace(home, "~") if len(home) > 1 else reason
-        files.write_json(
-            self.status_file, {"state": state, "reason": reason, "since": time.time(), **facts}
-        )
+        status = {"state": state, "reason": reason, "since": time.time(), **facts}
+        files.write_json(self.status_file, status)
 
     def _owner(self) -> str:
         """The process that wrote status.json last, as far as it can be told."""
@@ -348,12 +320,6 @@ class RunFolder:
         content = files.read(self.log_file, _LOG_LIMIT, CheckpointError)
         epochs = re.findall(rb'"epoch": (\d{1,9})[,}]', content)
         return int(epochs[-1]) if epochs else 0
-
-    def _unused(self) -> Path:
-        number = 1
-        while (aside := self.path.with_name(f"{self.name}{OLD}{number}")).exists():
-            number += 1
-        return aside
 
 
 def run_folders(runs_dir: Path) -> list[RunFolder]:

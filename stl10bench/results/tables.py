@@ -5,10 +5,11 @@ import io
 import json
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from markupsafe import Markup
 from rich import box
@@ -16,6 +17,7 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.markup import escape
 
+from stl10bench.config import RunConfig
 from stl10bench.core.console import clean, escape_csv, escape_latex, escape_markdown, markup
 from stl10bench.core.errors import CheckpointError, unknown
 from stl10bench.metrics.significance import SIGNIFICANCE
@@ -87,9 +89,7 @@ def print_table(
         console = Console(file=console.file, width=max(80, _width(table, console)))
     hidden = []
     for title in expendable:
-        if _width(table, console) <= console.width:
-            break
-        if title in table.header:
+        if title in table.header and _width(table, console) > console.width:
             table = table.without(title)
             hidden.append(title)
     console.print(_to_rich(table))
@@ -169,10 +169,7 @@ def to_html(tables: Sequence[Table], title: str) -> str:
 
 def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
     """The table without its notes; `details` says what stands below each line, or None."""
-    heads = Markup().join(
-        _html_head(table, column, name, left)
-        for column, (name, left) in enumerate(zip(table.header, table.is_left(), strict=True))
-    )
+    heads = (_html_head(table, column, left) for column, left in enumerate(table.is_left()))
     bodies = []
     for number, line in enumerate(table.lines):
         cells = Markup().join(map(_html_cell, line, table.is_left(), range(len(line))))
@@ -181,12 +178,8 @@ def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
             row = '<tr class="more"><td colspan="{}"><div class="details">{}</div></td></tr>'
             body += markup(row, len(line), below)
         bodies.append(markup("<tbody>{}</tbody>", body))  # sorting moves a line with its details
-    return markup(
-        "<table><caption>{}</caption><thead><tr>{}</tr></thead>{}</table>",
-        table.title,
-        heads,
-        Markup().join(bodies),
-    )
+    element = "<table><caption>{}</caption><thead><tr>{}</tr></thead>{}</table>"
+    return markup(element, table.title, Markup().join(heads), Markup().join(bodies))
 
 
 def html_notes(table: Table) -> Markup:
@@ -194,8 +187,8 @@ def html_notes(table: Table) -> Markup:
     return Markup().join(markup('\n<p class="note">{}</p>', note) for _, note in table.notes)
 
 
-def _html_head(table: Table, column: int, name: str, left: bool) -> Markup:
-    cells = [line[column] for line in table.lines]
+def _html_head(table: Table, column: int, left: bool) -> Markup:
+    name, cells = table.header[column], [line[column] for line in table.lines]
     sortable = any(isinstance(cell, Cell) and cell.sort_key is not None for cell in cells)
     text = markup('<button type="button">{}</button>', name) if sortable else name
     order = Markup(' aria-sort="descending"' if name and name == table.sorted_by else "")
@@ -204,13 +197,10 @@ def _html_head(table: Table, column: int, name: str, left: bool) -> Markup:
 
 def _html_cell(cell: str, left: bool, column: int) -> Markup:
     tag = "td" if column else "th scope=row"
-    classes, key, content = _html_classes(cell, left), Markup(), cell
-    if isinstance(cell, Cell):
-        classes = _html_classes(cell, left, cell.heat)
-        content = cell.picture or cell
-        if cell.sort_key is not None:
-            key = markup(' data-value="{}"', cell.sort_key)
-    return markup("<{}{}{}>{}</{}>", tag, classes, key, content, tag[:2])
+    cell = cell if isinstance(cell, Cell) else Cell(cell)
+    classes = _html_classes(cell, left, cell.heat)
+    key = Markup() if cell.sort_key is None else markup(' data-value="{}"', cell.sort_key)
+    return markup("<{}{}{}>{}</{}>", tag, classes, key, cell.picture or cell, tag[:2])
 
 
 def _html_classes(text: str, left: bool, heat: float | None = None) -> Markup:
@@ -222,6 +212,7 @@ def _html_classes(text: str, left: bool, heat: float | None = None) -> Markup:
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
 _REFERENCE = Path(__file__).with_name("reference")
+_SHOWN = 3  # settings that tell rows of one label apart
 _LONGEST = 40  # characters of a failed run's reason that fit into a cell
 _TIED = (
     "tied: not significantly worse than the best on the same test images (exact McNemar test, or "
@@ -290,14 +281,52 @@ def row_label(row: Row | Failure) -> str:
     return f"{row.model} ({', '.join(marks)})" if marks else row.model
 
 
+def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
+    """The label of each row; rows of one label are told apart by settings, then by a number."""
+    labels = [clean(row_label(row)) for row in rows]
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for row, label in zip(rows, labels, strict=True):
+        alike = [other for other, text in zip(rows, labels, strict=True) if text == label]
+        configs = [other.config for other in alike if other is not row and other.config is not None]
+        keys = _distinguishing(row, configs)
+        texts = [f"{key} {plain(getattr(row.config, key))}" for key in keys]
+        name = clean(", ".join([label, *texts]))
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return names
+
+
+def _distinguishing(row: Row | Failure, others: Sequence[RunConfig]) -> list[str]:
+    """The settings, in their order, that tell a row from others; at most `_SHOWN`.
+
+    Each is the one that tells it from most of those that are still the same. A row that combines
+    seeds or folds is not told by these.
+    """
+    combined = isinstance(row, Row) and row.runs is not None
+    left_out = ("model_options", *(("seed", "fold") if combined else ()))
+    keys = [key for key in RunConfig.model_fields if key not in left_out]
+    chosen: list[str] = []
+    while row.config is not None and others and len(chosen) < _SHOWN:
+        alike = {
+            key: [other for other in others if getattr(other, key) == getattr(row.config, key)]
+            for key in keys
+        }
+        best = min(keys, key=lambda key: len(alike[key]))
+        if len(alike[best]) == len(others):
+            break
+        others = alike[best]
+        chosen.append(best)
+    return sorted(chosen, key=keys.index)
+
+
 def data_title(row: Row) -> str:
     """Which images a finished row was tested on; only the official ones are called STL-10 alone."""
     if row.title:
         return f"{row.title}{_training_images(row)}"
-    note = {
-        "STL-10": "",
-        "demo": f" {row.config.data[:12]}: drawn images, not STL-10",
-    }.get(row.dataset, f" {row.config.data[:12]}: not the STL-10 images")
+    data = row.config.data[:12]
+    notes = {"STL-10": "", "demo": f" {data}: drawn images, not STL-10"}
+    note = notes.get(row.dataset, f" {data}: not the STL-10 images")
     return clean(f"{row.dataset}{note}, {row.test_images:,} test images{_training_images(row)}")
 
 
@@ -349,22 +378,16 @@ def show_rows(
     if view.sort is not None:
         columns.choose([view.sort], shown)
         parts = [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
-    listed = [
-        row
-        for number, (_, part) in enumerate(parts)
-        for row in part
-        if number == 0 or isinstance(row, Row) or row.config is not None
-    ]  # a failure without data is in each part
     chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
     part_tables = [rows_to_table(title, part, chosen) for title, part in parts]
     if style == "table":
         for table in part_tables:
             print_table(table, console, expendable=columns.EXPENDABLE)
         return
-    if style == "json":
-        text = f"{rows_to_json(listed, view.columns)}\n"
-    elif style == "csv":
-        text = rows_to_csv(listed, view.columns)
+    if style in ("json", "csv"):  # a failure that names no data is in each part
+        first, *others = (part for _, part in parts)
+        listed = [*first, *(row for part in others for row in part if row.config is not None)]
+        text = (rows_to_json if style == "json" else rows_to_csv)(listed, view.columns)
     elif style == "html":
         text = to_html(part_tables, "stl10bench table")
     else:
@@ -383,8 +406,8 @@ def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Fai
     protocols = {protocol for protocol, _ in titles}
     for row in rows:
         if isinstance(row, Failure) and row.config is not None and row.protocol not in protocols:
-            title = f"data {row.config.data[:12]}{_training_images(row)}"
-            titles[str(row.protocol), ""] = title
+            key = str(row.protocol), ""
+            titles[key] = f"data {row.config.data[:12]}{_training_images(row)}"
 
     def belongs(row: Row | Failure, key: tuple[str, str]) -> bool:
         if isinstance(row, Failure):
@@ -403,30 +426,29 @@ def ordered(
     part: Sequence[Row | Failure], key: str, descending: bool = False
 ) -> list[Row | Failure]:
     """Rows sorted by a column: numbers before text, and what lacks it last."""
-    values = [(columns.value(row, key), row) for row in part]
-    present = [(value, row) for value, row in values if value is not None]
-    present.sort(
-        key=lambda pair: (
-            (0, pair[0], "") if isinstance(pair[0], int | float) else (1, 0, str(pair[0]))
-        ),
-        reverse=descending,
-    )
-    return [row for _, row in present] + [row for value, row in values if value is None]
+
+    def order(row: Row | Failure) -> tuple[int, float, str]:
+        value = columns.value(row, key)
+        return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
+
+    missing = [row for row in part if columns.value(row, key) is None]
+    present = [row for row in part if columns.value(row, key) is not None]
+    return sorted(present, key=order, reverse=descending) + missing
 
 
 def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Table:
     """One table as text; a failed run says why in place of its accuracy, at length in a note."""
     lines, notes = [], []
-    for row in part:
+    for row, label in zip(part, row_labels(part), strict=True):
         if isinstance(row, Failure):
             reason = textwrap.shorten(row.error, _LONGEST, placeholder=" ...")
             cells = [reason if column.key == "test_accuracy" else "" for column in chosen]
             if reason not in cells or reason != row.error:
-                notes.append((columns.LABEL, f"{row_label(row)}: {row.error}"))
+                notes.append((columns.LABEL, f"{label}: {row.error}"))
         else:
             cells = [columns.text(row, column) for column in chosen]
-            notes += [(columns.LABEL, f"{row_label(row)}: {error}") for error in row.failures]
-        lines.append((row_label(row), *cells))
+            notes += [(columns.LABEL, f"{label}: {error}") for error in row.failures]
+        lines.append((label, *cells))
     titles = {column.key: column.title for column in chosen}
     finished = [row for row in part if isinstance(row, Row)]
     if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
@@ -441,25 +463,35 @@ def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Co
 
 
 def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
-    """Rows as CSV with full numbers; text that a spreadsheet would run is quoted with '."""
+    """Rows as CSV with full numbers."""
+    names = ("label", *keys) if keys else columns.CSV
+    return to_csv(names, [record.values() for record in records(rows, names)])
+
+
+def to_csv(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """CSV; text that a spreadsheet would run is quoted with '."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ("label", *keys) if keys else columns.CSV
-    writer.writerow(names)
-    for row in rows:
-        values = [row_label(row) if key == "label" else columns.value(row, key) for key in names]
-        cells = [list(value) if isinstance(value, tuple) else value for value in values]
-        writer.writerow([escape_csv(cell) for cell in cells])
+    writer.writerow(header)
+    writer.writerows([escape_csv(cell) for cell in line] for line in lines)
     return out.getvalue()
 
 
 def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
     """Rows as a JSON list: all that they say, or their label and the columns `keys`."""
-    if keys:
-        content = [
-            {"label": row_label(row), **{key: columns.value(row, key) for key in keys}}
-            for row in rows
-        ]
-    else:
-        content = [row.model_dump(mode="json") for row in rows]
-    return json.dumps(content, indent=2)
+    whole = [] if keys else [row.model_dump(mode="json") for row in rows]
+    return json.dumps(whole or records(rows, ("label", *keys)), indent=2) + "\n"
+
+
+def records(rows: Sequence[Row | Failure], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each row the values of the columns `keys`, its label among them.
+
+    A row's label is the same whatever other rows there are, so that it can be a key.
+    """
+    content = []
+    for row in rows:
+        values = {key: columns.value(row, key) for key in keys}
+        lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+        label = {"label": row_label(row)} if "label" in keys else {}
+        content.append(values | lists | label)
+    return content

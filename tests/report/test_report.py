@@ -16,7 +16,7 @@ import pytest
 from helpers.finished import LABELS, scores
 from helpers.layout import heavy_after, write_layout
 from helpers.reports import NAMES, add_run, write_log
-from helpers.rows import HOSTILE, cells_of, row_of
+from helpers.rows import HOSTILE, cells_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -31,11 +31,10 @@ from stl10bench.report import charts
 from stl10bench.report.build import build_report
 from stl10bench.report.charts import Point
 from stl10bench.report.html import html_page
-from stl10bench.report.load import RunPredictions, distinct_names, load_groups, read_predictions
+from stl10bench.report.load import RunPredictions, load_groups, read_predictions
 from stl10bench.report.predictions import agreement, confusion_section, mistakes
 from stl10bench.report.studies import load_studies
 from stl10bench.results import predictions
-from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.studies import record
 from stl10bench.studies.study import Study
@@ -487,16 +486,6 @@ def test_ticks_are_few_and_within_the_axis(values: list[float], log: bool, most:
     assert 1 <= len(ticks) <= 2 * most + 1
     assert all(axis.low * (1 - 1e-9) <= tick <= axis.high * (1 + 1e-9) for tick in ticks)
     assert all(-1e-6 <= axis(value) <= 100 + 1e-6 for value in values)
-
-
-def test_names_are_as_short_as_tells_them_apart_and_never_the_same() -> None:
-    def row(**config: Any) -> Row:
-        return row_of(config=config)
-
-    rows = [row(lr=1, epochs=2), row(lr=1, epochs=5), row(lr=1, epochs=5, warmup=0.5)]
-    names = distinct_names(rows)
-    assert names == ["mlp, epochs 2", "mlp, epochs 5, warmup 0", "mlp, warmup 0.5"]
-    assert distinct_names([row(lr=1)] * 3) == ["mlp", "mlp #2", "mlp #3"]
 
 
 def record_study(runs_dir: Path, study: Study, ends: tuple[str, ...]) -> None:

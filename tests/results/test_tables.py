@@ -18,7 +18,7 @@ from rich.console import Console
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results.rows import Failure, Row
-from stl10bench.results.tables import FORMATS, row_label, show_rows, stored_rows
+from stl10bench.results.tables import FORMATS, row_label, row_labels, show_rows, stored_rows
 
 
 def failed(model: str = "cnn", error: str = "diverged: at step 3, lower --lr") -> Failure:
@@ -362,3 +362,24 @@ def test_a_value_that_a_table_would_run_or_cannot_show_is_refused(
 def test_an_unknown_format_says_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown format 'tabel': did you mean 'table'"):
         shown([row_of()], "tabel")
+
+
+def test_names_are_as_short_as_tells_them_apart_and_never_the_same() -> None:
+    def row(**config: Any) -> Row:
+        return row_of(config=config)
+
+    rows = [row(lr=1, epochs=2), row(lr=1, epochs=5), row(lr=1, epochs=5, warmup=0.5)]
+    names = row_labels(rows)
+    assert names == ["mlp, epochs 2", "mlp, epochs 5, warmup 0", "mlp, warmup 0.5"]
+    assert row_labels([row(lr=1)] * 3) == ["mlp", "mlp #2", "mlp #3"]
+
+
+def test_rows_of_one_model_say_in_a_table_what_differs() -> None:
+    rows = [row_of(config={"lr": lr}) for lr in (0.1, 0.2)]
+    first, second = cells_of(shown(rows, "markdown"), "markdown")[1:]
+    assert (first[0], second[0]) == ("mlp, lr 0.1", "mlp, lr 0.2")
+
+
+def test_a_note_of_version_0_1_0_says_validation_images() -> None:
+    row = row_of(test_notes=["temperature: there is no hold-out to fit it on"])
+    assert row.test_notes == ("temperature: no validation images to fit it on",)
