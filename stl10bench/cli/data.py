@@ -54,11 +54,7 @@ def verify(data_dir: DataDir = DATA_DIR) -> None:
     Examples:
     stl10bench data verify --data-dir data
     """
-    data = open_dataset(data_dir)
-    typer.echo(
-        f"{data.name}: {len(data.train.labels):,} train and {len(data.test.labels):,} test "
-        f"images, {len(data.class_names)} classes, fingerprint {data.fingerprint[:12]}"
-    )
+    typer.echo(open_dataset(data_dir).summary())
 
 
 @app.command()

@@ -58,6 +58,12 @@ class Dataset:
     train: Split
     test: Split
 
+    def summary(self) -> str:
+        """The name, the numbers of images and classes, and the beginning of the fingerprint."""
+        images = f"{len(self.train.labels):,} train and {len(self.test.labels):,} test images"
+        classes = f"{len(self.class_names)} classes"
+        return f"{self.name}: {images}, {classes}, fingerprint {self.fingerprint[:12]}"
+
 
 def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
     """The dataset in `data_dir`/stl10_binary: mapped, not loaded.
