@@ -29,8 +29,7 @@ def download(
         bool, typer.Option("--folds", help="Extract the ten folds too: reads the whole archive.")
     ] = False,
     unlabelled: Annotated[
-        bool,
-        typer.Option("--unlabelled", help="Extract the unlabelled images too: 2.8 GB."),
+        bool, typer.Option("--unlabelled", help="Extract the unlabelled images too: 2.8 GB.")
     ] = False,
 ) -> None:
     """Download STL-10, resumably, and verify it.

@@ -58,10 +58,7 @@ def evaluate(
     keep_freed_memory()
     predictor = load(path)
     accelerator = make_accelerator(kind, predictor.header.config.precision, "none", None)
-    return {
-        **evaluate_split(predictor, accelerator, data, split=split),
-        "checkpoint": str(path),
-    }
+    return {**evaluate_split(predictor, accelerator, data, split=split), "checkpoint": str(path)}
 
 
 def evaluate_split(

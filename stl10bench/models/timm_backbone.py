@@ -9,7 +9,6 @@ from torch import nn
 from stl10bench.core.errors import CheckpointError, UsageError, unknown
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.mlp import Dropout, Head, Widths
-from stl10bench.models.registry import register
 
 
 def timm_model(
@@ -39,20 +38,6 @@ def timm_model(
         ) from None
     head = Head(features, num_classes, hidden=hidden, dropout=dropout)
     return Classifier(backbone, head, freeze=freeze)
-
-
-@register
-def mobilenetv2(
-    num_classes: int,
-    image_size: int,
-    *,
-    freeze: bool = True,
-    hidden: Widths = (512, 256),
-    dropout: Dropout = 0.2,
-) -> nn.Module:
-    """MobileNetV2 1.0 (Sandler et al. 2018) with a head of two hidden layers."""
-    name = "mobilenetv2_100"
-    return timm_model(name, num_classes, image_size, freeze=freeze, hidden=hidden, dropout=dropout)
 
 
 def load_pretrained(
