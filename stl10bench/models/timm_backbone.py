@@ -27,7 +27,7 @@ def timm_model(
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
     try:
-        backbone = timm.create_model(name, **_settings(name, image_size))
+        backbone = timm.create_model(name, **create_arguments(name, image_size))
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -66,7 +66,7 @@ def load_pretrained(
             name,
             pretrained=True,
             pretrained_cfg_overlay={"state_dict": weights, "hf_hub_id": None, "url": None},
-            **_settings(name, image_size),
+            **create_arguments(name, image_size),
         )
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         lines = [line.strip()[:200] for line in str(error).splitlines()[-3:]]
@@ -76,7 +76,7 @@ def load_pretrained(
     return tuple(training["mean"]), tuple(training["std"])
 
 
-def _settings(name: str, image_size: int) -> dict[str, Any]:
+def create_arguments(name: str, image_size: int) -> dict[str, Any]:
     """Arguments of `create_model`: no classifier, and the size where the architecture fixes it."""
     settings = timm.get_pretrained_cfg(name)
     fixed = settings is not None and settings.fixed_input_size
