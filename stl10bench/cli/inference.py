@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,9 +73,7 @@ def predict(
         content = {
             "checkpoint": str(checkpoint),
             "model": predictor.header.config.model,
-            "images": [
-                {"file": str(image.file), "predictions": _as_json(image)} for image in predictions
-            ],
+            "images": [_as_json(image) for image in predictions],
             "broken": [{"file": str(image.file), "reason": image.reason} for image in broken],
         }
         typer.echo(json.dumps(content))
@@ -139,8 +137,9 @@ def _ranked(image: "Prediction") -> list[tuple[str, float]]:
     return list(zip(image.classes, image.probabilities, strict=True))
 
 
-def _as_json(image: "Prediction") -> list[dict[str, str | float]]:
-    return [{"class": name, "probability": p} for name, p in _ranked(image)]
+def _as_json(image: "Prediction") -> dict[str, Any]:
+    classes = [{"class": name, "probability": p} for name, p in _ranked(image)]
+    return {"file": str(image.file), "predictions": classes}
 
 
 def _header(predictions: "Sequence[Prediction]", *columns: str) -> tuple[str, ...]:

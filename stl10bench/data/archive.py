@@ -52,9 +52,7 @@ def unpack(
         expected = missing.pop(name)
         if not member.isreg() or member.size != expected[0]:
             kind = f"{member.size} bytes" if member.isreg() else "a link or a special file"
-            raise DataError(
-                f"{source}: {name} should be a file of {expected[0]} bytes; it is {kind}"
-            )
+            raise DataError(f"{source}: {name} must be a file of {expected[0]} bytes; it is {kind}")
         _take(plain, folder / Path(name).name, expected, report)
         plain.skip(padding)
     if missing:
@@ -99,9 +97,7 @@ def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
                 chunk = inflater.unconsumed_tail
                 total += len(plain)
                 if total > _LIMIT:
-                    raise DataError(
-                        f"{source} holds over {_LIMIT} bytes: it is not STL-10's archive"
-                    )
+                    raise DataError(f"{source} holds over {_LIMIT} bytes: it is not STL-10's")
                 yield plain
             if inflater.eof:
                 return

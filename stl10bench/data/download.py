@@ -87,9 +87,7 @@ def download_stl10(
                 remove_part(part)
                 _say(console, f"starting over: {reason}")
         else:
-            raise StorageError(
-                f"{source}: gave up after starting over {_STARTS} times; use --from FILE"
-            )
+            raise StorageError(f"{source}: gave up after {_STARTS} new starts; use --from FILE")
         for name in missing.keys() - packed.keys():
             files.write(folder / name, names)
         if part.exists() and isinstance(source, str):

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stl10bench.core import files
-from stl10bench.core.errors import (
-    BenchError,
-    CheckpointError,
-    StorageError,
-    UsageError,
-    require,
-    unknown,
-)
+from stl10bench.core.errors import CheckpointError, StorageError, UsageError, require, unknown
 from stl10bench.inference.hub import FILES, check_backbone, export_metadata, write_folder
 from stl10bench.inference.predictor import Predictor, load
 
@@ -213,9 +206,7 @@ def _check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
     if folder:
         others = sorted(path.name for path in target.iterdir() if path.name not in FILES)
         if others:
-            raise UsageError(
-                f"{target} holds what no export wrote ({others[0]!r}): give another --output"
-            )
+            raise UsageError(f"{target} holds other files ({others[0]!r}): give another --output")
 
 
 def _write_file(
@@ -226,7 +217,7 @@ def _write_file(
         try:
             write(predictor, part)
             exported: Callable[[Tensor], Tensor] = read(part)
-        except (BenchError, OSError):
+        except OSError:
             raise
         except Exception as error:  # the exporters raise of all kinds
             name, first = predictor.header.config.model, str(error).strip().partition("\n")[0]

@@ -54,9 +54,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and "tuple" in str(parameters[key].annotation):
             value = [part for part in value.split(",") if part]
         if isinstance(value, list | tuple) and len(value) > _LONGEST:
-            raise UsageError(
-                f"option {key} of model {name!r}: {len(value)} entries, at most {_LONGEST}"
-            )
+            raise UsageError(f"option {key} of {name!r}: {len(value)} entries, at most {_LONGEST}")
         values[key] = value
     fields: dict[str, Any] = {key: (p.annotation, p.default) for key, p in parameters.items()}
     schema = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)

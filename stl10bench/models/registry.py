@@ -58,9 +58,7 @@ def load_plugin(module: str) -> None:
     except ModuleNotFoundError as error:
         if error.name not in (module, module.split(".")[0]):
             raise  # something that the plug-in itself imports is missing
-        raise UsageError(
-            f"no plugin module {module!r} in {here} or among the installed packages"
-        ) from None
+        raise UsageError(f"no plugin module {module!r} in {here} or site-packages") from None
 
 
 def names() -> list[str]:
