@@ -22,15 +22,10 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def download(
     data_dir: DataDir = DATA_DIR,
-    archive: Annotated[
-        Path | None, typer.Option("--from", help="Read an archive that is on disk already.")
-    ] = None,
-    folds: Annotated[
-        bool, typer.Option("--folds", help="Extract the ten folds too: reads the whole archive.")
-    ] = False,
+    archive: Annotated[Path | None, typer.Option("--from", help="An archive on disk.")] = None,
+    folds: Annotated[bool, typer.Option("--folds", help="Folds too: reads all 2.6 GB.")] = False,
     unlabelled: Annotated[
-        bool,
-        typer.Option("--unlabelled", help="Extract the unlabelled images too: 2.8 GB."),
+        bool, typer.Option("--unlabelled", help="Extract the unlabelled images too: 2.8 GB.")
     ] = False,
 ) -> None:
     """Download STL-10, resumably, and verify it.
@@ -54,11 +49,7 @@ def verify(data_dir: DataDir = DATA_DIR) -> None:
     Examples:
     stl10bench data verify --data-dir data
     """
-    data = open_dataset(data_dir)
-    typer.echo(
-        f"{data.name}: {len(data.train.labels):,} train and {len(data.test.labels):,} test "
-        f"images, {len(data.class_names)} classes, fingerprint {data.fingerprint[:12]}"
-    )
+    typer.echo(open_dataset(data_dir).summary())
 
 
 @app.command()
@@ -72,9 +63,7 @@ def audit(
         int, typer.Option(help="Bits of 63 in which near copies may differ.", min=0, max=16)
     ] = 4,
     examples: Annotated[int, typer.Option(help="Examples of each kind.", min=0)] = 5,
-    unlabelled: Annotated[
-        bool, typer.Option(help="Audit the unlabelled images too, if they are there.")
-    ] = True,
+    unlabelled: Annotated[bool, typer.Option(help="Audit the unlabelled images too.")] = True,
     as_json: bool,
 ) -> None:
     """Find exact and near copies within and between the splits.
@@ -90,8 +79,8 @@ def audit(
     """
     data = open_data(dataset, data_dir, download=False, verify=verify, console=stderr())
     splits: duplicates.Splits = {
-        name: (split.images, split.labels)
-        for name, split in (("train", data.train), ("test", data.test))
+        "train": (data.train.images, data.train.labels),
+        "test": (data.test.images, data.test.labels),
     }
     if unlabelled and (data.folder / "unlabeled_X.bin").is_file():
         splits["unlabelled"] = open_unlabelled(data.folder.parent), None
@@ -117,9 +106,8 @@ def audit(
         typer.echo(json.dumps(report))
         return
     counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
-    table = _audit_table(
-        f"{data.name} {data.fingerprint[:12]}: {counts} images", distance, exact, near
-    )
+    title = f"{data.name} {data.fingerprint[:12]}: {counts} images"
+    table = _audit_table(title, distance, exact, near)
     expendable = ("other label", "near images", "exact images")  # on a narrow terminal
     print_table(table, stdout(), expendable=expendable, whole="--json")
     for kind, sign, copies in (("exact", "=", exact), ("near", "~", near)):
@@ -177,9 +165,7 @@ def import_folder(
     data_dir: Annotated[Path, typer.Option(help="Folder to write stl10_binary/ into.")],
     test_fraction: Annotated[float, typer.Option(help="Share of the test split.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split.", min=0)] = 0,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Skip files that are no images.")
-    ] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip other files.")] = False,
 ) -> None:
     """Import your own photos, as 96x96 images in STL-10's layout.
 

@@ -5,12 +5,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from stl10bench.cli.options import (
     JSON,
@@ -23,6 +20,7 @@ from stl10bench.cli.options import (
 )
 from stl10bench.core.console import clean, escape_csv, progress, stdout
 from stl10bench.core.errors import DataError
+from stl10bench.results.tables import Table, print_table
 
 if TYPE_CHECKING:
     from stl10bench.inference.predictor import Prediction
@@ -75,16 +73,7 @@ def predict(
         content = {
             "checkpoint": str(checkpoint),
             "model": predictor.header.config.model,
-            "images": [
-                {
-                    "file": str(image.file),
-                    "predictions": [
-                        {"class": name, "probability": probability}
-                        for name, probability in _ranked(image)
-                    ],
-                }
-                for image in predictions
-            ],
+            "images": [_as_json(image) for image in predictions],
             "broken": [{"file": str(image.file), "reason": image.reason} for image in broken],
         }
         typer.echo(json.dumps(content))
@@ -148,42 +137,31 @@ def _ranked(image: "Prediction") -> list[tuple[str, float]]:
     return list(zip(image.classes, image.probabilities, strict=True))
 
 
-def _print_csv(predictions: "Sequence[Prediction]") -> None:
+def _as_json(image: "Prediction") -> dict[str, Any]:
+    classes = [{"class": name, "probability": p} for name, p in _ranked(image)]
+    return {"file": str(image.file), "predictions": classes}
+
+
+def _header(predictions: "Sequence[Prediction]", *columns: str) -> tuple[str, ...]:
+    """The file, then the `columns` of each rank."""
     ranks = range(1, len(predictions[0].classes) + 1) if predictions else ()
+    return ("file", *(column.format(rank) for rank in ranks for column in columns))
+
+
+def _print_csv(predictions: "Sequence[Prediction]") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["file", *(f"{part}_{n}" for n in ranks for part in ("class", "probability"))])
+    writer.writerow(_header(predictions, "class_{}", "probability_{}"))
     for image in predictions:
-        row: list[str | float] = [escape_csv(str(image.file))]
-        for name, probability in _ranked(image):
-            row += [escape_csv(name), probability]
-        writer.writerow(row)
+        cells = [cell for pair in _ranked(image) for cell in pair]
+        writer.writerow(map(escape_csv, [str(image.file), *cells]))
 
 
 def _print_table(predictions: "Sequence[Prediction]") -> None:
     """A table; on a narrow terminal the less likely classes are left out."""
-    console, ranks = stdout(), len(predictions[0].classes)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width
-    wide = console.options.update(max_width=1000)
-    for shown in range(ranks, 0, -1):
-        table = _table(predictions, shown)
-        if console.measure(table, options=wide).maximum <= console.width:
-            break
-    console.print(table)
-    if shown < ranks:
-        hidden = f"no room for {ranks - shown} more classes (--format csv has them)"
-        console.print(hidden, style="dim", highlight=False)
-
-
-def _table(predictions: "Sequence[Prediction]", ranks: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("file", overflow="fold")
-    for rank in range(1, ranks + 1):
-        table.add_column(f"class {rank}", overflow="fold")
-        table.add_column("p", justify="right", no_wrap=True)
+    header = _header(predictions, "class {}", "p {}")
+    lines = []
     for image in predictions:
-        cells = [clean(str(image.file))]
-        for name, probability in _ranked(image)[:ranks]:
-            cells += [clean(name), f"{probability:.3f}"]
-        table.add_row(*map(escape, cells))
-    return table
+        pairs = ((name, f"{probability:.3f}") for name, probability in _ranked(image))
+        lines.append((str(image.file), *(cell for pair in pairs for cell in pair)))
+    table = Table("", header, tuple(lines), left=header[1::2])
+    print_table(table, stdout(), expendable=header[:2:-1], whole="--format csv")

@@ -5,10 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from stl10bench.cli.options import (
     JSON,
@@ -22,6 +18,7 @@ from stl10bench.cli.options import (
 from stl10bench.core.console import stdout
 from stl10bench.models import registry
 from stl10bench.models.factory import build_model, check_options
+from stl10bench.results.tables import Table, print_table
 
 if TYPE_CHECKING:
     from stl10bench.models.summary import Layer
@@ -68,7 +65,7 @@ def describe(
     total, trainable = summary.parameters(module)
     layers = summary.layers(module, image_size)
     memory = summary.memory(layers, batch_size=batch_size, image_size=image_size)
-    memory_bytes = {**vars(memory), "total": memory.total}
+    sizes = {**vars(memory), "total": memory.total}
     formula = summary.formula(layers)
     macs = sum(layer.macs for layer in layers)
     if as_json:
@@ -81,50 +78,34 @@ def describe(
             "macs": macs,
             "formula": formula,
             "batch_size": batch_size,
-            "memory_bytes": memory_bytes,
+            "memory_bytes": sizes,
             "layers": [vars(layer) for layer in layers],
         }
         typer.echo(json.dumps(facts))
         return
-    console = stdout()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=200)
-    title = f"{model}, {image_size} px"
-    table = _layer_table(title, layers, formulas=True)
-    wide = console.options.update(max_width=1000)
-    if console.measure(table, options=wide).maximum > console.width:
-        table = _layer_table(title, layers, formulas=False)
-    console.print(table)
-    if formula and (len(layers) == 1 or len(table.columns) == 4):
-        console.print(f"{formula} = {total:,} parameters", highlight=False)
-    console.print(
-        f"{total:,} parameters, {trainable:,} of them trainable; {macs:,} MACs an image\n\n"
-        f"memory of a training step, batch {batch_size}, fp32, 1 MB = 2^20 bytes:",
-        highlight=False,
+    print_table(
+        _layer_table(f"{model}, {image_size} px", layers),
+        stdout(),
+        expendable=("parameters are",),
+        whole="--json",
     )
-    parts = Table(box=None, show_header=False)
-    parts.add_column()
-    parts.add_column(justify="right")
-    for part, size in memory_bytes.items():
-        parts.add_row(part.replace("_", "/"), f"{size / 2**20:.2f} MB")
-    console.print(parts)
-    console.print("forward/backward: twice the outputs of the layers above", highlight=False)
+    if formula:
+        typer.echo(f"{formula} = {total:,} parameters")
+    typer.echo(f"{total:,} parameters, {trainable:,} of them trainable; {macs:,} MACs an image\n")
+    title = f"training memory, batch {batch_size}"
+    lines = ((part.replace("_", "/"), f"{size / 2**20:.2f} MB") for part, size in sizes.items())
+    note = "fp32, 1 MB = 2^20 bytes; forward/backward: twice the outputs of the layers above"
+    print_table(Table(title, ("part", "size"), tuple(lines), (("size", note),)), stdout())
 
 
-def _layer_table(title: str, layers: "Sequence[Layer]", *, formulas: bool) -> Table:
+def _layer_table(title: str, layers: "Sequence[Layer]") -> Table:
     """A line for each layer, then the totals."""
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", overflow="ellipsis", no_wrap=True)
-    for name in ("output", "parameters", "MACs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if formulas:
-        table.add_column("parameters are", no_wrap=True)
-
+    lines = []
     for layer in layers:
         shape = "x".join(map(str, layer.shape)) or "-"
-        counts = [f"{count:,}" if count else "-" for count in (layer.parameters, layer.macs)]
-        table.add_row(escape(layer.kind), shape, *counts, *([layer.formula] if formulas else []))
-    table.add_section()
+        counts = (f"{count:,}" if count else "-" for count in (layer.parameters, layer.macs))
+        lines.append((layer.kind, shape, *counts, layer.formula))
     totals = (sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers))
-    table.add_row("total", "", *(f"{total:,}" for total in totals))
-    return table
+    lines.append(("total", "", *(f"{total:,}" for total in totals), ""))
+    header = ("layer", "output", "parameters", "MACs", "parameters are")
+    return Table(title, header, tuple(lines), left=header[-1:])

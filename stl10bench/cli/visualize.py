@@ -31,7 +31,8 @@ app = typer.Typer(no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(help="Seed of the random choices.", min=0)]
 Count = Annotated[int, typer.Option(help="Number of images to show.", min=1, max=500)]
-_ORDER = "Images to show: random, or the surest or unsurest first."
+_ORDERS = ("random", "surest", "unsurest")
+Order = Annotated[str, choice("order", _ORDERS, help_text="Images to show first, or random ones.")]
 _AUGMENTATION = {
     name: TRAINING[name]
     for name in (
@@ -72,9 +73,7 @@ def augmentations(
     *,
     output: Picture = Path("augmentations.png"),
     draws: Annotated[int, typer.Option(help="Draws of each operation.", min=1, max=50)] = 6,
-    image: Annotated[
-        int | None, typer.Option(help=r"A training image \[default: by --seed].", min=0)
-    ] = None,
+    image: Annotated[int | None, typer.Option(help="Image; none: by --seed.", min=0)] = None,
     dataset: str,
     data_dir: Path,
     verify: bool,
@@ -89,8 +88,8 @@ def augmentations(
     _check(output)
     from stl10bench.plots import galleries, inspection
 
-    keywords = settings(options)
     registry.check_name(model)
+    keywords = settings(options)
     frozen = None if registry.backbone_name(model) is None else True
     keywords = {**recipe_settings(keywords.pop("recipe"), model, frozen=frozen), **keywords}
     shown = {key: value for key, value in keywords.items() if key in _AUGMENTATION}
@@ -113,9 +112,7 @@ def predictions(
     output: Picture = Path("predictions.png"),
     count: Count = 20,
     images: Annotated[int, typer.Option(help="Test images to draw from.", min=1)] = 1000,
-    order: Annotated[
-        str, choice("order", ("random", "surest", "unsurest"), help_text=_ORDER)
-    ] = "random",
+    order: Order = "random",
     seed: Seed = 0,
     plugin: str | None,
     **data: Any,
@@ -164,17 +161,11 @@ def filters(
 @with_options(DATA, PLUGIN)
 def gradcam(
     checkpoint: Checkpoint,
-    images: Annotated[
-        list[Path] | None, typer.Argument(help="Image files; none: test images by --seed.")
-    ] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="Files; none: by --seed.")] = None,
     *,
     output: Picture = Path("gradcam.png"),
-    class_name: Annotated[
-        str | None, typer.Option("--class", help=r"The class \[default: the likeliest].")
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help=r"The layer \[default: the last with feature maps].")
-    ] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="None: the likeliest.")] = None,
+    layer: Annotated[str | None, typer.Option(help="None: the last with feature maps.")] = None,
     count: Count = 10,
     seed: Seed = 0,
     plugin: str | None,

@@ -1,19 +1,15 @@
 """A gzipped tar as a stream of bytes -> the wanted members, verified and renamed into place."""
 
 import hashlib
-import io
 import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from stl10bench.core import files
 from stl10bench.core.errors import DataError
 from stl10bench.data.stl10 import FOLDER, FileSum, check_sum
-
-_Plain: TypeAlias = "io.BufferedReader[_Chunks]"
 
 _BLOCK = 1 << 20  # bytes
 _LIMIT = 4 << 30  # bytes; the official archive holds 3.1 GB
@@ -37,36 +33,33 @@ def unpack(
     StorageError.
     """
     missing = {f"{FOLDER}/{name}": expected for name, expected in wanted.items()}
-    with io.BufferedReader(_Chunks(_inflate(stream, source)), _BLOCK) as plain:
-        for _ in range(_MEMBERS):
-            if not missing:
-                return
-            header = plain.read(tarfile.BLOCKSIZE)
-            if not header.strip(b"\0"):
-                raise DataError(f"{source} ends without {', '.join(missing)}")
-            try:
-                member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
-            except tarfile.HeaderError as error:
-                raise DataError(f"{source} is not a tar archive, or damaged: {error}") from None
-            name = member.name.removeprefix("./")
-            if name not in missing:
-                _skip(plain, member.size + _padding(member.size), source)
-                continue
-            expected = missing.pop(name)
-            if not member.isreg() or member.size != expected[0]:
-                kind = f"{member.size} bytes" if member.isreg() else "a link or a special file"
-                raise DataError(
-                    f"{source}: {name} should be a file of {expected[0]} bytes; it is {kind}"
-                )
-            _take(plain, folder / Path(name).name, expected, source=source, report=report)
-            _skip(plain, _padding(member.size), source)
+    plain = _Plain(stream, source)
+    for _ in range(_MEMBERS):
+        if not missing:
+            return
+        header = plain.read(tarfile.BLOCKSIZE)
+        if not header.strip(b"\0"):
+            raise DataError(f"{source} ends without {', '.join(missing)}")
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+        except tarfile.HeaderError as error:
+            raise DataError(f"{source} is not a tar archive, or damaged: {error}") from None
+        name = member.name.removeprefix("./")
+        padding = -member.size % tarfile.BLOCKSIZE  # the zeros up to the next block
+        if name not in missing:
+            plain.skip(member.size + padding)
+            continue
+        expected = missing.pop(name)
+        if not member.isreg() or member.size != expected[0]:
+            kind = f"{member.size} bytes" if member.isreg() else "a link or a special file"
+            raise DataError(f"{source}: {name} must be a file of {expected[0]} bytes; it is {kind}")
+        _take(plain, folder / Path(name).name, expected, report)
+        plain.skip(padding)
     if missing:
         raise DataError(f"{source} holds more than {_MEMBERS} members: it is not STL-10's archive")
 
 
-def _take(
-    plain: _Plain, path: Path, expected: FileSum, *, source: str, report: Callable[[int], None]
-) -> None:
+def _take(plain: "_Plain", path: Path, expected: FileSum, report: Callable[[int], None]) -> None:
     """Write the next bytes to `path`, which then has the `expected` size and MD5, or not at all."""
     size, _ = expected
     # One name, and not one of `core.files`: what a killed download leaves, the next overwrites.
@@ -76,16 +69,13 @@ def _take(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
-                while left := size - file.tell():
-                    content = plain.read(min(left, _BLOCK))
-                    if not content:
-                        raise DataError(f"{source} is cut short within {path.name}")
-                    md5.update(content)
-                    file.write(content)
-                    report(len(content))
+                for block in plain.blocks(size):
+                    md5.update(block)
+                    file.write(block)
+                    report(len(block))
                 file.flush()
                 os.fsync(file.fileno())
-            check_sum(path, (size, md5.hexdigest()), expected, f"it came from {source}")
+            check_sum(path, (size, md5.hexdigest()), expected, f"it came from {plain.source}")
             if path.exists():
                 raise DataError(f"{path} has appeared meanwhile: it is left as it is")
             part.rename(path)
@@ -94,22 +84,6 @@ def _take(
             part.unlink(missing_ok=True)
     except OSError as error:
         raise files.cannot_write(path, size, error) from error
-
-
-def _padding(size: int) -> int:
-    """The zeros after a member of `size` bytes, up to the next block."""
-    return -size % tarfile.BLOCKSIZE
-
-
-def _skip(plain: _Plain, size: int, source: str) -> None:
-    """Read past `size` bytes."""
-    if not 0 <= size <= _LIMIT:
-        raise DataError(f"{source} holds a member of {size} bytes: it is not STL-10's archive")
-    while size:
-        content = plain.read(min(size, _BLOCK))
-        if not content:
-            raise DataError(f"{source} is cut short")
-        size -= len(content)
 
 
 def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
@@ -123,9 +97,7 @@ def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
                 chunk = inflater.unconsumed_tail
                 total += len(plain)
                 if total > _LIMIT:
-                    raise DataError(
-                        f"{source} holds over {_LIMIT} bytes: it is not STL-10's archive"
-                    )
+                    raise DataError(f"{source} holds over {_LIMIT} bytes: it is not STL-10's")
                 yield plain
             if inflater.eof:
                 return
@@ -134,23 +106,34 @@ def _inflate(stream: Iterator[bytes], source: str) -> Iterator[bytes]:
         raise DataError(f"{source} is not a gzip archive, or damaged: {error}") from None
 
 
-class _Chunks(io.RawIOBase):
-    """An iterator of byte strings as a file."""
+class _Plain:
+    """What a gzip stream holds, to be read in order."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._left = memoryview(b"")
+    def __init__(self, stream: Iterator[bytes], source: str) -> None:
+        self.source = source
+        self._inflated = _inflate(stream, source)
+        self._left = bytearray()
 
-    def readable(self) -> bool:
-        return True
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        while len(self._left) < size and (block := next(self._inflated, None)) is not None:
+            self._left += block
+        content = bytes(self._left[:size])
+        del self._left[:size]
+        return content
 
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._left = memoryview(chunk)
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """The next `size` bytes in blocks. Raises DataError where there are fewer."""
+        while size:
+            block = self.read(min(size, _BLOCK))
+            if not block:
+                raise DataError(f"{self.source} is cut short")
+            size -= len(block)
+            yield block
+
+    def skip(self, size: int) -> None:
+        """Read past `size` bytes. Raises DataError for more than STL-10's archive can hold."""
+        if not 0 <= size <= _LIMIT:
+            raise DataError(f"{self.source} holds a member of {size} bytes: it is not STL-10's")
+        for _ in self.blocks(size):
+            pass

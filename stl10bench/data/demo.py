@@ -1,6 +1,5 @@
 """Ten classes drawn by code -> files in STL-10's layout: data to try everything on, not STL-10."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,7 @@ def _clutter(pen: ImageDraw.ImageDraw, rng: Rng, size: int, *, largest: float) -
 
 
 def _fill(tone: int, *points: tuple[float, float]) -> Part:
-    return np.array(points, dtype=np.float64), tone, 0.0
+    return _line(tone, 0.0, *points)
 
 
 def _line(tone: int, width: float, *points: tuple[float, float]) -> Part:
@@ -148,10 +147,8 @@ def _bird(rng: Rng) -> list[Part]:
 
 
 def _wheels(y: float, radius: float, *places: float) -> list[Part]:
-    return [
-        *_ovals(3, y, radius, radius, *places),
-        *_ovals(4, y, radius * 0.45, radius * 0.45, *places),
-    ]
+    rim = 0.45 * radius
+    return _ovals(3, y, radius, radius, *places) + _ovals(4, y, rim, rim, *places)
 
 
 def _car(rng: Rng) -> list[Part]:
@@ -160,9 +157,7 @@ def _car(rng: Rng) -> list[Part]:
         _fill(0, (-0.62, 0.0), (-roof, height), (roof - 0.05, height), (0.65, 0.0)),
         _fill(4, (-0.5, 0.0), (-roof + 0.04, height + 0.08), (-0.04, height + 0.08), (-0.04, 0.0)),
         _fill(4, (0.05, 0.0), (0.05, height + 0.08), (roof - 0.1, height + 0.08), (0.52, 0.0)),
-        _fill(
-            0, (-1.0, 0.02), (-0.9, -0.04), (0.85, -0.04), (1.0, 0.12), (1.0, 0.36), (-1.0, 0.36)
-        ),
+        _fill(0, (-1, 0.02), (-0.9, -0.04), (0.85, -0.04), (1, 0.12), (1, 0.36), (-1, 0.36)),
         _fill(1, (-1.0, 0.26), (1.0, 0.26), (1.0, 0.38), (-1.0, 0.38)),
         *_wheels(0.38, 0.23, -0.58, 0.58),
     ]
@@ -279,9 +274,8 @@ def _truck(rng: Rng) -> list[Part]:
     ]
 
 
-_DRAWINGS: tuple[Callable[[Rng], list[Part]], ...] = (  # in the order of stl10.CLASS_NAMES
-    *(_airplane, _bird, _car, _cat, _deer, _dog, _horse, _monkey, _ship, _truck),
-)
+# In the order of stl10.CLASS_NAMES.
+_DRAWINGS = (_airplane, _bird, _car, _cat, _deer, _dog, _horse, _monkey, _ship, _truck)
 
 GENERATOR = 1  # raised when the same seed begins to draw other images
 FOLDS = 10
@@ -296,13 +290,12 @@ def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int 
     """
     folder = data_dir / stl10.FOLDER
     recipe = {"generator": GENERATOR, "seed": seed, "train": train, "test": test}
+    marker = folder / stl10.MARKER
     if folder.exists():
-        if (folder / stl10.MARKER).exists():
-            marker = files.read_json(folder / stl10.MARKER, DataError)
-            if recipe.items() <= marker.items():
-                stl10.open_dataset(data_dir)  # raises if it is no longer what was drawn
-                return
-        raise DataError(f"{folder} exists already: move it away, or use another --data-dir")
+        if not marker.exists() or not recipe.items() <= files.read_json(marker, DataError).items():
+            raise DataError(f"{folder} exists already: move it away, or use another --data-dir")
+        stl10.open_dataset(data_dir)  # raises if it is no longer what was drawn
+        return
     try:
         with files.new_folder(folder) as part:
             _write_files(part, train, test, seed)

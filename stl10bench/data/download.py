@@ -1,28 +1,21 @@
 """STL-10's server -> its files: resumable, verified, never over plain http after https."""
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from stl10bench.core import __version__, files
 from stl10bench.core.errors import BusyError, DataError, StorageError, UsageError
@@ -79,7 +72,7 @@ def download_stl10(
         raise UsageError(f"member {unknown[0]!r}: must be one of {', '.join(expected)}")
 
     names = stl10.encode_class_names(stl10.CLASS_NAMES)
-    names_sum = len(names), hashlib.md5(names, usedforsecurity=False).hexdigest()
+    names_sum = stl10.OFFICIAL["class_names.txt"]
     folder, part = data_dir / stl10.FOLDER, data_dir / _PART
     with locked(data_dir, f".{stl10.FOLDER}.lock", timeout=0):
         for _ in range(_STARTS):
@@ -94,9 +87,7 @@ def download_stl10(
                 remove_part(part)
                 _say(console, f"starting over: {reason}")
         else:
-            raise StorageError(
-                f"{source}: gave up after starting over {_STARTS} times; use --from FILE"
-            )
+            raise StorageError(f"{source}: gave up after {_STARTS} new starts; use --from FILE")
         for name in missing.keys() - packed.keys():
             files.write(folder / name, names)
         if part.exists() and isinstance(source, str):
@@ -110,11 +101,13 @@ def _unpack(
     """Unpack `members` into `folder`; raises as `fetch` and `unpack` do."""
     total = sum(size for size, _ in members.values())
     # What is downloaded is kept in `part` as well, and photos hardly compress.
-    _check_space(folder.parent, total if isinstance(source, Path) else 2 * total)
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
-        *(TransferSpeedColumn(), TimeRemainingColumn()),
-    )
+    needed = total if isinstance(source, Path) else 2 * total
+    if (free := files.free_space(folder.parent)) < needed:
+        raise StorageError(
+            f"{folder.parent}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
+            "make room or choose another --data-dir"
+        )
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console) as progress:
         report = partial(progress.advance, progress.add_task("STL-10", total=total))
         if isinstance(source, Path):
@@ -135,12 +128,14 @@ def _say(console: Console, text: str) -> None:
     console.print(escape(text), highlight=False, soft_wrap=True)
 
 
-class _Version(NamedTuple):
+class _Version(BaseModel):
     """Which file the server sends; stored beside what has arrived, so that a later call resumes."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
     url: str
     bytes: int | None = None
-    validator: str | None = None
+    validator: Annotated[str, Field(pattern=r"^[ -~]+$")] | None = None  # goes into a header
 
 
 def fetch(url: str, part: Path, console: Console, retries: Retries) -> Chunks:
@@ -224,8 +219,9 @@ class _NoDowngrade(HTTPRedirectHandler):
 def _remember(url: str, part: Path, response: HTTPResponse) -> _Version:
     """The version that a response sends, written beside `part` for `_recall`."""
     length = response.headers.get("Content-Length", "")
-    version = _Version(url, int(length) if length.isdecimal() else None, _validator(response))
-    files.write_json(_version_path(part), version._asdict())
+    size = int(length) if length.isdecimal() else None
+    version = _Version.model_construct(url=url, bytes=size, validator=_validator(response))
+    files.write_json(_version_path(part), version.model_dump())
     return version
 
 
@@ -237,23 +233,12 @@ def _validator(response: HTTPResponse) -> str | None:
 
 def _recall(url: str, part: Path) -> _Version:
     """What `_remember` wrote; without a validator where `part` cannot be resumed from `url`."""
-    path = _version_path(part)
-    if not (part.exists() and path.exists()):
-        return _Version(url)
     try:
-        stored = files.read_json(path, StorageError)
-    except StorageError:
-        return _Version(url)
-    size, validator = stored.get("bytes"), stored.get("validator")
-    usable = (
-        stored.get("url") == url
-        and isinstance(validator, str)
-        and validator.isascii()
-        and validator.isprintable()  # it goes into a request's header
-        and isinstance(size, int)
-        and part.stat().st_size <= size
-    )
-    return _Version(url, size, validator) if usable else _Version(url)
+        version = _Version.model_validate(files.read_json(_version_path(part), StorageError))
+    except ValueError:  # missing or damaged
+        version = _Version(url="")
+    size = version.bytes if version.url == url and version.validator else None
+    return version if size and 0 < _size(part) <= size else _Version(url=url)
 
 
 def _version_path(part: Path) -> Path:
@@ -303,15 +288,6 @@ def _missing(folder: Path, wanted: Sums) -> dict[str, stl10.FileSum]:
             raise StorageError(f"cannot read {path}: {error}") from error
         stl10.check_sum(path, content, expected, "move it away or choose another --data-dir")
     return missing
-
-
-def _check_space(data_dir: Path, needed: int) -> None:
-    free = files.free_space(data_dir)
-    if free < needed:
-        raise StorageError(
-            f"{data_dir}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
-            "make room or choose another --data-dir"
-        )
 
 
 @contextmanager

@@ -120,14 +120,10 @@ def _check_counts(source: Path, names: Sequence[str], photos: Sequence[Photo]) -
         labels = [photo.label for photo in photos if photo.root == root]
         for name, count in zip(names, np.bincount(labels, minlength=len(names)), strict=True):
             if count < least:
-                raise DataError(
-                    f"{source / root / name}: at least {least} images expected, found {count}"
-                )
+                raise DataError(f"{source / root / name}: {count} images, at least {least} needed")
 
 
-def _convert(
-    source: Path, photos: Sequence[Photo], path: Path, *, skip_broken: bool
-) -> list[Photo]:
+def _convert(source: Path, photos: list[Photo], path: Path, *, skip_broken: bool) -> list[Photo]:
     """Write the photos to `path`, in the layout's order of bytes; returns the readable ones."""
     readable, broken = [], []
     console = Console(stderr=True)

@@ -32,15 +32,14 @@ def open_data(
 
     folder = data_folder(data_dir)
     if dataset == "demo":
-        folder = folder / "demo"
-    if dataset == "demo" or download:
+        folder /= "demo"
+        if not (folder / FOLDER).exists():
+            console.print("Drawing the demo data (about 20 s)")
+            with locked(folder, ".lock"):
+                make_demo(folder)  # nothing is left to do if another process was first
+    elif download:
         with locked(folder, ".lock"):
-            if dataset == "demo":
-                if not (folder / FOLDER).exists():
-                    console.print("Drawing the demo data (about 20 s)")
-                    make_demo(folder)
-            else:
-                download_stl10(folder, console=console)
+            download_stl10(folder, console=console)
     data = open_dataset(folder, verify=verify)
     if dataset == "demo" and data.name != "demo":
         raise DataError(f"{folder} does not hold the demo data: move it away, or pass --data-dir")

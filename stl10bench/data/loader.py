@@ -53,11 +53,8 @@ def load_images(
         if chunk.shape[-1] != size:
             chunk = F.interpolate(chunk, size=(size, size), mode="bilinear", antialias=True)
         images[start : start + 500] = chunk
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        images = images.to(device) if images.numel() <= free // 2 else images.pin_memory()
-    else:
-        images = images.to(device)
+    fits = device.type != "cuda" or images.numel() <= torch.cuda.mem_get_info(device)[0] // 2
+    images = images.to(device) if fits else images.pin_memory()
     return Images(images, torch.from_numpy(split.labels[rows]).to(device))
 
 

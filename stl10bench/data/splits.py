@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from stl10bench.config import RunConfig
 from stl10bench.core.errors import DataError
 from stl10bench.core.seeding import SUBSET, VALIDATION, numpy_generator
-from stl10bench.data.stl10 import Dataset, read_folds
+from stl10bench.data.stl10 import Dataset, Labels, read_folds
+
+Rows = NDArray[np.int64]
 
 
-def labelled_subset(
-    labels: NDArray[np.int64], per_class: int | None, seed: int
-) -> NDArray[np.int64]:
+def labelled_subset(labels: Labels, per_class: int | None, seed: int) -> Rows:
     """Sorted int64 rows of `labels` (N,), `per_class` of each class; all rows with None.
 
     Nested: with the same seed a larger number adds rows to those of a smaller one. Raises
@@ -32,9 +32,7 @@ def labelled_subset(
     return np.sort(np.concatenate(chosen))
 
 
-def split_validation(
-    labels: NDArray[np.int64], fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_validation(labels: Labels, fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Sorted int64 rows of `labels` (N,) for training and for validation.
 
     Stratified: of a class with n images round(fraction * n) are for validation; a function of the
@@ -57,9 +55,7 @@ def split_validation(
     return np.setdiff1d(rows, val), val
 
 
-def training_rows(
-    config: RunConfig, dataset: Dataset
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def training_rows(config: RunConfig, dataset: Dataset) -> tuple[Rows, Rows]:
     """Sorted int64 rows of the train split for training and for validation.
 
     With `config.fold` that fold, all for training; else a stratified split of all images or of

@@ -58,6 +58,12 @@ class Dataset:
     train: Split
     test: Split
 
+    def summary(self) -> str:
+        """The name, the numbers of images and classes, and the beginning of the fingerprint."""
+        images = f"{len(self.train.labels):,} train and {len(self.test.labels):,} test images"
+        classes = f"{len(self.class_names)} classes"
+        return f"{self.name}: {images}, {classes}, fingerprint {self.fingerprint[:12]}"
+
 
 def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
     """The dataset in `data_dir`/stl10_binary: mapped, not loaded.
@@ -68,22 +74,19 @@ def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
     StorageError for a file that cannot be read.
     """
     try:
-        return _open(data_dir, verify=verify)
+        return _open(data_dir / FOLDER, verify=verify)
     except OSError as error:
         raise StorageError(f"cannot read {data_dir / FOLDER}: {error}") from error
 
 
-def _open(data_dir: Path, *, verify: bool) -> Dataset:
-    folder = data_dir / FOLDER
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing:
+def _open(folder: Path, *, verify: bool) -> Dataset:
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise DataError(
-            f"{folder} lacks {', '.join(missing)}: get STL-10 with {_download(data_dir)}, "
+            f"{folder} lacks {', '.join(missing)}: get STL-10 with {_download(folder.parent)}, "
             "pass another --data-dir, or try --dataset demo"
         )
     class_names = _class_names(folder / "class_names.txt")
-    train = _split(folder, "train", len(class_names))
-    test = _split(folder, "test", len(class_names))
+    train, test = (_split(folder, split, len(class_names)) for split in ("train", "test"))
     if absent := sorted(set(range(len(class_names))) - set(train.labels.tolist())):
         raise DataError(f"{folder / 'train_y.bin'}: no image of class {class_names[absent[0]]!r}")
 
@@ -93,7 +96,10 @@ def _open(data_dir: Path, *, verify: bool) -> Dataset:
         _check_marker(folder, sums)
         name = "demo"
     elif class_names == CLASS_NAMES and verify:
-        _check_official(folder, sums)
+        for file in NEEDED:
+            size_md5 = sums[file]["bytes"], sums[file]["md5"]
+            remedy = "download it again, or use it as other data with --no-verify"
+            check_sum(folder / file, size_md5, OFFICIAL[file], remedy)
         name = "STL-10"
     content = "".join(f"{name} {sums[name]['sha256']}\n" for name in NEEDED)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
@@ -138,9 +144,7 @@ def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
     try:
         folds = tuple(np.array(line.split(), dtype=np.int64) for line in lines)
     except (ValueError, OverflowError) as error:
-        raise DataError(
-            f"{path}: lines of zero-based row numbers expected: {str(error)[:100]}"
-        ) from None
+        raise DataError(f"{path}: lines of row numbers expected: {str(error)[:100]}") from None
     for number, fold in enumerate(folds, 1):
         if not len(fold) or fold.min() < 0 or fold.max() >= count or len(set(fold)) < len(fold):
             raise DataError(
@@ -192,9 +196,8 @@ def _split(folder: Path, split: str, classes: int) -> Split:
     stored = np.fromfile(path, dtype=np.uint8)
     wrong = np.flatnonzero((stored < 1) | (stored > classes))
     if len(wrong):
-        raise DataError(
-            f"{path}: labels 1..{classes} expected; found {stored[wrong[0]]} at index {wrong[0]}"
-        )
+        value, index = stored[wrong[0]], wrong[0]
+        raise DataError(f"{path}: labels 1..{classes} expected; found {value} at index {index}")
     return Split(images, stored.astype(np.int64) - 1)
 
 
@@ -242,13 +245,6 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
 def _has_sums(entry: dict[str, Any]) -> bool:
     lengths = {"md5": 32, "sha256": 64}
     return all(re.fullmatch(f"[0-9a-f]{{{n}}}", str(entry.get(k))) for k, n in lengths.items())
-
-
-def _check_official(folder: Path, sums: dict[str, dict[str, Any]]) -> None:
-    for name in NEEDED:
-        content = sums[name]["bytes"], sums[name]["md5"]
-        remedy = "download it again, or use it as other data with --no-verify"
-        check_sum(folder / name, content, OFFICIAL[name], remedy)
 
 
 def _check_marker(folder: Path, sums: dict[str, dict[str, Any]]) -> None:

@@ -49,19 +49,15 @@ def evaluate(
     path = Path(checkpoint)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
-    data = open_data(
-        dataset, data_dir, download=False, verify=verify, console=console or Console(quiet=True)
-    )
+    console = console or Console(quiet=True)
+    data = open_data(dataset, data_dir, download=False, verify=verify, console=console)
 
     kind = choose_device(device)
     set_threads(threads)
     keep_freed_memory()
     predictor = load(path)
     accelerator = make_accelerator(kind, predictor.header.config.precision, "none", None)
-    return {
-        **evaluate_split(predictor, accelerator, data, split=split),
-        "checkpoint": str(path),
-    }
+    return {**evaluate_split(predictor, accelerator, data, split=split), "checkpoint": str(path)}
 
 
 def evaluate_split(

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -15,22 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stl10bench.core import files
-from stl10bench.core.errors import (
-    BenchError,
-    CheckpointError,
-    StorageError,
-    UsageError,
-    require,
-    unknown,
-)
-from stl10bench.inference.hub import (
-    FILES,
-    check_backbone,
-    export_metadata,
-    model_card,
-    row_of,
-    write_folder,
-)
+from stl10bench.core.errors import CheckpointError, StorageError, UsageError, require, unknown
+from stl10bench.inference.hub import FILES, check_backbone, export_metadata, write_folder
 from stl10bench.inference.predictor import Predictor, load
 
 
@@ -76,9 +62,7 @@ def trace_program(predictor: nn.Module) -> ExportedProgram:
     """
     images = torch.zeros(3, 3, 80, 120, dtype=torch.uint8)  # sizes that no layer has as its own
     free = {axis: Dim(name, min=1) for axis, name in AXES.items()}
-    with redirect_stderr(
-        StringIO()
-    ):  # where torch prints the graph of a model that it cannot trace
+    with redirect_stderr(StringIO()):  # torch prints the graph of a model that it cannot trace
         program = torch.export.export(predictor, (images,), dynamic_shapes=(free,))
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -122,37 +106,32 @@ class Difference(NamedTuple):
 @torch.no_grad()
 def compare_outputs(
     predictor: Predictor, exported: Callable[[Tensor], Tensor], tolerance: Tolerance
-) -> tuple[Difference, Difference]:
+) -> dict[str, Difference]:
     """How far the logits of `exported` are from `predictor`'s for uint8 images (N, 3, H, W).
 
-    Once at the size to which the predictor resizes, and once at others. The images are noise,
-    smooth, black, white, grey and a chessboard, alone and in batches. Raises CheckpointError when
-    they differ by more than `tolerance` allows, or by what is no number.
+    `own_size`: at the size to which the predictor resizes; `other_sizes`: at others. The images are
+    noise, smooth, black, white, grey and a chessboard, alone and in batches. Raises CheckpointError
+    when they differ by more than `tolerance` allows, or by what is no number.
     """
     side = predictor.side
-    own_size = _output_difference(predictor, exported, [(side, side)], tolerance.own_size)
-    other_sizes = _output_difference(predictor, exported, OTHER_SIZES, tolerance.other_sizes)
-    for where, difference in ((f"at {side}x{side} px", own_size), ("at other sizes", other_sizes)):
-        if not difference.found <= difference.allowed:  # what is no number is no success
+    differences = {}
+    for key, where, sizes, share in (
+        ("own_size", f"at {side}x{side} px", ((side, side),), tolerance.own_size),
+        ("other_sizes", "at other sizes", OTHER_SIZES, tolerance.other_sizes),
+    ):
+        batches = [batch for size in sizes for batch in _images(size)]
+        expected = torch.cat([predictor(batch) for batch in batches])
+        logits = torch.cat([exported(batch) for batch in batches])
+        assert logits.shape == expected.shape
+        largest = float((logits - expected).abs().max())
+        allowed = float(share * expected.abs().max().clamp(min=1))
+        if not largest <= allowed:  # what is no number is no success
             raise CheckpointError(
-                f"the exported model gives other logits {where}: they differ by "
-                f"{difference.found:.1e}, {difference.allowed:.1e} is allowed; nothing was written"
+                f"the exported model gives other logits {where}: they differ by {largest:.1e}, "
+                f"{allowed:.1e} is allowed; nothing was written"
             )
-    return own_size, other_sizes
-
-
-def _output_difference(
-    predictor: Predictor,
-    exported: Callable[[Tensor], Tensor],
-    sizes: Iterable[tuple[int, int]],
-    tolerance: float,
-) -> Difference:
-    batches = [batch for size in sizes for batch in _images(size)]
-    expected = torch.cat([predictor(batch) for batch in batches])
-    logits = torch.cat([exported(batch) for batch in batches])
-    assert logits.shape == expected.shape
-    allowed = tolerance * expected.abs().max().clamp(min=1)
-    return Difference(float((logits - expected).abs().max()), float(allowed), len(expected))
+        differences[key] = Difference(largest, allowed, len(expected))
+    return differences
 
 
 def _images(size: tuple[int, int]) -> list[Tensor]:
@@ -200,9 +179,9 @@ def export(
     predictor, tolerance = load(source), Tolerance(*TOLERANCES[to])
     try:
         if to == "hub":
-            own_size, other_sizes = _write_folder(source, predictor, target, tolerance)
+            differences = _write_folder(source, predictor, target, tolerance)
         else:
-            own_size, other_sizes = _write_file(predictor, to, target, tolerance)
+            differences = _write_file(predictor, to, target, tolerance)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error}") from error
     return {
@@ -211,8 +190,7 @@ def export(
         "to": to,
         "output": str(target),
         "bytes": sum(path.stat().st_size for path in (target, *target.glob("*")) if path.is_file()),
-        "own_size": own_size._asdict(),
-        "other_sizes": other_sizes._asdict(),
+        **{key: difference._asdict() for key, difference in differences.items()},
     }
 
 
@@ -228,20 +206,18 @@ def _check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
     if folder:
         others = sorted(path.name for path in target.iterdir() if path.name not in FILES)
         if others:
-            raise UsageError(
-                f"{target} holds what no export wrote ({others[0]!r}): give another --output"
-            )
+            raise UsageError(f"{target} holds other files ({others[0]!r}): give another --output")
 
 
 def _write_file(
     predictor: Predictor, to: str, target: Path, tolerance: Tolerance
-) -> tuple[Difference, Difference]:
+) -> dict[str, Difference]:
     write, read = (write_onnx, read_onnx) if to == "onnx" else (write_program, read_program)
     with files.new_file(target) as part:
         try:
             write(predictor, part)
             exported: Callable[[Tensor], Tensor] = read(part)
-        except (BenchError, OSError):
+        except OSError:
             raise
         except Exception as error:  # the exporters raise of all kinds
             name, first = predictor.header.config.model, str(error).strip().partition("\n")[0]
@@ -254,11 +230,10 @@ def _write_file(
 
 def _write_folder(
     source: Path, predictor: Predictor, target: Path, tolerance: Tolerance
-) -> tuple[Difference, Difference]:
+) -> dict[str, Difference]:
     old = target.with_name(f".{target.name}.{uuid4().hex[:8]}.old")
     with files.new_folder(target) as part:
-        header = predictor.header
-        write_folder(source, header, model_card(header, row_of(source, header)), part)
+        write_folder(source, predictor.header, part)
         check_backbone(part, predictor.model)
         differences = compare_outputs(predictor, load(part), tolerance)
         if target.exists():

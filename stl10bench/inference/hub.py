@@ -17,10 +17,30 @@ from stl10bench.core.errors import CheckpointError
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.classifier import Classifier
+from stl10bench.models.timm_backbone import create_arguments
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.results.tables import row_label
 
+_USE = """\
+The whole classifier, for uint8 RGB images (N, 3, H, W) of any size or for image files:
+
+```python
+import stl10bench
+
+model = stl10bench.load("FOLDER")
+print(model.predict("photo.jpg", top=3))
+```"""
+_USE_BACKBONE = """\
+The backbone alone, `{}` in timm: features without the classifier, whose layers \
+are in `head.safetensors`, for float images that are normalised as above:
+
+```python
+import timm
+
+backbone = timm.create_model("local-dir:FOLDER", pretrained=True)
+```"""
+_NO_BACKBONE = "It has no timm backbone: timm cannot load it."
 _TERMS = """\
 The code is MIT-licensed. The weights are made from data that are not ours: STL-10 is provided by
 its authors for research, its images were taken from ImageNet, whose terms allow non-commercial
@@ -50,29 +70,16 @@ def model_card(header: Header, row: Row | None) -> str:
     """The card; without a row it says what the header knows: no interval, no name of the data."""
     backbone = registry.backbone_name(header.config.model)
     title = row_label(row) if row else header.config.model
-    lines = [
+    facts = (f"| {name} | {escape_markdown(text)} |" for name, text in _facts(header, row))
+    paragraphs = [
         f"---\n{_metadata(header, row).to_yaml()}\n---",
-        "",
         f"# {escape_markdown(title)}, {header.config.image_size} px",
-        "",
         _notice(row),
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {name} | {escape_markdown(text)} |" for name, text in _facts(header, row)),
-        "",
-        "## Use",
-        "",
-        *_use(backbone),
-        "",
-        "## Terms",
-        "",
-        *_TERMS.splitlines(),
-        "",
-        *_CITATIONS.splitlines(),
-        "",
+        "\n".join(["| | |", "| --- | --- |", *facts]),
+        *("## Use", _USE, _USE_BACKBONE.format(backbone) if backbone else _NO_BACKBONE),
+        *("## Terms", _TERMS, _CITATIONS),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _metadata(header: Header, row: Row | None) -> ModelCardData:
@@ -132,12 +139,10 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
     ]
     if row:
         low, high = row.test_accuracy_interval or (0.0, 1.0)
-        accuracy = f"{row.test_accuracy:.4f} [{low:.4f}, {high:.4f}]"
+        images = f"{row.test_images} images, precision {row.precision}"
+        accuracy = f"{row.test_accuracy:.4f} [{low:.4f}, {high:.4f}], {images}"
         facts += [
-            (
-                "test accuracy [95 %, Wilson]",
-                f"{accuracy}, {row.test_images} images, precision {row.precision}",
-            ),
+            ("test accuracy [95 %, Wilson]", accuracy),
             ("test loss", str(row.test_loss)),
             ("chosen by", str(row.selection)),
             ("parameters, trainable", f"{row.parameters}, {row.trainable_parameters}"),
@@ -153,33 +158,6 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
         ("starts from", config.weights),
         ("settings", json.dumps(config.changed())),
         ("made by", f"stl10bench {header.version}"),
-    ]
-
-
-def _use(backbone: str | None) -> list[str]:
-    lines = [
-        "The whole classifier, for uint8 RGB images (N, 3, H, W) of any size or for image files:",
-        "",
-        "```python",
-        "import stl10bench",
-        "",
-        'model = stl10bench.load("FOLDER")',
-        'print(model.predict("photo.jpg", top=3))',
-        "```",
-        "",
-    ]
-    if backbone is None:
-        return [*lines, "It has no timm backbone: timm cannot load it."]
-    return [
-        *lines,
-        f"The backbone alone, `{backbone}` in timm: features without the classifier, whose layers "
-        "are in `head.safetensors`, for float images that are normalised as above:",
-        "",
-        "```python",
-        "import timm",
-        "",
-        'backbone = timm.create_model("local-dir:FOLDER", pretrained=True)',
-        "```",
     ]
 
 
@@ -214,8 +192,8 @@ def load_folder(path: Path) -> tuple[dict[str, Tensor], Header]:
     return tensors, checkpoint.verified(tensors, metadata, path)
 
 
-def write_folder(source: Path, header: Header, card: str, folder: Path) -> None:
-    """Write the checkpoint `source`, with `header`, as a hub folder with the model card `card`."""
+def write_folder(source: Path, header: Header, folder: Path) -> None:
+    """Write the checkpoint `source`, with `header`, as a hub folder with a model card."""
     tensors, metadata = read_folder(source)
     name = registry.backbone_name(header.config.model)
     if name is None:
@@ -224,14 +202,11 @@ def write_folder(source: Path, header: Header, card: str, folder: Path) -> None:
         config = _timm_config(name, header, tensors)
         head = {key: value for key, value in tensors.items() if not key.startswith(_BACKBONE)}
         files.write(folder / HEAD, safetensors.torch.save(head))
-        tensors = {
-            key.removeprefix(_BACKBONE): value
-            for key, value in tensors.items()
-            if key.startswith(_BACKBONE)
-        }
+        keys = tensors.keys() - head.keys()
+        tensors = {key.removeprefix(_BACKBONE): tensors[key] for key in sorted(keys)}
     files.write(folder / MODEL, safetensors.torch.save(tensors, metadata))
     files.write_json(folder / CONFIG, config | export_metadata(header))
-    files.write(folder / CARD, card.encode())
+    files.write(folder / CARD, model_card(header, row_of(source, header)).encode())
 
 
 @torch.no_grad()
@@ -248,25 +223,24 @@ def check_backbone(folder: Path, model: nn.Module) -> None:
 
 def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What timm needs to build the backbone and load its weights: features, no classifier."""
-    known = timm.get_pretrained_cfg(name)
-    assert known is not None
+    settings = timm.get_pretrained_cfg(name)
+    assert settings is not None
     size = header.config.image_size
-    arguments = {"num_classes": 0, **({"img_size": size} if known.fixed_input_size else {})}
     return {
         "architecture": name,
         "num_classes": 0,
         "num_features": tensors["head.linears.0.weight"].shape[1],
-        "model_args": arguments,
+        "model_args": create_arguments(name, size),
         "pretrained_cfg": {
             "input_size": [3, size, size],
-            "fixed_input_size": known.fixed_input_size,
+            "fixed_input_size": settings.fixed_input_size,
             "mean": list(header.mean),
             "std": list(header.std),
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "num_classes": 0,
-            "first_conv": known.first_conv,
-            "classifier": known.classifier,
+            "first_conv": settings.first_conv,
+            "classifier": settings.classifier,
         },
     }
 
@@ -277,10 +251,7 @@ def export_metadata(header: Header) -> dict[str, Any]:
     The model itself resizes, crops and normalises: they tell what it does.
     """
     return {
-        "class_names": list(header.class_names),
-        "mean": list(header.mean),
-        "std": list(header.std),
-        "image_size": header.config.image_size,
-        "input": header.config.input,
+        **header.model_dump(mode="json", include={"class_names", "mean", "std"}),
+        **header.config.model_dump(include={"image_size", "input"}),
         "stl10bench": header.model_dump(mode="json"),
     }

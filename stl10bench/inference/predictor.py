@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,23 +53,23 @@ def find_images(paths: Iterable[Path]) -> list[Path | Broken]:
     Hidden files and folders are passed over. Links to files count; a link to a folder within a
     folder is not followed (it may lead round in a circle) but reported.
     """
-    found: list[Path | Broken] = []
+    files: list[Path | Broken] = []
     for path in paths:
         if path.is_dir():
-            found += list(_walk(path)) or [Broken(path, "there is no file in it")]
+            files += list(_walk(path)) or [Broken(path, "there is no file in it")]
         else:
-            found.append(path)
-    return found
+            files.append(path)
+    return files
 
 
 def classify(
     predictor: "Predictor",
-    found: Sequence[Path | Broken],
+    files: Iterable[Path | Broken],
     *,
     top: int = 1,
     report: Callable[[int], None] = lambda _: None,
 ) -> list[Prediction | Broken]:
-    """The `top` likeliest classes of each image in `found`, in its order.
+    """The `top` likeliest classes of each image in `files`, in their order.
 
     Images are read as `image_file.read` says: as `stl10bench data import` does. `report` is called
     with the number of images done since its last call. Raises CheckpointError for a model that
@@ -76,15 +78,10 @@ def classify(
     predictor.model.to(memory_format=memory_format(predictor.model))
     results: list[Prediction | Broken] = []
     with image_file.silenced():
-        batch: list[_Image | Broken] = []
-        for image in _decoded(found):
-            batch.append(image)
-            if len(batch) == BATCH:
-                results += _classified(predictor, batch, top)
-                report(len(batch))
-                batch = []
-        results += _classified(predictor, batch, top)
-        report(len(batch))
+        images = _decoded(files)
+        while batch := list(islice(images, BATCH)):
+            results += _classified(predictor, batch, top)
+            report(len(batch))
     return results
 
 
@@ -99,8 +96,8 @@ def _walk(folder: Path) -> Iterator[Path | Broken]:
     yield from (Broken(Path(error.filename), image_file.reason(error)) for error in unreadable)
 
 
-def _decoded(found: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
-    """The images in the order of `found`; threads decode up to two batches ahead.
+def _decoded(files: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
+    """The images in the order of `files`; threads decode up to two batches ahead.
 
     Large ones are decoded here, one by one: that bounds the memory, for the C library keeps for
     each thread what the thread has freed.
@@ -115,7 +112,7 @@ def _decoded(found: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
         return image
 
     try:
-        for file in found:
+        for file in files:
             ahead.append((file, pool.submit(_decode, file, image_file.LARGE)))
             if len(ahead) > 2 * BATCH:
                 yield first()
@@ -214,23 +211,17 @@ def load(path: str | Path) -> Predictor:
     """
     path = Path(path)
     tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)
-    with torch.device("meta"), suppress(RuntimeError):  # which a plug-in's model may raise there
-        checkpoint.check_fit(_build(header, path), tensors, path)  # no memory taken yet
+    config = header.config
+    options = config.model_options
+    build = partial(build_model, config.model, len(header.class_names), config.image_size, options)
     try:
-        model = _build(header, path)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its model cannot be built: {_first_line(error)}") from None
+        with torch.device("meta"), suppress(RuntimeError):  # which a plug-in may raise there
+            checkpoint.check_fit(build(), tensors, path)  # no memory taken yet
+        model = build()
+    except CheckpointError:
+        raise
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0][:300]
+        raise CheckpointError(f"{path}: its model cannot be built: {reason}") from None
     checkpoint.fill(model, tensors, path)
     return Predictor(model, header).eval()
-
-
-def _build(header: checkpoint.Header, path: Path) -> nn.Module:
-    config, classes = header.config, len(header.class_names)
-    try:
-        return build_model(config.model, classes, config.image_size, config.model_options)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{path}: its model cannot be built: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]

@@ -80,9 +80,7 @@ def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
             "last.safetensors (pretrained weights of a backbone go to --weights)"
         )
     if len(metadata[_KEY]) > _JSON_LIMIT:
-        raise CheckpointError(
-            f"{path}: the header is damaged: more than {_JSON_LIMIT:,} characters"
-        )
+        raise CheckpointError(f"{path}: the header is damaged: over {_JSON_LIMIT:,} characters")
     try:
         content = json.loads(metadata[_KEY])
         # A changed byte can leave the values equal: 1E-05 is read as 1e-05, but never written.

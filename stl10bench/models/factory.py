@@ -9,7 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stl10bench.config import RunConfig
 from stl10bench.core.errors import UsageError, suggest
-from stl10bench.models.registry import TIMM, check_name, load_builder
+from stl10bench.models.registry import backbone_name, check_name, load_builder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,10 +22,10 @@ _LONGEST = 1000  # entries of a list among a model's options, e.g. of `hidden`
 def get_builder(name: str) -> "Builder":
     """The builder of a model; raises UsageError as `check_name` does."""
     check_name(name)
-    if name.startswith(TIMM):
+    if backbone := backbone_name(name):
         from stl10bench.models.timm_backbone import timm_model
 
-        return partial(timm_model, name.removeprefix(TIMM))
+        return partial(timm_model, backbone)
     builder = load_builder(name)
     if builder is None:
         raise UsageError(f"the plugin of model {name!r} does not @register a function {name!r}")
@@ -54,9 +54,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and "tuple" in str(parameters[key].annotation):
             value = [part for part in value.split(",") if part]
         if isinstance(value, list | tuple) and len(value) > _LONGEST:
-            raise UsageError(
-                f"option {key} of model {name!r}: {len(value)} entries, at most {_LONGEST}"
-            )
+            raise UsageError(f"option {key} of {name!r}: {len(value)} entries, at most {_LONGEST}")
         values[key] = value
     fields: dict[str, Any] = {key: (p.annotation, p.default) for key, p in parameters.items()}
     schema = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)

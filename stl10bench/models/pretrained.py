@@ -87,9 +87,7 @@ def fetch_weights(weights: Weights) -> Weights:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, _, revision = weights.source.removeprefix("hub:").partition("@")
-    download = partial(
-        hf_hub_download, repository, filename="model.safetensors", revision=revision or None
-    )
+    download = partial(hf_hub_download, repository, "model.safetensors", revision=revision or None)
     try:
         file = Path(download(local_files_only=True))
     except LocalEntryNotFoundError:

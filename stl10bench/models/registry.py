@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     Builder = Callable[..., nn.Module]
 
 TIMM = "timm:"  # the prefix of any timm backbone
-_BACKBONES = {"mobilenetv2": "mobilenetv2_100"}
+_BACKBONES = {"mobilenetv2": "mobilenetv2_100"}  # names of our own -> timm's
 _BUILT_IN = {
     "logistic": "stl10bench.models.mlp",
     "mlp": "stl10bench.models.mlp",
     "cnn": "stl10bench.models.cnn",
-    "mobilenetv2": "stl10bench.models.timm_backbone",
 }
 _registered: "dict[str, Builder]" = {}
 
@@ -40,7 +39,7 @@ def register(builder: "Builder") -> "Builder":
     name, module = builder.__name__, builder.__module__
     taken = name in _registered and module != "__main__"  # where notebooks define
     # A built-in name may not have been imported yet, and is taken all the same.
-    if taken or _BUILT_IN.get(name, module) != module:
+    if taken or name in _BACKBONES or _BUILT_IN.get(name, module) != module:
         raise UsageError(f"a model named {name!r} is registered already: rename one of the two")
     _registered[name] = builder
     return builder
@@ -59,15 +58,13 @@ def load_plugin(module: str) -> None:
     except ModuleNotFoundError as error:
         if error.name not in (module, module.split(".")[0]):
             raise  # something that the plug-in itself imports is missing
-        raise UsageError(
-            f"no plugin module {module!r} in {here} or among the installed packages"
-        ) from None
+        raise UsageError(f"no plugin module {module!r} in {here} or site-packages") from None
 
 
 def names() -> list[str]:
     """All registered names, the built-in ones first; `timm:<name>` is not among them."""
-    plugins = _entry_points().names
-    return [*_BUILT_IN, *sorted((plugins | _registered.keys()) - _BUILT_IN.keys())]
+    built_in = [*_BUILT_IN, *_BACKBONES]
+    return built_in + sorted((_entry_points().names | _registered.keys()).difference(built_in))
 
 
 def check_name(name: str) -> None:

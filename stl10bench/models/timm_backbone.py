@@ -9,7 +9,6 @@ from torch import nn
 from stl10bench.core.errors import CheckpointError, UsageError, unknown
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.mlp import Dropout, Head, Widths
-from stl10bench.models.registry import register
 
 
 def timm_model(
@@ -28,7 +27,7 @@ def timm_model(
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
     try:
-        backbone = timm.create_model(name, **_settings(name, image_size))
+        backbone = timm.create_model(name, **create_arguments(name, image_size))
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -39,20 +38,6 @@ def timm_model(
         ) from None
     head = Head(features, num_classes, hidden=hidden, dropout=dropout)
     return Classifier(backbone, head, freeze=freeze)
-
-
-@register
-def mobilenetv2(
-    num_classes: int,
-    image_size: int,
-    *,
-    freeze: bool = True,
-    hidden: Widths = (512, 256),
-    dropout: Dropout = 0.2,
-) -> nn.Module:
-    """MobileNetV2 1.0 (Sandler et al. 2018) with a head of two hidden layers."""
-    name = "mobilenetv2_100"
-    return timm_model(name, num_classes, image_size, freeze=freeze, hidden=hidden, dropout=dropout)
 
 
 def load_pretrained(
@@ -81,7 +66,7 @@ def load_pretrained(
             name,
             pretrained=True,
             pretrained_cfg_overlay={"state_dict": weights, "hf_hub_id": None, "url": None},
-            **_settings(name, image_size),
+            **create_arguments(name, image_size),
         )
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         lines = [line.strip()[:200] for line in str(error).splitlines()[-3:]]
@@ -91,7 +76,7 @@ def load_pretrained(
     return tuple(training["mean"]), tuple(training["std"])
 
 
-def _settings(name: str, image_size: int) -> dict[str, Any]:
+def create_arguments(name: str, image_size: int) -> dict[str, Any]:
     """Arguments of `create_model`: no classifier, and the size where the architecture fixes it."""
     settings = timm.get_pretrained_cfg(name)
     fixed = settings is not None and settings.fixed_input_size

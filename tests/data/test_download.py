@@ -259,7 +259,7 @@ def test_a_server_that_does_not_resume_is_read_from_the_start(
 
 def test_a_server_that_never_resumes_is_given_up(tmp_path: Path) -> None:
     with serving(*[send(end=300_000, ranges=False)] * 20) as server:
-        with pytest.raises(StorageError, match="gave up after starting over 4 times"):
+        with pytest.raises(StorageError, match="gave up after 4 new starts"):
             download_stl10(tmp_path, source=server.url, **QUICK)
         assert len(server.seen) == 8
 

@@ -383,9 +383,7 @@ def test_a_header_out_of_bounds_is_refused_briefly(path: Path, change: dict[str,
 
 def test_a_header_of_more_than_a_million_characters_is_refused(path: Path) -> None:
     inner = json.dumps({"sha256": "x" * (1 << 20)})
-    refuse(
-        path, safetensors.torch.save({}, {"stl10bench": inner}), "more than 1,048,576 characters"
-    )
+    refuse(path, safetensors.torch.save({}, {"stl10bench": inner}), "over 1,048,576 characters")
 
 
 # Foreign files.

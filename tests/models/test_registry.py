@@ -277,7 +277,7 @@ def test_options_that_do_not_fit_are_refused_by_value_and_rule(
 
 
 def test_options_of_too_many_parts_are_refused() -> None:
-    with pytest.raises(UsageError, match="hidden of model 'mlp': 1001 entries, at most 1000"):
+    with pytest.raises(UsageError, match="hidden of 'mlp': 1001 entries, at most 1000"):
         check_options("mlp", {"hidden": [8] * 1001})
     with pytest.raises(UsageError, match="500000 entries, at most 1000"):
         check_options("mlp", {"hidden": "8," * 500_000})
