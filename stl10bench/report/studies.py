@@ -41,8 +41,8 @@ def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study
             continue
         jobs = record.trained(stored, runs_dir)
         findings, ranking = summary.findings(stored, jobs), summary.study_to_table(stored, jobs)
-        ((group, _),) = counts.most_common(1)
-        studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, group))
+        ((largest, _),) = counts.most_common(1)
+        studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, largest))
     return studies, notes
 
 
