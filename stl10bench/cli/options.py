@@ -41,7 +41,7 @@ def choice(kind: str, values: Sequence[str], *names: str, help_text: str | None 
     return typer.Option(*names, help=help_text, callback=check, autocompletion=completing(values))
 
 
-def _option(
+def option(
     kind: Any,
     help_text: str,
     default: Any = None,
@@ -50,13 +50,14 @@ def _option(
     values: Sequence[str] = (),
     **extra: Any,
 ) -> tuple[Any, Any]:
-    option = typer.Option(
+    """An option of type `kind`: its annotation for Typer, and its default."""
+    described = typer.Option(
         help=help_text.replace("[", r"\["),
         rich_help_panel=panel,
         autocompletion=completing(values) if values else None,
         **extra,
     )
-    return Annotated[kind | None if default is None else kind, option], default
+    return Annotated[kind | None if default is None else kind, described], default
 
 
 def _field_options(
@@ -81,7 +82,7 @@ def _field_options(
             kind = get_args(kind)[0]
         note = "" if default is None or names else f" [default: {default}]"
         help_text = f"{field.description}{note}"
-        specification[name] = _option(kind, help_text, panel=panel, values=values, metavar=metavar)
+        specification[name] = option(kind, help_text, panel=panel, values=values, metavar=metavar)
     return specification
 
 
@@ -135,7 +136,7 @@ def _job_options(*names: str, panel: str | None = None) -> Specification:
     }
 
 
-_model, _workers = (partial(_option, panel=name) for name in ("Model", "Workers"))
+_model, _workers = (partial(option, panel=name) for name in ("Model", "Workers"))
 DATA: Specification = {
     **_job_options("dataset", panel="Data"),
     "data_dir": (DataDir, DATA_DIR),
@@ -146,10 +147,10 @@ PLUGIN = _job_options("plugin")
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 JSON: Specification = {"as_json": (_Json, False)}
 TRAINING: Specification = {
-    "recipe": _option(
+    "recipe": option(
         str, f"Named settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)
     ),
-    "config": _option(Path, "JSON file of settings, e.g. a run's config.json."),
+    "config": option(Path, "JSON file of settings, e.g. a run's config.json."),
     "runs_dir": (RunsDir, RUNS),
     **_job_options("tracker", "overwrite"),
     **PLUGIN,

@@ -1,6 +1,7 @@
 """Studies: what a setting is worth, with its noise, over any number of processes."""
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from stl10bench.cli.options import (
     Specification,
     key_values,
     load_plugin,
+    option,
     with_options,
 )
 from stl10bench.config import DERIVED, RunConfig
@@ -28,18 +30,27 @@ from stl10bench.results.rows import Failure
 from stl10bench.studies.plan import Common, Planned, Start
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Record
-from stl10bench.studies.study import Study
+from stl10bench.studies.study import Study, points
 
 if TYPE_CHECKING:
+    from stl10bench.studies.engine import Workers
     from stl10bench.studies.search import Search
 
 
 app = typer.Typer(no_args_is_help=True)
 
-_S = "Search (extra tune)"
 FORMATS = ("table", "markdown", "csv")
 _RECIPE = Annotated[str | None, typer.Option(help="Named settings, in place of the study's.")]
 _NOT = ("overwrite", "config", "seed", "fold", "recipe")  # of train's options
+_option = partial(option, panel="Search (extra tune)")
+_SEARCH: Specification = {
+    "sampler": _option(str, "Search with Optuna: tpe, random or grid."),
+    "trials": _option(int, "Runs of a search, in all.", min=1),
+    "pruner": _option(str, "End poor runs early: none, median or hyperband."),
+    "storage": _option(
+        str, "URL of a database for the search's memory, else a file.", envvar="STL10BENCH_STORAGE"
+    ),
+}
 _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 
 
@@ -99,7 +110,7 @@ def show(
     _check_style(style)
     stored = _stored(name, runs_dir)
     if stored is None:
-        study = parse.define(name, model=None, recipe=None, vary=(), seeds=None, settings={})
+        study = parse.define(name)
         _check(study, name, plan.Start())
         stored = record.read(runs_dir, study.name)
     if stored is None:
@@ -167,7 +178,7 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 
 
 @app.command()
-@with_options(_RUNNING, WORKERS)
+@with_options(_RUNNING, _SEARCH, WORKERS)
 def run(
     name: Annotated[str | None, typer.Argument(help="A study's name, or a .toml file.")] = None,
     *,
@@ -182,25 +193,6 @@ def run(
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Repeat each with the seeds 0 to N - 1.", min=1, max=1000)
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="Search with Optuna: tpe, random or grid.", rich_help_panel=_S),
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Runs of a search, in all.", min=1, rich_help_panel=_S)
-    ] = None,
-    pruner: Annotated[
-        str | None,
-        typer.Option(help="End poor runs early: none, median or hyperband.", rich_help_panel=_S),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            help="URL of a database for the search's memory, else a file.",
-            envvar="STL10BENCH_STORAGE",
-            rich_help_panel=_S,
-        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -222,43 +214,29 @@ def run(
     stl10bench study run --model cnn --vary dropout=0,0.2
     stl10bench study run mlp-hidden --seeds 3 --dry-run
     """
-    from stl10bench.studies import parse, plan, record
-    from stl10bench.studies.study import points
+    from stl10bench.studies import engine, parse, plan, record
 
     _check_style(style)
     load_plugin(options["plugin"])
     stored = None
     if name is not None and name not in parse.PRESETS:
         stored = _stored(name, Path(options["runs_dir"]))
-    study = parse.define(
-        name,
-        model=model,
-        recipe=recipe,
-        vary=vary or (),
-        seeds=seeds,
-        settings=_settings(options),
-        stored=None if stored is None else stored.study,
-    )
+    changes = parse.Changes(model, recipe, vary or (), seeds, _settings(options))
+    study = parse.define(name, changes, None if stored is None else stored.study)
     start = plan.Start(options["weights"], options["pretrained"])
     _check(study, name, start)
-    search = _search(study, (sampler, trials, pruner, storage), seeds)
-    if search is not None and dry_run:
-        raise UsageError(
-            "--dry-run: a search decides as it goes; without --sampler runs are listed"
-        )
-    grid = [] if search is not None else points(study)
-    workers = {key: options.pop(key) for key in WORKERS}
-    if not is_main():  # of a launcher: the first process has the plan
-        if not dry_run:
-            from stl10bench.studies import engine
-
-            engine.serve(engine.Workers(**workers))
-        return
+    search = _search(study, {key: options.pop(key) for key in _SEARCH}, dry_run, seeds)
+    workers = engine.Workers(**{key: options.pop(key) for key in WORKERS})
     if search is not None:  # beside the grid of that name
         new_name = f"{study.name[:50]}-{search.sampler}"
         study = study.model_copy(update={"seeds": study.seeds[:1], "name": new_name})
+    if not is_main():  # of a launcher: the first process has the plan
+        if not dry_run:
+            engine.serve(workers)
+        return
 
     common = plan.prepare(start, options, stderr())
+    grid = [] if search is not None else points(study)
     planned = plan.plan_study(study, grid, common)
     if dry_run:
         train.show_forecast(planned, common)
@@ -269,8 +247,7 @@ def run(
         stderr().print(note, markup=False, highlight=False, soft_wrap=True)
     new, trained = _train(new, planned, search, common, workers)
     _rank(new, trained, style)
-    folder = output or record.folder(common.runs_dir, study.name)
-    for path in _draw(new, trained, folder, common.runs_dir):
+    for path in _draw(new, trained, output, common.runs_dir):
         stderr().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if trained and all(
         run.row is None or (isinstance(run.row, Failure) and run.row.state == "failed")
@@ -288,18 +265,20 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _search(
-    study: Study,
-    options: tuple[str | None, int | None, str | None, str | None],
-    seeds: int | None,
+    study: Study, options: dict[str, Any], dry_run: bool, seeds: int | None
 ) -> "Search | None":
     """How to search, if that is asked for: sampler, trials, pruner, storage."""
-    sampler, trials, pruner, storage = options
+    sampler, trials, pruner, storage = options.values()
     if sampler is None:
         if trials is not None or pruner is not None:
             option = "--trials" if trials is not None else "--pruner"
             raise UsageError(f"{option} is of a search: it needs --sampler tpe, random or grid")
         return None
     require("optuna", extra="tune", purpose="--sampler")
+    if dry_run:
+        raise UsageError(
+            "--dry-run: a search decides as it goes; without --sampler runs are listed"
+        )
     if seeds is not None and seeds > 1:
         raise UsageError(
             f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
@@ -317,7 +296,7 @@ def _train(
     planned: Sequence[Planned],
     search: "Search | None",
     common: Common,
-    workers: dict[str, Any],
+    workers: "Workers",
 ) -> tuple[Record, list[Trained]]:
     """Train what is missing of a study; returns its record and what there is of each run then."""
     from stl10bench.studies import engine, record
@@ -325,7 +304,7 @@ def _train(
 
     name = new.study.name
     logs = record.folder(common.runs_dir, name) / "log"
-    batch = engine.Batch(name, common, engine.Workers(**workers), logs)
+    batch = engine.Batch(name, common, workers, logs)
     if search is not None:
         from stl10bench.studies.search import train
 
@@ -338,13 +317,16 @@ def _train(
     return new, record.trained(new, common.runs_dir, outcomes)
 
 
-def _draw(stored: Record, trained: Sequence[Trained], folder: Path, runs_dir: Path) -> list[Path]:
+def _draw(
+    stored: Record, trained: Sequence[Trained], output: Path | None, runs_dir: Path
+) -> list[Path]:
     """Write a study's CSV, with matplotlib its figures, and a page of all; returns the files."""
     from stl10bench.core import files
     from stl10bench.plots import studies
-    from stl10bench.studies import summary
+    from stl10bench.studies import record, summary
 
     name = stored.study.name
+    folder = output or record.folder(runs_dir, name)
     table, page, figures = folder / f"{name}.csv", folder / f"{name}.md", []
     files.write(table, summary.study_to_csv(stored, trained).encode())
     if find_spec("matplotlib") is None:

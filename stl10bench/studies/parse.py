@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from importlib.resources import as_file
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -144,23 +145,28 @@ def _line(text: str, where: Sequence[str]) -> int | None:
     return None
 
 
-def define(
-    name: str | None,
-    *,
-    model: str | None,
-    recipe: str | None,
-    vary: Sequence[str],
-    seeds: int | None,
-    settings: Mapping[str, Any],
-    stored: Study | None = None,
-) -> Study:
-    """A study by its name, from a TOML file (`name` ends in .toml), or of `model` and `vary`.
+class Changes(NamedTuple):
+    """What is asked for in place of what a study says; None: as it says."""
+
+    model: str | None = None
+    recipe: str | None = None
+    vary: Sequence[str] = ()  # NAME=A,B each
+    seeds: int | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+
+AS_IT_IS = Changes()
+
+
+def define(name: str | None, changes: Changes = AS_IT_IS, stored: Study | None = None) -> Study:
+    """A study by its name, from a TOML file (`name` ends in .toml), or of a model and factors.
 
     `stored` is the one of that name that has run, for a name that is not one of ours.
 
-    Each of the others beats what the study says of it. A factor that it has gets other values, of
-    a factor with named bundles those named; another one is varied as well. Raises UsageError.
+    A factor that the study has gets the values of `changes`, one with named bundles those named;
+    another factor is varied as well. Raises UsageError.
     """
+    model, recipe, vary, seeds, settings = changes
     factors: dict[str, Factor] = {}
     for text in vary:
         factor, values = parse_factor(text)

@@ -91,9 +91,7 @@ def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
         pairs = list(zip(words[3:-4:2], words[4:-4:2], strict=True))
         vary = [value for key, value in pairs if key == "--vary"]
         settings = {"epochs": 3} if "--epochs" in words else {}
-        definition = parse.define(
-            words[2], model=None, recipe=None, seeds=None, vary=vary, settings=settings
-        )
+        definition = parse.define(words[2], parse.Changes(vary=vary, settings=settings))
         plan.check(definition, plan.Start())
         best = tuple(definition.best[factor] for factor in definition.vary)
         assert best in {point.labels for point in study.points(definition)}

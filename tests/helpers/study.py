@@ -47,7 +47,7 @@ def planned_study(
     """The record and the runs of a study of a model; no runs for one with a range."""
     varied = {text.partition("=")[0] for text in vary}
     settings = {k: v for k, v in {**SETTINGS, **settings}.items() if k not in varied}
-    study = parse.define(None, model=model, recipe=None, vary=vary, seeds=seeds, settings=settings)
+    study = parse.define(None, parse.Changes(model, None, vary, seeds, settings))
     planned = plan.plan_study(study, points(study) if study.is_grid else [], common)
     return record.make(study, planned, common), planned
 

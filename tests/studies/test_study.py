@@ -19,8 +19,7 @@ THREE = ("epochs", "batch_size", "labels_per_class")
 
 
 def defined(name: str | None = None, **own: Any) -> study.Study:
-    keywords: dict[str, Any] = {"model": None, "recipe": None, "vary": (), "seeds": None}
-    return parse.define(name, **{**keywords, "settings": {}, **own})
+    return parse.define(name, parse.Changes(**own))
 
 
 @pytest.mark.parametrize("name", parse.PRESETS)
