@@ -1,9 +1,8 @@
 """predict and export: a finished model at work."""
 
-import csv
 import json
-import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +17,9 @@ from stl10bench.cli.options import (
     load_plugin,
     with_options,
 )
-from stl10bench.core.console import clean, escape_csv, progress, stdout
+from stl10bench.core.console import clean, progress, stdout
 from stl10bench.core.errors import DataError
-from stl10bench.results.tables import Table, print_table
+from stl10bench.results.tables import Table, print_table, to_csv
 
 if TYPE_CHECKING:
     from stl10bench.inference.predictor import Prediction
@@ -78,7 +77,9 @@ def predict(
         }
         typer.echo(json.dumps(content))
     elif style == "csv":
-        _print_csv(predictions)
+        header = _header(predictions, "class_{}", "probability_{}")
+        lines = [(image.file, *chain(*_ranked(image))) for image in predictions]
+        typer.echo(to_csv(header, lines), nl=False)
     elif predictions:
         _print_table(predictions)
     if broken:
@@ -146,14 +147,6 @@ def _header(predictions: "Sequence[Prediction]", *columns: str) -> tuple[str, ..
     """The file, then the `columns` of each rank."""
     ranks = range(1, len(predictions[0].classes) + 1) if predictions else ()
     return ("file", *(column.format(rank) for rank in ranks for column in columns))
-
-
-def _print_csv(predictions: "Sequence[Prediction]") -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(_header(predictions, "class_{}", "probability_{}"))
-    for image in predictions:
-        cells = [cell for pair in _ranked(image) for cell in pair]
-        writer.writerow(map(escape_csv, [str(image.file), *cells]))
 
 
 def _print_table(predictions: "Sequence[Prediction]") -> None:

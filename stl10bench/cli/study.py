@@ -18,6 +18,7 @@ from stl10bench.cli.options import (
     WORKERS,
     RunsDir,
     Specification,
+    choice,
     key_values,
     load_plugin,
     option,
@@ -97,7 +98,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A study's name, or a .toml file.")],
     *,
     runs_dir: RunsDir = RUNS,
-    style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
 ) -> None:
     """Show what a study varies, and the ranking of its runs.
 
@@ -107,7 +108,6 @@ def show(
     """
     from stl10bench.studies import parse, plan, record
 
-    _check_style(style)
     stored = _stored(name, runs_dir)
     if stored is None:
         study = parse.define(name)
@@ -145,11 +145,6 @@ def _check(study: Study, name: str | None, start: Start) -> None:
         if name is None or not name.endswith(".toml"):
             raise
         raise parse.located(Path(name), error) from None
-
-
-def _check_style(style: str) -> None:
-    if style not in FORMATS:
-        raise unknown("format", style, FORMATS)
 
 
 def _declare(study: Study) -> None:
@@ -201,7 +196,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, done or missing, with their times.")
     ] = False,
-    style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
     **options: Any,
 ) -> None:
     """Train what is missing of a study, rank its settings and draw it.
@@ -216,7 +211,6 @@ def run(
     """
     from stl10bench.studies import engine, parse, plan, record
 
-    _check_style(style)
     load_plugin(options["plugin"])
     stored = None
     if name is not None and name not in parse.PRESETS:

@@ -23,13 +23,14 @@ from stl10bench.cli.options import (
     WORKERS,
     RunName,
     RunsDir,
+    choice,
     load_plugin,
     settings,
     with_options,
 )
 from stl10bench.config import RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
-from stl10bench.core.errors import DifferentError, UsageError, unknown
+from stl10bench.core.errors import DifferentError, UsageError
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import find_run
@@ -129,7 +130,7 @@ def benchmark(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, done or missing, with their times.")
     ] = False,
-    style: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
     freeze: bool | None,
     **options: Any,
 ) -> None:
@@ -143,8 +144,6 @@ def benchmark(
     """
     from stl10bench.studies import plan
 
-    if style not in FORMATS:
-        raise unknown("format", style, FORMATS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("benchmark starts its own processes: run it without a launcher")
     load_plugin(options["plugin"])

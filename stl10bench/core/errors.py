@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _LONGEST = 4000  # characters of an error
 
@@ -86,6 +90,13 @@ def suggest(name: str, names: Iterable[str], *, otherwise: str) -> str:
     """`did you mean 'NAME'?` with the nearest of `names`; `otherwise` where none is near."""
     nearest = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else otherwise
+
+
+def first_problem(error: "ValidationError") -> str:
+    """The first of pydantic's problems: where it is, and the rule; what it quotes is cut."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(map(str, problem["loc"]))[:100]
+    return f"{where or 'all of it'}: {problem['msg'][:200]}"
 
 
 def require(package: str, *, extra: str, purpose: str) -> None:

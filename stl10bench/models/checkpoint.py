@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stl10bench.config import RunConfig
 from stl10bench.core import __version__, files
-from stl10bench.core.errors import CheckpointError
+from stl10bench.core.errors import CheckpointError, first_problem
 from stl10bench.core.safetensors import read_safetensors
 
 FORMAT = 1
@@ -96,9 +96,7 @@ def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
     try:
         header = Header.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = repr(first["loc"])[:100]
-        raise CheckpointError(f"{path}: header: {field}: {first['msg'][:200]}") from None
+        raise CheckpointError(f"{path}: header: {first_problem(error)}") from None
     check_finite(tensors, path)
     return header
 

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
-from stl10bench.core.console import clean
-from stl10bench.core.errors import CheckpointError
+from stl10bench.core.errors import CheckpointError, first_problem
 
 METRICS_VERSION = 1  # raised when the same logits begin to give other figures
 
@@ -193,9 +192,7 @@ def read_row(path: Path) -> Row:
     try:
         return parse_row(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = clean(".".join(map(str, first["loc"])))[:100] or "row"
-        raise CheckpointError(f"{path} holds no row of a run: {where}: {first['msg']}") from None
+        raise CheckpointError(f"{path} holds no row of a run: {first_problem(error)}") from None
 
 
 def parse_row(values: Mapping[str, Any]) -> Row:

@@ -472,8 +472,7 @@ def to_csv(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
     """CSV; text that a spreadsheet would run is quoted with '."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([escape_csv(cell) for cell in line] for line in lines)
+    writer.writerows([escape_csv(cell) for cell in line] for line in (header, *lines))
     return out.getvalue()
 
 

@@ -1,7 +1,4 @@
-"""A study or a list of models, options, data -> the runs to be: a job each, or why there is none.
-
-Light: torch is imported when a job needs its precision.
-"""
+"""A study or a list of models, options, data -> the runs to be: a job each, or why not."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

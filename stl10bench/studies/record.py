@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stl10bench.core import files
-from stl10bench.core.errors import BenchError, CheckpointError
+from stl10bench.core.errors import BenchError, CheckpointError, first_problem
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.studies.plan import Common, Planned, base_run
@@ -100,10 +100,8 @@ def read(runs_dir: Path, name: str) -> Record | None:
     try:
         record = Record.model_validate(files.read_json(path, CheckpointError))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "study"
         raise CheckpointError(
-            f"{path} is no record of a study: {where}: {first['msg']}; remove it: the runs are not "
+            f"{path} is no record of a study: {first_problem(error)}; remove it: the runs are not "
             "in it, and what fits is found again"
         ) from None
     if record.format != FORMAT:

@@ -1,13 +1,11 @@
 """A study that ran -> its table, its CSV, and what was found, beside the report."""
 
-import csv
-import io
 from collections.abc import Sequence
 
-from stl10bench.core.console import escape_csv, escape_markdown
+from stl10bench.core.console import escape_markdown
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results.rows import Row
-from stl10bench.results.tables import Table, data_title, to_markdown
+from stl10bench.results.tables import Table, data_title, to_csv, to_markdown
 from stl10bench.studies import study
 from stl10bench.studies.ranking import (
     BEST,
@@ -50,10 +48,7 @@ def finding(record: Record, trained: Sequence[Trained]) -> str:
     parts = [best(record, places)]
     if not places or not places[0].is_whole:
         return parts[0]
-    for verdict, words in (
-        (TIED, "tied with it"),
-        (WORSE, "significantly worse"),
-    ):
+    for verdict, words in ((TIED, "tied with it"), (WORSE, "significantly worse")):
         group = [named[place.labels] for place in places if place.verdict == verdict]
         if group:
             parts.append(f"{words}: {some(group)}")
@@ -115,7 +110,7 @@ def study_to_table(record: Record, trained: Sequence[Trained]) -> Table:
     factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
     lines = []
     for place in places:
-        chance = " (= chance)" if is_chance(place, classes) else ""
+        chance = " at chance" if is_chance(place, classes) else ""
         done = len(place.sample.accuracies) if place.sample else 0
         lines.append(
             (
@@ -170,9 +165,7 @@ def notes(places: Sequence[Place]) -> list[str]:
 def study_to_csv(record: Record, trained: Sequence[Trained]) -> str:
     """A line for each run: its values, its seed, what it reached or why not."""
     head = (*record.study.vary, "seed", "run", "state", "val_images", *_FACTS, "reason")
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(map(escape_csv, head))
+    lines = []
     for run in trained:
         facts: list[object] = [None] * len(_FACTS)
         state, reason = "missing", None
@@ -180,6 +173,5 @@ def study_to_csv(record: Record, trained: Sequence[Trained]) -> str:
             state, facts = "finished", [run.row[key] for key in _FACTS]
         elif run.row is not None:
             state, reason = run.row.state, run.row.error
-        values = (*run.labels, run.seed, run.run, state, run.val_images, *facts, reason)
-        writer.writerow(map(escape_csv, values))
-    return lines.getvalue()
+        lines.append((*run.labels, run.seed, run.run, state, run.val_images, *facts, reason))
+    return to_csv(head, lines)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stl10bench.config import Limits, RunConfig, checked
 from stl10bench.core import files
-from stl10bench.core.errors import UsageError
+from stl10bench.core.errors import UsageError, first_problem
 from stl10bench.results.run_folder import RunFolder
 
 _BYTE_LIMIT = 1 << 20
@@ -75,8 +75,7 @@ def read_job(path: Path) -> Job:
     try:
         return Job.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(f"{path} holds no job: {first['loc']}: {first['msg']}") from None
+        raise UsageError(f"{path} holds no job: {first_problem(error)}") from None
 
 
 def write_job(path: Path, job: Job) -> None:

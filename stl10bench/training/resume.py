@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, StorageError, UsageError
+from stl10bench.core.errors import CheckpointError, StorageError, UsageError, first_problem
 from stl10bench.models import checkpoint
 from stl10bench.results.run_folder import RunFolder
 
@@ -157,8 +157,7 @@ def load_state(path: Path, config: RunConfig) -> State:
     try:
         facts = _Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise CheckpointError(f"{path}: manifest: {first['loc']}: {first['msg']}") from None
+        raise CheckpointError(f"{path}: manifest: {first_problem(error)}") from None
     if facts.config != config:
         raise CheckpointError(f"{path} is of another run: its config is not this one's")
     if (fault := _fault(facts, config)) is not None:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, StorageError, UsageError, unknown
+from stl10bench.core.errors import CheckpointError, StorageError, require, unknown
 from stl10bench.core.network import reachable
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training.resume import LogMark
@@ -28,17 +28,14 @@ PROJECT = "stl10bench"
 TRACKERS = ("wandb", "tensorboard", "none")
 PATIENCE = 10.0  # seconds that a run waits for its tracker, in all
 _MORE = 64 << 20  # bytes: more than a run writes between two checkpoints
-_PACKAGE = {"wandb": "wandb", "tensorboard": "tensorboard"}
 
 
 def check_tracker(name: str) -> None:
     """Raise UsageError for a tracker that is unknown or not installed."""
-    from importlib.util import find_spec
-
     if name not in TRACKERS:
         raise unknown("tracker", name, TRACKERS)
-    if name != "none" and find_spec(_PACKAGE[name]) is None:
-        raise UsageError(f"--tracker {name} needs: pip install 'stl10bench[{name}]'")
+    if name == "tensorboard":
+        require(name, extra=name, purpose="--tracker tensorboard")
 
 
 class Log:

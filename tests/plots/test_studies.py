@@ -9,10 +9,12 @@ import pytest
 from helpers.pictures import HOSTILE
 from matplotlib.figure import Figure
 
+from stl10bench.config import make_config
 from stl10bench.metrics.significance import Sample
 from stl10bench.plots import studies, style
 from stl10bench.plots.studies import Band, Results
 from stl10bench.results.history import History
+from stl10bench.results.rows import Failure, Row
 from stl10bench.studies.ranking import Trained, rank
 from stl10bench.studies.study import Study
 
@@ -23,13 +25,19 @@ LONG = "a-study-of-many-factors (logistic, quick): drawn images, not STL-10, 1,0
 def trained(*factors: tuple[str, ...], seeds: int = 2) -> list[Trained]:
     """A run for each setting and seed; the accuracy of each next setting is 2 points higher."""
     return [
-        Trained(labels, seed, "run", 500, {"val_accuracy": 0.2 + 0.02 * number + 0.01 * seed} | ROW)
+        Trained(labels, seed, "run", 500, row(0.2 + 0.02 * number + 0.01 * seed))
         for number, labels in enumerate(product(*factors))
         for seed in range(seeds)
     ]
 
 
-ROW = {"test_accuracy": 0.5}
+def row(accuracy: float) -> Row:
+    config = make_config({"model": "mlp"})
+    facts = {"dataset": "demo", "test_accuracy": 0.5, "test_images": 1000}
+    return Row(model="mlp", config=config, val_accuracy=accuracy, **facts)
+
+
+DIVERGED = Failure(model="mlp", error="loss is nan", state="diverged")
 
 
 def results(*factors: tuple[str, ...], band: Band | None = BAND, seeds: int = 2) -> Results:
@@ -121,7 +129,7 @@ def test_a_cell_of_the_map_is_the_mean_of_its_setting(tmp_path: Path) -> None:
 @style.figure_style()
 def test_a_setting_that_lacks_runs_says_so_in_its_cell(tmp_path: Path) -> None:
     runs = trained(("a",), ("1", "2", "3"))
-    runs[0] = runs[0]._replace(row={"error": "loss is nan", "state": "diverged"})
+    runs[0] = runs[0]._replace(row=DIVERGED)
     runs[2] = runs[2]._replace(row=None)
     shown = results(("a",), ("1", "2", "3"))._replace(ranking=rank(runs))
     (axes,) = drawn(studies.heat_map(shown), tmp_path / "a.png").axes
@@ -134,7 +142,7 @@ def test_a_search_shows_each_trial_over_each_factor(tmp_path: Path) -> None:
     vary = {"lr": {"low": 1e-5, "high": 0.1, "log": True}, "optimizer": ["adam", "sgd"]}
     study = Study.model_validate({"name": "s", "model": "mlp", "vary": vary})
     runs = trained(("1e-05", "0.001", "0.1"), ("sgd", "adam"), seeds=1)
-    runs[1] = runs[1]._replace(row={"error": "loss is nan", "state": "diverged"})
+    runs[1] = runs[1]._replace(row=DIVERGED)
     figure = drawn(studies.search(results(("a",)), study, runs), tmp_path / "a.png")
     course, rate, optimizer = figure.axes
     assert list(course.lines[1].get_xdata()) == [1, 3, 4, 5, 6]

@@ -85,7 +85,7 @@ def test_when_one_process_ends_the_others_say_so_and_the_same_command_goes_on(
     assert ended.code == 1  # torchrun's, whatever its processes say
     assert time.monotonic() - started < 60
     (line,) = errors(ended)
-    assert line.startswith(f"error: process(es) {rank} of 2 died, or did not answer")
+    assert line.startswith(f"error: process {rank} of 2 died, or did not answer")
     if rank == 1:
         assert read(tmp_path, "status.json")["state"] == "failed"
         assert read(tmp_path, "status.json")["reason"] == line.removeprefix("error: ")
