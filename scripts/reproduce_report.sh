@@ -5,8 +5,7 @@
 #
 # Every OPTION goes to both `study run` and `benchmark`: --data-dir DIR, --weights FILE,
 # --runs-dir DIR, --tracker none, ... Run the same command again to resume: finished runs are
-# skipped. To share the work, run `stl10bench study run NAME` with the same values on any machine
-# that sees the runs folder.
+# skipped. To use other machines, give --scheduler ADDRESS: a Dask scheduler with workers on them.
 # The full report needs a GPU. --reduced takes fewer values, fewer epochs and a CNN with fewer
 # channels: about an hour on two cores.
 # Rankings and figures are in RUNS_DIR/studies/NAME; the last table summarises all studies.

@@ -160,11 +160,9 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
     from stl10bench.results.tables import print_table
     from stl10bench.studies import summary
 
-    if style == "csv":
-        stdout().out(summary.study_to_csv(stored, trained), end="", highlight=False)
-        return
-    if style == "markdown":
-        stdout().out(summary.study_to_markdown(stored, trained), end="", highlight=False)
+    if style != "table":
+        render = summary.study_to_csv if style == "csv" else summary.study_to_markdown
+        stdout().out(render(stored, trained), end="", highlight=False)
         return
     table = summary.study_to_table(stored, trained)
     print_table(table, stdout(), expendable=("test accuracy", "seeds", "behind"))

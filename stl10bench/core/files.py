@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from stl10bench.core.errors import BenchError, StorageError
+from filelock import FileLock, Timeout
+
+from stl10bench.core.errors import BenchError, BusyError, StorageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how a disk says that it has no room
 _CHUNK = 1 << 20
@@ -39,6 +41,32 @@ def cannot_write(path: Path, size: int, error: OSError) -> StorageError:
     return StorageError(
         f"no room for {path}: it needs {size:,} bytes, {free_space(path):,} are free: {error}"
     )
+
+
+@contextmanager
+def storage_errors(failure: str) -> Iterator[None]:
+    """Raise an OSError as a StorageError that begins with `failure`, e.g. "cannot read FILE"."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{failure}: {error}") from error
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[], str], timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`, made with its folder; it dies with its process.
+
+    Waits `timeout` seconds for another process, -1 for ever. Raises BusyError, which says what
+    `busy` returns, and StorageError.
+    """
+    with storage_errors(f"cannot write {path.parent}"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path, timeout=timeout).acquire()
+        except Timeout:
+            raise BusyError(busy()) from None
+    with lock:
+        yield
 
 
 def free_space(path: Path) -> int:

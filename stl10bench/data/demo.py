@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from stl10bench.core import files
-from stl10bench.core.errors import DataError, StorageError
+from stl10bench.core.errors import DataError
 from stl10bench.data import stl10
 
 _SCALE = 2  # drawn larger, then averaged: smooth edges
@@ -296,13 +296,11 @@ def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int 
             raise DataError(f"{folder} exists already: move it away, or use another --data-dir")
         stl10.open_dataset(data_dir)  # raises if it is no longer what was drawn
         return
-    try:
-        with files.new_folder(folder) as part:
-            _write_files(part, train, test, seed)
-            sums = {name: files.digests(part / name, "sha256")[0] for name in stl10.NEEDED}
-            files.write_json(part / stl10.MARKER, {**recipe, "sha256": sums})
-    except OSError as error:
-        raise StorageError(f"cannot write the demo data {folder}: {error}") from error
+    failure = f"cannot write the demo data {folder}"
+    with files.storage_errors(failure), files.new_folder(folder) as part:
+        _write_files(part, train, test, seed)
+        sums = {name: files.digests(part / name, "sha256")[0] for name in stl10.NEEDED}
+        files.write_json(part / stl10.MARKER, {**recipe, "sha256": sums})
 
 
 def _write_files(folder: Path, train: int, test: int, seed: int) -> None:

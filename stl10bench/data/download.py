@@ -1,8 +1,8 @@
 """STL-10's server -> its files: resumable, verified, never over plain http after https."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -11,14 +11,13 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from stl10bench.core import __version__, files
-from stl10bench.core.errors import BusyError, DataError, StorageError, UsageError
+from stl10bench.core.errors import DataError, StorageError, UsageError
 from stl10bench.data import stl10
 from stl10bench.data.archive import unpack
 
@@ -74,7 +73,8 @@ def download_stl10(
     names = stl10.encode_class_names(stl10.CLASS_NAMES)
     names_sum = stl10.OFFICIAL["class_names.txt"]
     folder, part = data_dir / stl10.FOLDER, data_dir / _PART
-    with locked(data_dir, f".{stl10.FOLDER}.lock", timeout=0):
+    busy = f"another process downloads into {data_dir}: let it finish"
+    with files.locked(data_dir / f".{stl10.FOLDER}.lock", lambda: busy, timeout=0):
         for _ in range(_STARTS):
             missing = _missing(folder, {name: expected[name] for name in members})
             # The class names lie behind the unlabelled images: not to be read for them alone.
@@ -246,11 +246,8 @@ def _version_path(part: Path) -> Path:
 
 
 def _append(part: Path, chunk: bytes) -> None:
-    try:
-        with part.open("ab") as file:
-            file.write(chunk)
-    except OSError as error:
-        raise StorageError(f"cannot write {part}: {error}") from error
+    with files.storage_errors(f"cannot write {part}"), part.open("ab") as file:
+        file.write(chunk)
 
 
 def read_part(path: Path) -> Chunks:
@@ -265,11 +262,9 @@ def read_part(path: Path) -> Chunks:
 
 def remove_part(part: Path) -> None:
     """Forget what has arrived. Raises StorageError."""
-    try:
+    with files.storage_errors(f"cannot remove {part}"):
         part.unlink(missing_ok=True)
         _version_path(part).unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot remove {part}: {error}") from error
 
 
 def _missing(folder: Path, wanted: Sums) -> dict[str, stl10.FileSum]:
@@ -282,26 +277,7 @@ def _missing(folder: Path, wanted: Sums) -> dict[str, stl10.FileSum]:
         if not path.exists():
             missing[name] = expected
             continue
-        try:
+        with files.storage_errors(f"cannot read {path}"):
             content = path.stat().st_size, files.digests(path, "md5")[0]
-        except OSError as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
         stl10.check_sum(path, content, expected, "move it away or choose another --data-dir")
     return missing
-
-
-@contextmanager
-def locked(data_dir: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock file `name` in `data_dir`, which is created if it is missing.
-
-    Waits `timeout` seconds for another process, -1 for ever. Raises BusyError, StorageError.
-    """
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(data_dir / name, timeout=timeout).acquire()
-    except Timeout:
-        raise BusyError(f"another process downloads into {data_dir}: let it finish") from None
-    except OSError as error:
-        raise StorageError(f"cannot write the data folder {data_dir}: {error}") from error
-    with lock:
-        yield

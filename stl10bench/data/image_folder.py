@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from stl10bench.core import files
-from stl10bench.core.errors import DataError, StorageError, UsageError
+from stl10bench.core.errors import DataError, UsageError
 from stl10bench.data import image_file
 from stl10bench.data.stl10 import CLASS_NAMES, FOLDER, IMAGE_BYTES, encode_class_names
 
@@ -51,7 +51,7 @@ def import_folder(
         raise UsageError(f"test_fraction = {test_fraction}: must be between 0 and 1")
     if not source.is_dir():
         raise DataError(f"{source} is not a folder: pass one with a folder of images per class")
-    try:
+    with files.storage_errors(f"cannot import {source} into {target}"):
         names, photos = _listed(source)
         _check_counts(source, names, photos)
         with files.new_folder(target) as part:
@@ -62,8 +62,6 @@ def import_folder(
                 _write_split(part, split, images, np.flatnonzero(rows))
             (part / "all").unlink()
             (part / "class_names.txt").write_bytes(encode_class_names(names))
-    except OSError as error:
-        raise StorageError(f"cannot import {source} into {target}: {error}") from error
     test = int(is_test.sum())
     skipped = len(photos) - len(images)
     return {"classes": len(names), "train": len(images) - test, "test": test, "skipped": skipped}

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stl10bench.core import files
 from stl10bench.core.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def open_data(
         raise unknown("dataset", dataset, DATASETS)
     # Here, as `--help` needs DATASETS alone: these import NumPy, Pillow and an HTTP client.
     from stl10bench.data.demo import make_demo
-    from stl10bench.data.download import download_stl10, locked
+    from stl10bench.data.download import download_stl10
     from stl10bench.data.stl10 import FOLDER, open_dataset
 
     folder = data_folder(data_dir)
@@ -35,10 +36,10 @@ def open_data(
         folder /= "demo"
         if not (folder / FOLDER).exists():
             console.print("Drawing the demo data (about 20 s)")
-            with locked(folder, ".lock"):
+            with files.locked(folder / ".lock", lambda: f"{folder} is in use"):
                 make_demo(folder)  # nothing is left to do if another process was first
     elif download:
-        with locked(folder, ".lock"):
+        with files.locked(folder / ".lock", lambda: f"{folder} is in use"):
             download_stl10(folder, console=console)
     data = open_dataset(folder, verify=verify)
     if dataset == "demo" and data.name != "demo":

@@ -73,10 +73,8 @@ def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
     "STL-10 layout" instead. Raises DataError with the file, what was expected and what was found,
     StorageError for a file that cannot be read.
     """
-    try:
+    with files.storage_errors(f"cannot read {data_dir / FOLDER}"):
         return _open(data_dir / FOLDER, verify=verify)
-    except OSError as error:
-        raise StorageError(f"cannot read {data_dir / FOLDER}: {error}") from error
 
 
 def _open(folder: Path, *, verify: bool) -> Dataset:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, StorageError, UsageError, require, unknown
+from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
 from stl10bench.inference.hub import FILES, check_backbone, export_metadata, write_folder
 from stl10bench.inference.predictor import Predictor, load
 
@@ -177,13 +177,11 @@ def export(
         require(package, extra="onnx", purpose="--to onnx")
 
     predictor, tolerance = load(source), Tolerance(*TOLERANCES[to])
-    try:
+    with files.storage_errors(f"cannot write {target}"):
         if to == "hub":
             differences = _write_folder(source, predictor, target, tolerance)
         else:
             differences = _write_file(predictor, to, target, tolerance)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error}") from error
     return {
         "checkpoint": str(source),
         "model": predictor.header.config.model,

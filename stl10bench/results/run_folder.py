@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core import files
@@ -207,11 +206,8 @@ class RunFolder:
     def remove(self) -> int:
         """Remove the folder, unless a run is at work in it (BusyError); returns the bytes freed."""
         freed: int = self.describe()["bytes"]
-        with self.lock():
-            try:
-                files.remove_folder(self.path)
-            except OSError as error:
-                raise StorageError(f"cannot remove {self.path}: {error}") from error
+        with self.lock(), files.storage_errors(f"cannot remove {self.path}"):
+            files.remove_folder(self.path)
         return freed
 
     @contextmanager
@@ -221,18 +217,15 @@ class RunFolder:
         Raises BusyError, with its owner, when another process owns it, and StorageError when the
         folder cannot be written.
         """
-        try:
+        with files.storage_errors(f"cannot write the run folder {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            # Beside the folder, so that --overwrite can move the folder away.
-            guard = FileLock(self.path.with_name(f".{self.name}.lock"))
-            guard.acquire(timeout=0.2)  # longer than `describe` holds it
-        except Timeout:
-            raise BusyError(
-                f"{self.path} is being written by {self._owner()}: wait for it, or stop it"
-            ) from None
-        except OSError as error:
-            raise StorageError(f"cannot write the run folder {self.path}: {error}") from error
-        with guard:
+
+        def busy() -> str:
+            return f"{self.path} is being written by {self._owner()}: wait for it, or stop it"
+
+        # Beside the folder, so that --overwrite can move the folder away.
+        beside = self.path.with_name(f".{self.name}.lock")
+        with files.locked(beside, busy, timeout=0.2):  # longer than `describe` holds it
             yield
 
     @contextmanager
@@ -244,7 +237,7 @@ class RunFolder:
         folder.
         """
         with self.lock():
-            try:
+            with files.storage_errors(f"cannot write the run folder {self.path}"):
                 if overwrite and any(self.path.iterdir()):
                     names = (f"{self.name}{OLD}{number}" for number in count(1))
                     paths = map(self.path.with_name, names)
@@ -252,8 +245,6 @@ class RunFolder:
                     self.path.mkdir()
                 files.remove_parts(self.path)
                 files.remove_parts(self.checkpoints)
-            except OSError as error:
-                raise StorageError(f"cannot write the run folder {self.path}: {error}") from error
             self.check_config(config)
             files.write_json(self.config_file, config.model_dump(mode="json"))
             self._write_status("running", "", pid=os.getpid(), host=platform.node())
@@ -283,12 +274,10 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """A finished run needs no checkpoints; its state says so when they are gone."""
-        try:
+        with files.storage_errors(f"cannot remove {self.checkpoints}"):
             if self.checkpoints.exists():
                 files.remove_folder(self.checkpoints)
             files.remove_parts(self.path)
-        except OSError as error:
-            raise StorageError(f"cannot remove {self.checkpoints}: {error}") from error
         self._write_status("finished", "")
 
     def _record(self, state: str, reason: str, **facts: Any) -> None:

@@ -33,6 +33,7 @@ from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from stl10bench.core import files
 from stl10bench.core.errors import InterruptedRunError, StorageError, UsageError
 from stl10bench.results.rows import Failure, Row
 from stl10bench.studies import jobs
@@ -65,15 +66,14 @@ class Workers(NamedTuple):
 
     def security(self) -> Security:
         """TLS by the three files; without them Dask's own configuration. Raises UsageError."""
-        files = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
-        if not any(files.values()):
+        given = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
+        if not any(given.values()):
             return Security()
-        for option, path in files.items():
-            if path is None or not path.is_file():
-                text = (
-                    "is missing: TLS needs all three" if path is None else f"{path}: no such file"
-                )
-                raise UsageError(f"{option} {text}")
+        for option, path in given.items():
+            if path is None:
+                raise UsageError(f"{option} is missing: TLS needs all three")
+            if not path.is_file():
+                raise UsageError(f"{option} {path}: no such file")
         names = {"cert": str(self.tls_cert), "key": str(self.tls_key)}
         own = {
             f"tls_{role}_{kind}": file
@@ -262,14 +262,12 @@ def _home(runs_dir: Path) -> Iterator[Path]:
     """
     studies = runs_dir / "studies"
     home = studies / f".driver-{uuid4().hex[:8]}"
-    try:
+    with files.storage_errors(f"cannot write the runs folder {runs_dir}"):
         for left in studies.glob(".driver-*"):
             with contextlib.suppress(Timeout), FileLock(left / "lock", timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
         home.mkdir(parents=True)
         lock = FileLock(home / "lock", timeout=0).acquire()
-    except OSError as error:
-        raise StorageError(f"cannot write the runs folder {runs_dir}: {error}") from error
     with lock:
         yield home
         shutil.rmtree(home, ignore_errors=True)

@@ -17,8 +17,9 @@ from typing import IO, NamedTuple
 from uuid import uuid4
 
 from stl10bench.config import RunConfig
+from stl10bench.core import files
 from stl10bench.core.console import LAUNCHED
-from stl10bench.core.errors import BenchError, BusyError, DivergedError, StorageError
+from stl10bench.core.errors import BenchError, BusyError, DivergedError
 from stl10bench.results.rows import Failure, Row
 from stl10bench.training.job import Job, write_job
 
@@ -193,11 +194,9 @@ def _log(path: Path | None) -> Iterator[IO[str] | None]:
     if path is None:
         yield None
         return
-    try:
+    with files.storage_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
     with file:
         yield file
 

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich import box
 from rich.console import Console, Group
@@ -46,9 +45,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 

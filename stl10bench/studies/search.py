@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -27,7 +26,6 @@ from rich.console import Console
 
 from stl10bench.core import files
 from stl10bench.core.errors import (
-    BusyError,
     CheckpointError,
     InterruptedRunError,
     StorageError,
@@ -105,7 +103,9 @@ def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.St
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     folder = record.folder(batch.common.runs_dir, study.name)
-    with _only_driver(folder):
+    # One driver a search: trials that another left running can be told from those at work.
+    busy = f"{folder} is being searched by another process: wait for it, or stop it"
+    with files.locked(folder / ".search.lock", lambda: busy, timeout=0):
         storage = _storage(search.storage, folder)
         try:
             memory = optuna.create_study(
@@ -124,25 +124,10 @@ def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.St
             storage.remove_session()
 
 
-@contextmanager
-def _only_driver(folder: Path) -> Iterator[None]:
-    """One driver a search: trials that another left running can be told from those at work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".search.lock", timeout=0).acquire()
-    except Timeout:
-        text = f"{folder} is being searched by another process: wait for it, or stop it"
-        raise BusyError(text) from None
-    except OSError as error:
-        raise StorageError(f"cannot write {folder}: {error}") from error
-    with lock:
-        yield
-
-
 def _storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         path = folder / "search.journal"
-        try:
+        with files.storage_errors(f"cannot write {path}"):
             path.touch()
             with path.open("r+b") as file:  # half a line of a driver that was killed
                 content = file.read()
@@ -150,8 +135,6 @@ def _storage(url: str | None, folder: Path) -> BaseStorage:
                     file.truncate(content.rfind(b"\n") + 1)
             # Only the driver that was killed can have held Optuna's lock: we have ours.
             path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
         return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
     try:
         return RDBStorage(url)

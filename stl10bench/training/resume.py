@@ -189,12 +189,10 @@ def load_state(path: Path, config: RunConfig) -> State:
 
 def forget_after(folder: RunFolder, step: int) -> None:
     """Remove the checkpoints of a run folder that are newer than `step`: they were damaged."""
-    try:
+    with files.storage_errors(f"cannot remove checkpoints of {folder.path}"):
         for path in _stored_checkpoints(folder):
             if path.name > _name(step):
                 files.remove_folder(path)
-    except OSError as error:
-        raise StorageError(f"cannot remove {path}: {error}") from error
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:

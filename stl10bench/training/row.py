@@ -184,9 +184,8 @@ def make_row(
     """
     config, values, accelerator = run.config, header.metrics, run.accelerator
     accuracy, images = values["test/accuracy"] or 0.0, len(arrays["labels"])
-    validation = None
-    if "val_logits" in arrays:
-        validation = arrays["val_logits"], arrays["val_labels"]
+    validated = "val_logits" in arrays
+    validation = (arrays["val_logits"], arrays["val_labels"]) if validated else None
     facts = {
         **describe_model(header, run.model),
         **provenance(accelerator.device),
@@ -196,9 +195,7 @@ def make_row(
     steps = at.step(run.steps_per_epoch)
     with accelerator.autocast():  # a fused backbone has the run's precision
         macs = _attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
-    costs = None
-    if run.is_main:
-        costs = _attempt("latency", lambda: measure_cost(run, test), notes)
+    costs = _attempt("latency", lambda: measure_cost(run, test), notes) if run.is_main else None
     file = run.folder.best_file if config.val_fraction else run.folder.last_file
     return Row(
         run=run.folder.name,

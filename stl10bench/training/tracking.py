@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -70,12 +69,7 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self._accelerator.is_main_process:
             return
         try:
@@ -96,11 +90,9 @@ class Log:
 
     def mark(self) -> LogMark:
         """How much was written so far, safely on the disk; for the main process."""
-        try:
+        with files.storage_errors(f"cannot write {self._path}"):
             os.fsync(self._file.fileno())
             content = self._path.read_bytes()
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error}") from error
         return LogMark(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
     def write(self, values: Mapping[str, float | None], *, step: int) -> None:
@@ -143,7 +135,7 @@ def _open(path: Path, mark: LogMark | None) -> TextIO:
 
     What stands after the mark, be it half a line, the run is about to write again.
     """
-    try:
+    with files.storage_errors(f"cannot write {path}"):
         if mark is None:
             return path.open("w", encoding="utf-8")
         content = files.read(path, mark.size + _MORE, CheckpointError)[: mark.size]
@@ -154,8 +146,6 @@ def _open(path: Path, mark: LogMark | None) -> TextIO:
             )
         os.truncate(path, mark.size)
         return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
 
 
 def _start(accelerator: Accelerator, folder: RunFolder, config: RunConfig, tracker: str) -> None:
