@@ -66,7 +66,7 @@ def prepare(runs_dir: Path, **options: Any) -> Common:
 def plan_runs(common: Common, count: int) -> Sequence[Planned]:
     """As many logistic regressions, which differ in their learning rate."""
     rates = ",".join(f"{(n + 1) / 1e4}" for n in range(count))
-    study = parse.define(None, parse.Changes("logistic", vary=[f"lr={rates}"]))
+    study = parse.define(None, parse.Changes("logistic", vary=[f"lr={rates}"], seeds=1))
     return plan.plan_study(study, points(study), common)
 
 
