@@ -2,8 +2,9 @@
 
     python scripts/engine_overhead.py [--runs 8]
 
-Measure on a machine that does nothing else. Jobs are replaced by a child that only sleeps for the
-overhead, and are logistic regressions on the demo data for the speed of two workers.
+Measure on a machine that does nothing else. The overhead is the way of a job to a worker and of its
+answer back: the worker refuses these jobs, so no child is started and no file is written. For the
+speed of two workers the jobs are logistic regressions on the demo data in `data/`.
 """
 
 import argparse
@@ -21,8 +22,6 @@ from stl10bench.studies.plan import Common, Planned, Start
 from stl10bench.studies.progress import Progress
 from stl10bench.studies.study import points
 
-_SLEEP = 0.5  # seconds
-
 
 def main() -> None:
     """Print the three figures."""
@@ -38,10 +37,10 @@ def main() -> None:
             (planned,) = plan_runs(common, 1)
             begun = time.monotonic()
             for _ in range(runs):
-                pool.submit(batch.task(planned, Path("/nowhere")))  # answered at once
+                pool.submit(batch.task(planned, Path("/nowhere")))  # refused at once
                 while pool.running:
                     list(pool.ended())
-            print(f"overhead of a job: {(time.monotonic() - begun) / runs:.3f} s")
+            print(f"a job's way to a worker and back: {(time.monotonic() - begun) / runs:.3f} s")
         seconds = []
         for workers in (1, 2):
             shared = prepare(Path(folder) / str(workers), threads=1)

@@ -196,7 +196,6 @@ def make_row(
     with accelerator.autocast():  # a fused backbone has the run's precision
         macs = _attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
     costs = _attempt("latency", lambda: measure_cost(run, test), notes) if run.is_main else None
-    file = run.folder.best_file if config.val_fraction else run.folder.last_file
     return Row(
         run=run.folder.name,
         dataset=run.dataset.name,
@@ -213,8 +212,8 @@ def make_row(
         fold_overlap=None if config.fold is None else fold_overlap(run.dataset),
         train_seconds=at.total_seconds,
         images_per_second=steps * config.batch_size / at.trained_seconds,
-        checkpoint=f"{run.folder.name}/{file.name}",
-        checkpoint_mb=file.stat().st_size / 1e6 if run.is_main else None,
+        checkpoint=f"{run.folder.name}/{run.tested_file.name}",
+        checkpoint_mb=run.tested_file.stat().st_size / 1e6 if run.is_main else None,
         processes=accelerator.num_processes,
         compiled=run.job.compile,
         **(costs or {}),

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -74,6 +75,11 @@ class Run:
     def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return bool(self.accelerator.is_main_process)
+
+    @property
+    def tested_file(self) -> Path:
+        """The checkpoint that is tested: the best epoch's, or the last where none is chosen."""
+        return self.folder.best_file if self.config.val_fraction else self.folder.last_file
 
     def seconds(self) -> float:
         """Seconds of training and validation so far, all sessions together."""

@@ -157,18 +157,16 @@ def final_evaluation(
         tested = none_if_not_finite(score(logits, labels, "test"))
         log.write(tested, step=at.step(run.steps_per_epoch))
         header = best.header.at(best.header.epoch, best.header.step, best.header.metrics | tested)
-        folder = run.folder
-        file = folder.best_file if run.config.val_fraction else folder.last_file
         arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
         if val_logits is not None:
             arrays |= {"val_logits": val_logits.numpy(), "val_labels": val_labels.numpy()}
         if run.is_main:
-            checkpoint.save(file, run.model, header)
+            checkpoint.save(run.tested_file, run.model, header)
         row = make_row(run, at, header, arrays, test)
         if run.is_main:
             log.summary(row.stored())
-            predictions.save(folder.predictions_file, arrays)
-            files.write_json(folder.result_file, row.stored())
+            predictions.save(run.folder.predictions_file, arrays)
+            files.write_json(run.folder.result_file, row.stored())
     return row
 
 
