@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stl10bench.results.tables import View, reference_rows, show_rows
+from stl10bench.results.benchmark_table import View, reference_rows, show_rows
 
 README = Path(__file__).parents[1] / "README.md"
 _PLACE = re.compile(

@@ -12,9 +12,9 @@ import stl10bench
 from stl10bench.core.errors import CheckpointError, DivergedError
 from stl10bench.models import checkpoint
 from stl10bench.results.aggregate import hits_of
+from stl10bench.results.benchmark_table import stored_rows
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import RunFolder, run_folders
-from stl10bench.results.tables import stored_rows
 
 FIXTURE = Path(__file__).parent / "fixtures" / "runs-0.1.0"
 FINISHED = sorted(path.parent.name for path in FIXTURE.glob("*/result.json"))

@@ -14,7 +14,7 @@ from stl10bench.data.download import FOLDS, LABELLED, UNLABELLED, URL, download_
 from stl10bench.data.duplicates import Audit, Copies
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import open_dataset, open_unlabelled
-from stl10bench.results.tables import Table, print_table
+from stl10bench.results.table import Table, print_table
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -19,7 +19,7 @@ from stl10bench.cli.options import (
 )
 from stl10bench.core.console import clean, progress, stdout
 from stl10bench.core.errors import DataError
-from stl10bench.results.tables import Table, print_table, to_csv
+from stl10bench.results.table import Table, print_table, to_csv
 
 if TYPE_CHECKING:
     from stl10bench.inference.predictor import Prediction

@@ -18,7 +18,7 @@ from stl10bench.cli.options import (
 from stl10bench.core.console import stdout
 from stl10bench.models import registry
 from stl10bench.models.factory import build_model, check_options
-from stl10bench.results.tables import Table, print_table
+from stl10bench.results.table import Table, print_table
 
 if TYPE_CHECKING:
     from stl10bench.models.summary import Layer

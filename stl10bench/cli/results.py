@@ -12,9 +12,11 @@ from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_o
 from stl10bench.core.console import stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
-from stl10bench.results import comparison, tables
+from stl10bench.results import benchmark_table, comparison
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
+from stl10bench.results.labels import data_title, row_labels
+from stl10bench.results.table import Table, print_table, to_csv, to_markdown
 
 app = typer.Typer()
 
@@ -22,7 +24,7 @@ app = typer.Typer()
 @app.command()
 def table(
     runs_dir: RunsDir = RUNS,
-    style: Annotated[str, choice("format", tables.FORMATS, "--format")] = "table",
+    style: Annotated[str, choice("format", benchmark_table.FORMATS, "--format")] = "table",
     columns: Annotated[
         str | None,
         typer.Option(help="Columns to show, e.g. test_accuracy,test_ece,lr.", metavar="A,B"),
@@ -45,15 +47,17 @@ def table(
     """
     if descending and sort is None:
         raise UsageError("--descending: must go with --sort COLUMN")
-    rows, damaged = tables.stored_rows(runs_dir)
-    rows += tables.all_reference_rows() if reference else []
+    rows, damaged = benchmark_table.stored_rows(runs_dir)
+    rows += benchmark_table.all_reference_rows() if reference else []
     if not rows:
         if damaged:
             raise damaged[0]
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
-    view = tables.View(keys, sort, descending=descending, baselines=baselines, combine=combine)
-    tables.show_rows(rows, style, stdout(), view)
+    view = benchmark_table.View(
+        keys, sort, descending=descending, baselines=baselines, combine=combine
+    )
+    benchmark_table.show_rows(rows, style, stdout(), view)
     if damaged:  # the good rows are shown first
         raise typer.Exit(CheckpointError.exit_code)
 
@@ -71,7 +75,7 @@ def compare(
     runs: RunNames = None,
     *,
     runs_dir: RunsDir = RUNS,
-    style: Annotated[str, choice("format", tables.FORMATS[:3], "--format")] = "table",
+    style: Annotated[str, choice("format", benchmark_table.FORMATS[:3], "--format")] = "table",
     as_json: bool,
 ) -> None:
     """Without names all runs are compared. They must be tested on
@@ -110,27 +114,27 @@ def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: s
         lines = _to_json(runs, pairs)["pairs"]
         for line in lines:
             line["low"], line["high"] = line.pop("interval")
-        typer.echo(tables.to_csv(lines[0], (line.values() for line in lines)), nl=False)
+        typer.echo(to_csv(lines[0], (line.values() for line in lines)), nl=False)
     elif style == "markdown":
-        typer.echo(f"{tables.to_markdown(matrix)}\n{tables.to_markdown(listed)}", nl=False)
+        typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
     else:
-        tables.print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
-        tables.print_table(listed, stdout(), expendable=("only second", "only first"))
+        print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
+        print_table(listed, stdout(), expendable=("only second", "only first"))
 
 
-def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> tables.Table:
+def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
     """A line for each run, and its accuracy less that of each run below it."""
     cells = {pair[:2]: f"{_signed(pair.counts.difference)}{_star(pair)}" for pair in pairs}
     rows, others = [run.row for run in runs], range(1, len(runs))
     lines = []
-    for i, (row, label) in enumerate(zip(rows, tables.row_labels(rows), strict=True)):
+    for i, (row, label) in enumerate(zip(rows, row_labels(rows), strict=True)):
         differences = (cells.get((i, j), "") for j in others)
         lines.append((f"{i + 1} {row.run}", label, f"{row.test_accuracy:.3f}", *differences))
     header = ("run", "model", "test accuracy", *(f"less {j + 1}" for j in others))
-    return tables.Table(tables.data_title(runs[0].row), header, tuple(lines), left=("model",))
+    return Table(data_title(runs[0].row), header, tuple(lines), left=("model",))
 
 
-def _pairs(pairs: Sequence[Difference]) -> tables.Table:
+def _pairs(pairs: Sequence[Difference]) -> Table:
     lines = tuple(
         (
             f"{pair.first + 1} - {pair.second + 1}",
@@ -143,16 +147,18 @@ def _pairs(pairs: Sequence[Difference]) -> tables.Table:
         for pair in pairs
     )
     header = ("runs", "difference [95 %]", "p", "p (Holm)", "only first", "only second")
-    return tables.Table("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
+    return Table("Pair by pair", header, lines, (("runs", _NOTE),), left=("p (Holm)",))
 
 
 def _to_json(runs: Sequence[Run], pairs: Sequence[Difference]) -> dict[str, Any]:
     rows = [run.row for run in runs]
-    (data,) = tables.records(rows[:1], ("dataset", "test_images", "data"))
+    (data,) = benchmark_table.records(rows[:1], ("dataset", "test_images", "data"))
     return {
         **data,
         "resamples": RESAMPLES,
-        "runs": tables.records(rows, ("run", "label", "test_accuracy", "test_accuracy_interval")),
+        "runs": benchmark_table.records(
+            rows, ("run", "label", "test_accuracy", "test_accuracy_interval")
+        ),
         "pairs": [
             {
                 "first": rows[pair.first].run,

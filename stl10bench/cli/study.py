@@ -157,7 +157,7 @@ def _declare(study: Study) -> None:
 
 def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
     """Print the ranking of a study and what it found."""
-    from stl10bench.results.tables import print_table
+    from stl10bench.results.table import print_table
     from stl10bench.studies import summary
 
     if style != "table":

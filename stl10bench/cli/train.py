@@ -32,9 +32,9 @@ from stl10bench.config import RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import DifferentError, UsageError
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.results.benchmark_table import FORMATS, show_rows
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import find_run
-from stl10bench.results.tables import FORMATS, show_rows
 
 if TYPE_CHECKING:
     from stl10bench.studies.plan import Common, Planned

@@ -18,9 +18,9 @@ from stl10bench.models import checkpoint, registry
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.timm_backbone import create_arguments
+from stl10bench.results.labels import row_label
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.results.tables import row_label
 
 _USE = """\
 The whole classifier, for uint8 RGB images (N, 3, H, W) of any size or for image files:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
-from stl10bench.results.tables import Table
+from stl10bench.results.table import Table
 
 
 @dataclass(frozen=True)

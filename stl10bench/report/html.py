@@ -10,7 +10,7 @@ from markupsafe import Markup
 from stl10bench.core import __version__
 from stl10bench.core.console import markup
 from stl10bench.report import document
-from stl10bench.results.tables import Table, html_notes, html_table
+from stl10bench.results.table import Table, html_notes, html_table
 
 _THEMES = ("Auto", "Light", "Dark")
 _PAGE = """<!doctype html>

@@ -18,11 +18,12 @@ from stl10bench.metrics import calibration
 from stl10bench.metrics.calibration import Reliability
 from stl10bench.results import history, ranking
 from stl10bench.results.aggregate import aggregate
+from stl10bench.results.benchmark_table import by_protocol
 from stl10bench.results.comparison import finished_folders
 from stl10bench.results.history import History
+from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import OLD, RunFolder, run_folders
-from stl10bench.results.tables import by_protocol, row_labels
 
 _EPOCHS = 10**9  # beyond which an epoch cannot be drawn
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from stl10bench.core.console import escape_markdown
 from stl10bench.report import document
-from stl10bench.results.tables import Cell, Table, to_markdown
+from stl10bench.results.table import Cell, Table, to_markdown
 
 
 def markdown_document(title: str, groups: Sequence[document.GroupReport]) -> str:

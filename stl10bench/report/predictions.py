@@ -30,7 +30,7 @@ from stl10bench.report.results import cells_of
 from stl10bench.results import columns
 from stl10bench.results.columns import MISSING
 from stl10bench.results.rows import Row
-from stl10bench.results.tables import Cell, Table
+from stl10bench.results.table import Cell, Table
 
 THUMBNAILS = 24  # of all galleries together: 20 to 30 KB each, in a page of at most 3 MB
 _MATRIX = 20  # classes, up to which a confusion matrix is readable

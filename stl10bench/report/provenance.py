@@ -8,8 +8,9 @@ from stl10bench.report.document import Code, Details, Section, Text
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.results import columns
 from stl10bench.results.columns import plain
+from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Failure
-from stl10bench.results.tables import Table, row_labels
+from stl10bench.results.table import Table
 
 _RUN = ("test_accuracy", "test_loss", "best_epoch", "epochs", "train_seconds")
 _FACTS = {

@@ -10,8 +10,10 @@ from stl10bench.report.document import Block, DetailedTable, Figure, Section, Ta
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.report.provenance import failure_table, run_details
 from stl10bench.results import columns
+from stl10bench.results.benchmark_table import UNFINISHED
+from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Row
-from stl10bench.results.tables import UNFINISHED, Cell, Table, row_labels
+from stl10bench.results.table import Cell, Table
 
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "test_loss", "test_macro_f1"),

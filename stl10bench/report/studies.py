@@ -9,7 +9,7 @@ from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError
 from stl10bench.report.document import Block, Details, Section, Text
 from stl10bench.report.load import RunGroup, without_folder
-from stl10bench.results.tables import Table
+from stl10bench.results.table import Table
 from stl10bench.studies import record, summary
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from stl10bench.core.console import escape_markdown
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.results.labels import data_title
 from stl10bench.results.rows import Row
-from stl10bench.results.tables import Table, data_title, to_csv, to_markdown
+from stl10bench.results.table import Table, to_csv, to_markdown
 from stl10bench.studies import study
 from stl10bench.studies.ranking import (
     BEST,

@@ -38,8 +38,8 @@ from stl10bench.inference.predictor import load
 from stl10bench.models import checkpoint
 from stl10bench.models.factory import build_model
 from stl10bench.results import history, predictions
+from stl10bench.results.benchmark_table import FORMATS, show_rows, stored_rows
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.results.tables import FORMATS, show_rows, stored_rows
 from stl10bench.training import resume
 from stl10bench.training.resolve import check_settings
 

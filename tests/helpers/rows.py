@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from stl10bench.results.benchmark_table import View, show_rows
 from stl10bench.results.predictions import Predictions
 from stl10bench.results.rows import Failure, Row, parse_row
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.results.tables import View, show_rows
 
 HOSTILE = [
     *("[red]x[/red]", "[/]", "a|b", "=1+1", "@SUM(A1)", "a\nb", "\x1b[2Jx", "<b>x</b>", "`x`"),

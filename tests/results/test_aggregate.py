@@ -12,8 +12,8 @@ from stl10bench.core.errors import CheckpointError
 from stl10bench.metrics.significance import count_pairs, decode_hits, mcnemar_p, wilson_interval
 from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate, rows_p_value, run_count
+from stl10bench.results.benchmark_table import by_protocol, rows_to_table
 from stl10bench.results.rows import Failure, Row
-from stl10bench.results.tables import by_protocol, rows_to_table
 
 IMAGES = 400
 

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
+from stl10bench.results.benchmark_table import FORMATS, show_rows, stored_rows
+from stl10bench.results.labels import row_label, row_labels
 from stl10bench.results.rows import Failure, Row
-from stl10bench.results.tables import FORMATS, row_label, row_labels, show_rows, stored_rows
 
 
 def failed(model: str = "cnn", error: str = "diverged: at step 3, lower --lr") -> Failure:

@@ -11,8 +11,8 @@ from helpers.killer import contents
 
 import stl10bench
 from stl10bench.core import files
+from stl10bench.results.benchmark_table import stored_rows
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.results.tables import stored_rows
 
 TINY = [
     *("--image-size", "8", "--epochs", "3", "--batch-size", "8", "--optimizer", "adam"),

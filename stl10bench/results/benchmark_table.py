@@ -1,0 +1,213 @@
+"""Rows of runs -> the benchmark's tables: one for the data and each protocol."""
+
+import json
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stl10bench.core.errors import CheckpointError, unknown
+from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.results import columns, ranking
+from stl10bench.results.aggregate import aggregate
+from stl10bench.results.columns import Column
+from stl10bench.results.labels import data_title, row_label, row_labels
+from stl10bench.results.rows import Failure, Row, parse_row
+from stl10bench.results.run_folder import current_folders
+from stl10bench.results.table import Table, print_table, to_csv, to_html, to_latex, to_markdown
+
+FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
+_REFERENCE = Path(__file__).with_name("reference")
+_LONGEST = 40  # characters of a failed run's reason that fit into a cell
+_TIED = (
+    "tied: not significantly worse than the best on the same test images (exact McNemar test, or "
+    "with several seeds or folds a test of the means; p >= "
+    f"{SIGNIFICANCE} after Holm's correction)"
+)
+UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
+_CHANCE = "at chance: the interval includes the accuracy of a uniform guess or of a constant class"
+
+
+def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointError]]:
+    """The rows of all finished runs below `runs_dir`, by data and test accuracy, then the failed.
+
+    One damaged file hides no other: each is a warning, and one of the errors that come second. A
+    row whose predictions are damaged is kept, but cannot be ranked.
+    """
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    damaged: list[CheckpointError] = []
+    for folder in current_folders(runs_dir):
+        try:
+            if folder.is_finished:
+                rows.append(folder.row())
+                rows[-1] = folder.with_hits(rows[-1])
+            elif (failure := folder.failure()) is not None:
+                failures.append(failure)
+        except CheckpointError as error:
+            damaged.append(error)
+            warnings.warn(str(error), stacklevel=2)
+    rows.sort(key=lambda row: (data_title(row), row.test_accuracy))
+    return [*rows, *failures], damaged
+
+
+def reference_rows(name: str) -> list[Row]:
+    """The rows of a file that ships with the package, each with the file's title.
+
+    `report`: the course report's. `photos96`, `folds`: ours, of photos in STL-10's layout.
+    """
+    content = json.loads((_REFERENCE / f"{name}.json").read_text(encoding="utf-8"))
+    title = f"reference: {content['title']}"
+    return [parse_row({**row, "title": title}) for row in content["rows"]]
+
+
+def all_reference_rows() -> list[Row]:
+    """The rows of all these files."""
+    return [row for path in sorted(_REFERENCE.glob("*.json")) for row in reference_rows(path.stem)]
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the rows a table shows.
+
+    `columns` name those beside the model (none: the default ones), `sort` the one that orders the
+    rows (else they stay in their order), `baselines` adds what needs no image, and `combine` makes
+    one row of the seeds or folds of a setting.
+    """
+
+    columns: tuple[str, ...] = ()
+    sort: str | None = None
+    descending: bool = False
+    baselines: bool = False
+    combine: bool = True
+
+
+def show_rows(
+    rows: Sequence[Row | Failure], style: str, console: Console, view: View = View()
+) -> None:
+    """Print rows to `console` in one of FORMATS, a table for the data and each protocol.
+
+    Raises UsageError, with the nearest name, for another style or a column that no row has.
+    """
+    if style not in FORMATS:
+        raise unknown("format", style, FORMATS)
+    parts: list[tuple[str, list[Row | Failure]]] = []
+    for title, part in by_protocol(rows):
+        combined = aggregate(part) if view.combine else part
+        baselines = ranking.baselines(combined) if view.baselines else []
+        parts.append((title, ranking.annotate([*baselines, *combined])))
+    shown = [row for _, part in parts for row in part]
+    if view.sort is not None:
+        columns.choose([view.sort], shown)
+        parts = [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
+    chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
+    part_tables = [rows_to_table(title, part, chosen) for title, part in parts]
+    if style == "table":
+        for table in part_tables:
+            print_table(table, console, expendable=columns.EXPENDABLE)
+        return
+    if style in ("json", "csv"):  # a failure that names no data is in each part
+        first, *others = (part for _, part in parts)
+        listed = [*first, *(row for part in others for row in part if row.config is not None)]
+        text = (rows_to_json if style == "json" else rows_to_csv)(listed, view.columns)
+    elif style == "html":
+        text = to_html(part_tables, "stl10bench table")
+    else:
+        render = to_markdown if style == "markdown" else to_latex
+        text = "".join(f"{render(table)}\n" for table in part_tables)
+    console.out(text, end="", highlight=False)
+
+
+def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Failure]]]:
+    """Rows of the same protocol on the same images, with a title.
+
+    Reference rows stand apart from one's own. A failure that does not say on which data it was is
+    in each part.
+    """
+    titles = {_part_key(row): data_title(row) for row in rows if isinstance(row, Row)}
+    protocols = {protocol for protocol, _ in titles}
+    for row in rows:
+        if isinstance(row, Failure) and row.config is not None and row.protocol not in protocols:
+            titles[str(row.protocol), ""] = data_title(row)
+
+    def belongs(row: Row | Failure, key: tuple[str, str]) -> bool:
+        if isinstance(row, Failure):
+            return row.protocol in (None, key[0])
+        return _part_key(row) == key
+
+    keys = sorted(titles, key=lambda key: (titles[key], key)) or [("", "")]
+    return [(titles.get(key, ""), [row for row in rows if belongs(row, key)]) for key in keys]
+
+
+def _part_key(row: Row) -> tuple[str, str]:
+    return row.protocol, row.title or row.dataset
+
+
+def ordered(
+    part: Sequence[Row | Failure], key: str, descending: bool = False
+) -> list[Row | Failure]:
+    """Rows sorted by a column: numbers before text, and what lacks it last."""
+
+    def order(row: Row | Failure) -> tuple[int, float, str]:
+        value = columns.value(row, key)
+        return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
+
+    missing = [row for row in part if columns.value(row, key) is None]
+    present = [row for row in part if columns.value(row, key) is not None]
+    return sorted(present, key=order, reverse=descending) + missing
+
+
+def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Table:
+    """One table as text; a failed run says why in place of its accuracy, at length in a note."""
+    lines, notes = [], []
+    for row, label in zip(part, row_labels(part), strict=True):
+        if isinstance(row, Failure):
+            reason = textwrap.shorten(row.error, _LONGEST, placeholder=" ...")
+            cells = [reason if column.key == "test_accuracy" else "" for column in chosen]
+            if reason not in cells or reason != row.error:
+                notes.append((columns.LABEL, f"{label}: {row.error}"))
+        else:
+            cells = [columns.text(row, column) for column in chosen]
+            notes += [(columns.LABEL, f"{label}: {error}") for error in row.failures]
+        lines.append((label, *cells))
+    titles = {column.key: column.title for column in chosen}
+    finished = [row for row in part if isinstance(row, Row)]
+    if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
+        notes.append((titles["vs_best"], _TIED))
+    if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
+        notes.append((titles["runs"], UNFINISHED))
+    if "test_accuracy" in titles and any(row.at_chance for row in finished):
+        notes.append((titles["test_accuracy"], _CHANCE))
+    header = (columns.LABEL, *(column.title for column in chosen))
+    left = (columns.COLUMNS["test_accuracy"].title,)  # for some say more than a number
+    return Table(title, header, tuple(lines), tuple(notes), left)
+
+
+def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
+    """Rows as CSV with full numbers."""
+    names = ("label", *keys) if keys else columns.CSV
+    return to_csv(names, [record.values() for record in records(rows, names)])
+
+
+def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
+    """Rows as a JSON list: all that they say, or their label and the columns `keys`."""
+    whole = [] if keys else [row.model_dump(mode="json") for row in rows]
+    return json.dumps(whole or records(rows, ("label", *keys)), indent=2) + "\n"
+
+
+def records(rows: Sequence[Row | Failure], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each row the values of the columns `keys`, its label among them.
+
+    A row's label is the same whatever other rows there are, so that it can be a key.
+    """
+    content = []
+    for row in rows:
+        values = {key: columns.value(row, key) for key in keys}
+        lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+        label = {"label": row_label(row)} if "label" in keys else {}
+        content.append(values | lists | label)
+    return content
