@@ -79,6 +79,12 @@ class RunConfig(BaseModel):
     """Factor by which each drop multiplies the learning rate (step schedule)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing: share of the target spread over all classes."""
+    clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Norm to which the gradients of all parameters together are clipped."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay, e.g. 0.999, of a moving average of the weights, which is then tested and saved."""
+    grad_accum: int = Field(1, ge=1)
+    """Parts in which a batch is computed, to save memory; the step is that of the whole batch."""
 
     brightness: Strength = 0.2
     """Brightness jitter: random factor within 1 +- this."""

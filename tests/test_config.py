@@ -45,9 +45,13 @@ NUMBERS: dict[str, Any] = {  # a valid value other than the default for each fie
     "precision": "bf16",
 }
 
-PROTOCOLS: dict[str, dict[str, Any]] = {
+# Settings that need others, and those that came later, which the golden name does not hold.
+OTHERS: dict[str, dict[str, Any]] = {
     "fold": {"fold": 3, "val_fraction": 0},
     "labels_per_class": {"labels_per_class": 5},
+    "clip_grad": {"clip_grad": 1.0},
+    "ema": {"ema": 0.999},
+    "grad_accum": {"grad_accum": 2},
 }
 
 
@@ -60,7 +64,7 @@ def test_a_name_is_the_same_on_every_machine_and_in_every_version() -> None:
 @pytest.mark.parametrize("field", RunConfig.model_fields)
 def test_every_setting_changes_the_name(field: str) -> None:
     base = make_config({"model": "mlp"})
-    settings = PROTOCOLS.get(field) or {field: NUMBERS[field]}
+    settings = OTHERS.get(field) or {field: NUMBERS[field]}
     changed = make_config({"model": "mlp", **settings})
     assert changed.name != base.name
     assert set(changed.changed()) == {"model", *settings}

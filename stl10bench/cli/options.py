@@ -66,11 +66,15 @@ def _field_options(
     names: Iterable[str] = (),
     *,
     values_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    groups: Mapping[str, str] = MappingProxyType({}),
 ) -> Specification:
-    """An option for each field of `model`, or for `names` alone; unset, the model decides."""
+    """An option for each field of `model`, or for `names` alone; unset, the model decides.
+
+    A field of `groups` begins a panel of its own.
+    """
     specification: Specification = {}
     for name in names or [name for name in model.model_fields if name not in DERIVED]:
-        field = model.model_fields[name]
+        field, panel = model.model_fields[name], groups.get(name, panel)
         kind: Any = field.annotation
         default, metavar, values = field.default, None, values_of.get(name, ())
         if get_origin(kind) is Literal:
@@ -136,6 +140,14 @@ def _job_options(*names: str, panel: str | None = None) -> Specification:
     }
 
 
+_GROUPS = {  # of settings: the first field of each, and its heading
+    "image_size": "Images and seed (the recipe's, unless given)",
+    "epochs": "Optimization (the recipe's, unless given)",
+    "label_smoothing": "Steps and weights (the recipe's, unless given)",
+    "brightness": "Augmentation (the recipe's, unless given)",
+    "cache_views": "Frozen backbone and precision (the recipe's, unless given)",
+}
+
 _model, _workers = (partial(option, panel=name) for name in ("Model", "Workers"))
 DATA: Specification = {
     **_job_options("dataset", panel="Data"),
@@ -167,7 +179,7 @@ TRAINING: Specification = {
         bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True
     ),
     **_field_options(Limits, "Checkpoints and time"),
-    **_field_options(RunConfig, "Settings (the recipe's, unless given)"),
+    **_field_options(RunConfig, None, groups=_GROUPS),
 }
 WORKERS: Specification = {
     "workers": _workers(int, "Runs to train at once, each in its own process.", min=1, metavar="N"),

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -24,11 +25,50 @@ def nan_if_infinite(losses: Tensor) -> Tensor:
     return losses * torch.where(losses.isfinite(), 1.0, math.nan)
 
 
-def broken_gradients(optimizer: AcceleratedOptimizer) -> Tensor:
-    """Whether a gradient of the optimizer's parameters is not finite: bool (), not waited for."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return ~torch.nn.utils.get_total_norm(gradients, math.inf).isfinite()
+def backward(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave a batch's gradients in the parameters; its mean loss and its hits, not waited for.
+
+    The batch is computed in `grad_accum` parts (the memory is that of one): but for batch norms
+    and dropout, the gradients are those of the whole batch up to rounding. Processes exchange them
+    once, with the last part.
+    """
+    config, accelerator = run.config, run.accelerator
+    size = math.ceil(len(images) / config.grad_accum)
+    losses, hits = [], []
+    for start in range(0, len(images), size):
+        part, classes = images[start : start + size], labels[start : start + size]
+        is_last = start + size >= len(images)
+        with nullcontext() if is_last else accelerator.no_sync(run.learner):
+            logits = run.learner(part)
+            loss = F.cross_entropy(logits, classes, label_smoothing=config.label_smoothing)
+            loss = loss * (len(part) / len(images))
+            accelerator.backward(nan_if_infinite(loss))
+        losses.append(loss.detach())
+        hits.append((logits.detach().argmax(1) == classes).sum())
+    return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+
+def clip_gradients(run: Run) -> Tensor:
+    """Whether a gradient is not finite, bool () and not waited for; others are clipped.
+
+    With `clip_grad` by their norm over all parameters together (Pascanu et al. 2013, "On the
+    difficulty of training recurrent neural networks"), after fp16's loss scaling is undone. A norm
+    too large for float32 counts as not finite: to clip by it would leave gradients of 0.
+    """
+    config, optimizer = run.config, run.optimizer
+    if config.clip_grad is not None:
+        run.accelerator.unscale_gradients(optimizer)
+    parameters = [
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    order = math.inf if config.clip_grad is None else 2.0
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], order)
+    if config.clip_grad is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_grad, norm)
+    return ~norm.isfinite()
 
 
 def broken_weights(model: nn.Module) -> Tensor:
@@ -102,11 +142,9 @@ def train_epoch(
     for batch, (images, labels) in enumerate(batches, 1):
         step = first_step + batch
         torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
-        logits = run.learner(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        accelerator.backward(nan_if_infinite(loss))
+        loss, hits = backward(run, images, labels)
+        broken = clip_gradients(run)
         if accelerator.scaler is None:  # which skips such steps by itself
-            broken = broken_gradients(optimizer)
             checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, loss_of_last))
             if skips:
                 optimizer.optimizer.found_inf = broken.float()
@@ -115,10 +153,12 @@ def train_epoch(
         optimizer.step()
         run.schedule.step()
         optimizer.zero_grad()
+        if run.ema is not None:
+            run.ema.update(step)
 
-        loss_of_last = loss.detach()
-        sums[0] += loss_of_last * len(labels)
-        sums[1] += (logits.detach().argmax(1) == labels).sum()
+        loss_of_last = loss
+        sums[0] += loss * len(labels)
+        sums[1] += hits
         sums[2] += len(labels)
         advance()
         if pauses():

@@ -88,6 +88,7 @@ class State(NamedTuple):
     scaler: dict[str, Any]  # of fp16's loss scaling; empty without
     header: checkpoint.Header  # of the last epoch that is done
     best: Best | None
+    ema: dict[str, Tensor]  # the moving average of the weights; empty without
 
 
 def save_state(folder: RunFolder, config: RunConfig, step: int, state: State) -> None:
@@ -114,6 +115,7 @@ def save_state(folder: RunFolder, config: RunConfig, step: int, state: State) ->
         "header": state.header.model_dump(mode="json"),
         "best": header and header.model_dump(mode="json"),
         "best_model": _pack(weights, "best", tensors),
+        "ema": _pack(state.ema, "ema", tensors),
     }
     data = safetensors.torch.save(tensors)
     content["tensors"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -167,7 +169,8 @@ def load_state(path: Path, config: RunConfig) -> State:
         raise CheckpointError(f"{path / _TENSORS} is damaged: it has not the sum in the manifest")
     try:
         tensors = safetensors.torch.load(data)
-        model, weights = (_weights(_unpack(t, tensors)) for t in (facts.model, facts.best_model))
+        trees = (facts.model, facts.best_model, facts.ema)
+        model, weights, ema = (_weights(_unpack(tree, tensors)) for tree in trees)
         optimizer, scaler = (_unpack(tree, tensors) for tree in (facts.optimizer, facts.scaler))
     except (
         *(SafetensorError, KeyError, TypeError, ValueError, AttributeError),
@@ -184,6 +187,7 @@ def load_state(path: Path, config: RunConfig) -> State:
         scaler=scaler,
         header=facts.header,
         best=None if facts.best is None else Best(facts.best, weights),
+        ema=ema,
     )
 
 
@@ -217,19 +221,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any
         raise CheckpointError(f"the state does not fit the optimizer: {error!r}") from None
 
 
-def room_needed(model: nn.Module) -> int:
+def room_needed(model: nn.Module, *, averaged: bool = False) -> int:
     """Bytes that a run of `model` writes at most: two checkpoints and a third being made.
 
-    A checkpoint: the weights, the best ones, and two moments of each parameter that learns.
+    A checkpoint: the weights, the best ones, their moving average where there is one, and two
+    moments of each parameter that learns.
     """
     weights: int = sum(v.numel() * v.element_size() for v in model.state_dict().values())
     learning: int = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
-    return (_KEPT + 1) * (2 * weights + 2 * learning) + 2 * weights
+    return (_KEPT + 1) * ((2 + averaged) * weights + 2 * learning) + 2 * weights
 
 
-def check_room(folder: RunFolder, model: nn.Module) -> None:
+def check_room(folder: RunFolder, model: nn.Module, *, averaged: bool) -> None:
     """Raise StorageError when the disk has less free than `room_needed`."""
-    needed, free = room_needed(model), files.free_space(folder.path)
+    needed, free = room_needed(model, averaged=averaged), files.free_space(folder.path)
     if free < needed:
         raise StorageError(
             f"no room for {folder.path}: its checkpoints need {needed:,} bytes, {free:,} are free; "
@@ -259,6 +264,7 @@ class _Manifest(BaseModel):
     header: checkpoint.Header
     best: checkpoint.Header | None
     best_model: Any
+    ema: Any = {"dict": []}  # as in checkpoints of 0.1.0
     tensors: _File
 
 

@@ -37,6 +37,7 @@ from stl10bench.models.pretrained import Weights
 from stl10bench.models.timm_backbone import load_pretrained
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
+from stl10bench.training.ema import Ema
 from stl10bench.training.evaluate import features_of_views, fuse_frozen
 from stl10bench.training.job import Job
 from stl10bench.training.optim import make_optimizer, make_schedule
@@ -58,6 +59,7 @@ class Run:
     normalise: Normalise
     learner: nn.Module  # prepared: what takes the batches, the model or its head alone
     optimizer: AcceleratedOptimizer
+    ema: Ema | None  # of the model's weights; then it is what is evaluated and kept
     schedule: LRScheduler
     batches: Callable[..., Iterator[tuple[Tensor, Tensor]]]  # (epoch=, start=)
     steps_per_epoch: int
@@ -98,7 +100,7 @@ def set_up(
     train, validation = load_training_images(config, dataset, accelerator)
     steps = len(train.labels) // config.batch_size
     model, normalise, header = create_model(config, dataset, weights, train, accelerator)
-    resume.check_room(job.folder, model)
+    resume.check_room(job.folder, model, averaged=config.ema is not None)
     state = resume.newest(job.folder, config)
     taken = 0
     if state is not None:
@@ -117,6 +119,7 @@ def set_up(
         batches = partial(cached_batches, views, train.labels, config, accelerator)
         learner = model.get_submodule("head")
     optimizer = make_optimizer(config, model)
+    ema = None if config.ema is None else Ema(model, config.ema)
     learner, optimizer = accelerator.prepare(learner, optimizer)
     if job.compile:
         learner = torch.compile(learner)  # type: ignore[assignment]
@@ -124,6 +127,8 @@ def set_up(
     schedule = make_schedule(config, optimizer.optimizer, steps, taken=taken)
     if state is not None:
         restore(state, optimizer, accelerator)
+        if ema is not None:
+            ema.load(state.ema, job.folder.path)
         if accelerator.is_main_process:
             resume.forget_after(job.folder, taken)
         console.print(
@@ -143,6 +148,7 @@ def set_up(
         normalise=normalise,
         learner=learner,
         optimizer=optimizer,
+        ema=ema,
         schedule=schedule,
         batches=batches,
         steps_per_epoch=steps,

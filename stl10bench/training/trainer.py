@@ -65,17 +65,18 @@ def train(
                     watch.saved()
                     continue
                 epoch, step = at.epoch + 1, at.step(steps)
-                values = epoch_values(at) | validate(run, watch.check)
-                if not math.isfinite(values.get("val/loss", 0.0)):
-                    what = "logits of the validation images after"
-                    raise diverged(what, step, at.lr, values["train/loss"])
-                logged = none_if_not_finite({"epoch": epoch, **values, "time": time.time()})
-                log.write(logged, step=step)
-                console.print(epoch_line(epoch, config.epochs, values), highlight=False)
-                header = header.at(epoch, step, logged)
-                best = better(best, header, run.model)
-                if best.header is header and len(run.validation.labels) and run.is_main:
-                    checkpoint.save(run.folder.best_file, run.model, header)
+                with averaged_weights(run):
+                    values = epoch_values(at) | validate(run, watch.check)
+                    if not math.isfinite(values.get("val/loss", 0.0)):
+                        what = "logits of the validation images after"
+                        raise diverged(what, step, at.lr, values["train/loss"])
+                    logged = none_if_not_finite({"epoch": epoch, **values, "time": time.time()})
+                    log.write(logged, step=step)
+                    console.print(epoch_line(epoch, config.epochs, values), highlight=False)
+                    header = header.at(epoch, step, logged)
+                    best = better(best, header, run.model)
+                    if best.header is header and len(run.validation.labels) and run.is_main:
+                        checkpoint.save(run.folder.best_file, run.model, header)
                 at = at.next_epoch()
                 if job.limits.checkpoint_epochs and epoch % job.limits.checkpoint_epochs == 0:
                     save(run, at, header, best, log)
@@ -83,8 +84,9 @@ def train(
 
             assert best is not None  # there is at least one epoch
             at = at.model_copy(update={"total_seconds": run.seconds()})
-            if run.is_main:
-                checkpoint.save(run.folder.last_file, run.model, header)
+            with averaged_weights(run):
+                if run.is_main:
+                    checkpoint.save(run.folder.last_file, run.model, header)
             bar.update(task, description=f"{config.model}: test split")
             return final_evaluation(run, at, best, log, watch.check)
         except InterruptedRunError:
@@ -121,6 +123,7 @@ def save(run: Run, at: Position, header: Header, best: Best | None, log: Log) ->
         scaler=scaler.state_dict() if scaler is not None else {},
         header=header,
         best=best,
+        ema=run.ema.weights if run.ema is not None else {},
     )
     resume.save_state(run.folder, run.config, at.step(run.steps_per_epoch), state)
 
@@ -168,6 +171,16 @@ def final_evaluation(
             predictions.save(run.folder.predictions_file, arrays)
             files.write_json(run.folder.result_file, row.stored())
     return row
+
+
+@contextmanager
+def averaged_weights(run: Run) -> Iterator[None]:
+    """Within, the model has its weights' moving average, where the run keeps one."""
+    if run.ema is None:
+        yield
+    else:
+        with loaded_weights(run.model, run.model.state_dict() | run.ema.weights):
+            yield
 
 
 @contextmanager

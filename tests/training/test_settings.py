@@ -1,0 +1,222 @@
+"""Settings of a step: exact on resume, the same for two processes, and what torch and timm do."""
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from helpers.forks import Forks
+from helpers.killer import contents
+from safetensors.torch import load_file, save_file
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+import stl10bench
+from stl10bench.config import make_config
+from stl10bench.core.errors import DivergedError
+from stl10bench.training import epoch
+from stl10bench.training.ema import Ema
+
+TINY: dict[str, Any] = {
+    **{"image_size": 8, "hidden": (16,), "dropout": 0.0, "epochs": 2, "batch_size": 8},
+    **{"optimizer": "sgd", "lr": 0.05, "precision": "no", "tracker": "none", "threads": 1},
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clip_grad": {"clip_grad": 0.5},
+    "ema": {"ema": 0.9},
+    "grad_accum": {"grad_accum": 3},
+    "a step's": {"clip_grad": 0.5, "ema": 0.9, "grad_accum": 2},
+}
+TOGETHER = ["a step's"]
+
+
+def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) -> Any:
+    where = {"data_dir": data_dir, "runs_dir": runs_dir}
+    return stl10bench.train(model, **{**TINY, **where, **options})
+
+
+def weights(row: Any, runs_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(runs_dir / row["run"] / f"{name}.safetensors")
+
+
+def stop_after(steps: int, *arguments: Any, **options: Any) -> None:
+    """Take so many steps, with a checkpoint of each, and stop in the next one."""
+    calls = []
+
+    def stopping(losses: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > steps * options.get("grad_accum", 1):
+            raise KeyboardInterrupt
+        return original(losses)
+
+    original = epoch.nan_if_infinite
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epoch, "nan_if_infinite", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments, checkpoint_minutes=0, **options)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_that_was_stopped_ends_with_the_bits_of_a_straight_one(
+    data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    options = {"dropout": 0.5, "optimizer": "adam", **SETTINGS[name]}
+    train(data_dir, tmp_path / "straight", **options)
+    for steps in (2, 4):  # of 4 in an epoch, of 8 in all
+        stop_after(steps, data_dir, tmp_path / "stopped", **options)
+    train(data_dir, tmp_path / "stopped", **options)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_two_processes_train_like_one(
+    forks: Forks, data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    """Up to rounding."""
+    options = {**TINY, **SETTINGS[name]}
+    words = ["train", "mlp", "--data-dir", str(data_dir)]
+    for key, value in options.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [f"--{key.replace('_', '-')}", text]
+    logs = []
+    for processes in (1, 2):
+        runs_dir = tmp_path / str(processes)
+        ended = forks.run(*words, "--runs-dir", runs_dir, processes=processes)
+        assert ended.code == 0, ended.err
+        (log,) = runs_dir.glob("*/metrics.jsonl")
+        logs.append([json.loads(line) for line in log.read_text().splitlines()])
+    for one, two in zip(*logs, strict=True):
+        for key in one.keys() - {"time", "seconds", "images_per_second"}:
+            assert two[key] == pytest.approx(one[key], rel=1e-4), key
+
+
+# Clipping.
+
+
+def test_a_gradient_is_clipped_to_its_norm_over_all_parameters(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """One step of SGD moves by rate times norm, so two norms are that far apart."""
+    once = {"epochs": 1, "batch_size": 36, "momentum": 0, "weight_decay": 0, "warmup": 0}
+    small, large, huge, none = (
+        weights(train(data_dir, tmp_path, **once, clip_grad=norm), tmp_path)
+        for norm in (0.01, 0.03, 1e6, None)
+    )
+    moved = torch.cat([(small[key] - large[key]).flatten() for key in small])
+    assert moved.norm().item() == pytest.approx(0.02 * TINY["lr"], rel=1e-3)
+    assert all(torch.equal(huge[key], none[key]) for key in none)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb"])
+def test_clipping_hides_no_divergence(data_dir: Path, tmp_path: Path, optimizer: str) -> None:
+    """A clipped gradient that was infinite would be NaN, one whose norm overflows 0."""
+    options = {"optimizer": optimizer, "lr": 1e30, "schedule": "constant", "clip_grad": 1.0}
+    with pytest.raises(DivergedError, match=r"step \d+ are not finite"):
+        train(data_dir, tmp_path, **options)
+
+
+def test_gradients_are_clipped_after_the_loss_scaling_is_undone() -> None:
+    """As fp16 has it; an overflow is left for the scaler to find."""
+    layer = nn.Linear(2, 1, bias=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = AcceleratedOptimizer(torch.optim.SGD(layer.parameters(), lr=1.0), scaler=scaler)
+    accelerator = SimpleNamespace(unscale_gradients=lambda of: scaler.unscale_(of.optimizer))
+    config = make_config({"model": "mlp", "clip_grad": 1.0})
+    run: Any = SimpleNamespace(config=config, accelerator=accelerator, optimizer=optimizer)
+    scaler.scale(layer(torch.tensor([[3.0, 4.0]])).sum()).backward()
+    assert not epoch.clip_gradients(run)
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.6, 0.8]]))
+    before = layer.weight.detach().clone()
+    layer.weight.grad.fill_(torch.inf)
+    scaler.step(optimizer.optimizer)  # the norm that it found was finite
+    scaler.update()
+    scaler.scale(layer(torch.tensor([[torch.inf, 1.0]])).sum()).backward()
+    after = layer.weight.detach().clone()
+    assert epoch.clip_gradients(run)
+    scaler.step(optimizer.optimizer)
+    assert not torch.equal(before, after)
+    assert torch.equal(layer.weight, after)
+
+
+# The moving average.
+
+
+def test_the_average_is_timms_with_its_warm_up() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    model[3].weight.requires_grad_(False)
+    ours, theirs = Ema(model, 0.7), ModelEmaV3(copy.deepcopy(model), decay=0.7, use_warmup=True)
+    for step in range(1, 9):  # 0.7 is reached in the seventh
+        with torch.no_grad():
+            model(torch.randn(4, 3, 4, 4))
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        ours.update(step)
+        theirs.update(model, step=step)
+        expected = theirs.module.state_dict()
+        assert expected.keys() - ours.weights.keys() == {"3.weight"}
+        assert all(torch.equal(value, expected[key]) for key, value in ours.weights.items())
+
+
+def test_the_average_is_what_is_validated_saved_and_tested(data_dir: Path, tmp_path: Path) -> None:
+    row = train(data_dir, tmp_path, ema=0.9)
+    plain = train(data_dir, tmp_path)
+    assert not torch.equal(
+        weights(row, tmp_path)["linears.0.weight"], weights(plain, tmp_path)["linears.0.weight"]
+    )
+    for split in ("val", "test"):
+        again = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir, split=split)
+        assert again[f"{split}_loss"] == pytest.approx(row[f"{split}_loss"], rel=1e-6), split
+
+
+def test_an_average_that_keeps_nothing_is_the_run_without_one(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    row = train(data_dir, tmp_path, ema=1e-30)
+    plain = train(data_dir, tmp_path)
+    assert row["test_loss"] == plain["test_loss"]
+    expected = weights(plain, tmp_path)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(row, tmp_path).items())
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights for timm's smallest network."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def test_the_average_of_a_head_on_cached_features_resumes_too(
+    data_dir: Path, tmp_path: Path, backbone: Path
+) -> None:
+    options = {"model": "timm:test_resnet", "weights": backbone, "cache_views": 2, "ema": 0.9}
+    options |= {"image_size": 32}
+    row = train(data_dir, tmp_path / "straight", **options)
+    stop_after(6, data_dir, tmp_path / "stopped", **options)
+    train(data_dir, tmp_path / "stopped", **options)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+    stored, kept = load_file(backbone), weights(row, tmp_path / "straight")
+    assert all(torch.equal(kept[f"backbone.{key}"], stored[key]) for key in ("conv1.0.weight",))
+
+
+# Accumulation.
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8, 100])
+def test_a_batch_in_parts_is_the_whole_batch_up_to_rounding(
+    data_dir: Path, tmp_path: Path, parts: int
+) -> None:
+    whole = train(data_dir, tmp_path, label_smoothing=0.1)
+    row = train(data_dir, tmp_path, label_smoothing=0.1, grad_accum=parts)
+    for key, value in weights(whole, tmp_path).items():
+        torch.testing.assert_close(weights(row, tmp_path)[key], value, rtol=1e-4, atol=1e-6)
+    assert row["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
