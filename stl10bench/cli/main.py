@@ -26,10 +26,10 @@ from stl10bench.core.console import (
     is_main,
     mute,
     muted_stderr,
-    note_launcher,
     open_streams,
 )
 from stl10bench.core.errors import BenchError, StorageError
+from stl10bench.core.launcher import note_launcher
 
 # A command -> its module in stl10bench.cli, and the first line of its help: `--help` imports no
 # module. The command's docstring goes on from there.

@@ -15,26 +15,11 @@ from rich.console import Console
 
 VERBOSITY = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and its children
 QUIET, VERBOSE = "quiet", "verbose"
-LAUNCHED = "STL10BENCH_LAUNCHED"  # the launcher's process: when it dies, a run saves and ends
-_LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # each sets one of them
 
 
 def is_main() -> bool:
     """Whether this process is the one that prints: rank 0 of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def launcher_pid() -> int | None:
-    """The process that launched this one, or None: then no launcher did."""
-    if LAUNCHED in os.environ:
-        return int(os.environ[LAUNCHED])
-    return os.getppid() if any(name in os.environ for name in _LAUNCHERS) else None
-
-
-def note_launcher() -> None:
-    """Store the launcher's process while it lives: later it may be dead, its number another's."""
-    if (pid := launcher_pid()) is not None:
-        os.environ[LAUNCHED] = str(pid)
 
 
 def stdout() -> Console:

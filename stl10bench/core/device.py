@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from stl10bench.core.errors import UsageError, unknown
+from stl10bench.core.launcher import asked_cpu, check_environment
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
@@ -21,13 +22,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 def choose_device(name: str) -> str:
     """The device for `name`, one of DEVICES; `auto` is CUDA, else Apple's MPS, else the CPU.
 
-    Raises UsageError for another name, and for a device that torch does not find.
+    A launcher that asks for the CPU (`accelerate launch --cpu`) gets it from `auto`. Raises
+    UsageError for another name, and for a device that torch does not find.
     """
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return "cuda" if cuda else "mps" if mps else "cpu"
+        return "cpu" if asked_cpu() else "cuda" if cuda else "mps" if mps else "cpu"
     if not {"cuda": cuda, "mps": mps, "cpu": True}[name]:
         raise UsageError(f"--device {name}: torch {torch.__version__} finds none; use --device cpu")
     return name
@@ -68,7 +70,10 @@ def be_deterministic() -> None:
 
 
 def check_compiler(device: str) -> None:
-    """Raise UsageError when torch.compile needs a C++ compiler and there is none."""
+    """Raise UsageError when torch.compile is switched off, or lacks the C++ compiler it needs."""
+    for name in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"):
+        if os.environ.get(name) == "1":
+            raise UsageError(f"{name}=1 in the environment: unset it, or drop --compile")
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if device == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise UsageError(
@@ -89,9 +94,16 @@ def make_accelerator(
     """Accelerate's state for one run: device, process group, mixed precision and tracker.
 
     Processes wait `timeout_minutes` for one that hangs, then the run fails. Raises UsageError when
-    a launcher started more processes than found each other.
+    a launcher started more processes than found each other, and for an environment that would give
+    the run another device or other numbers.
     """
+    check_environment()
     if device == "cuda":
+        if os.environ.get("NVIDIA_TF32_OVERRIDE", "1") != "1":  # a row's device tells of TF32
+            raise UsageError(
+                "NVIDIA_TF32_OVERRIDE in the environment: fp32 on a GPU is computed in TF32; unset "
+                "it, or use --device cpu"
+            )
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32; untested
     world = int(os.environ.get("WORLD_SIZE", "1"))
     # A singleton: without a reset, a second run in this process could not have another precision.
@@ -103,6 +115,11 @@ def make_accelerator(
         project_dir=folder,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
+    if accelerator.device.type != device:
+        raise UsageError(
+            f"--device {device}, but the environment makes Accelerate take {accelerator.device}: "
+            "unset ACCELERATE_USE_CPU, or use --device auto"
+        )
     if accelerator.num_processes != world:
         raise UsageError(
             f"{world} processes were launched, {accelerator.num_processes} found each other: "

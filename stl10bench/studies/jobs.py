@@ -18,18 +18,13 @@ from uuid import uuid4
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
-from stl10bench.core.console import LAUNCHED
 from stl10bench.core.errors import BenchError, BusyError, DivergedError
+from stl10bench.core.launcher import LAUNCHED, without_launcher
 from stl10bench.results.rows import Failure, Row
 from stl10bench.training.job import Job, write_job
 
 STORAGE = "STL10BENCH_STORAGE"  # the URL of a search's memory: it may hold a password
 _LOOK = 0.2  # seconds between two looks at a child, a lock or a file
-_LAUNCHERS = {
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
-    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", STORAGE),
-}
-_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_")
 _TAG_LENGTH = 64  # characters, W&B's limit
 _INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
@@ -209,11 +204,8 @@ def child_environment(
     Without any trace of a launcher, else the run would wait for the other processes, and with one
     of this machine's `gpus`, that of our `slot` among its workers.
     """
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _LAUNCHERS and not name.startswith(_PREFIXES)
-    }
+    variables = without_launcher(os.environ)
+    variables.pop(STORAGE, None)
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
     if gpus and slot is not None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from stl10bench.config import DERIVED, Limits, RunConfig, make_limits
 from stl10bench.core.errors import BenchError, UsageError, unknown
+from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
@@ -92,6 +93,7 @@ def prepare(start: Start, options: Mapping[str, Any], console: Console) -> Commo
     """Open the data; `options` are those of `train`, unset ones None. Raises what it raises."""
     from stl10bench.core.device import choose_device
 
+    check_environment()  # the runs' own has nothing of a launcher: they would not see it
     set_ones = {key: value for key, value in options.items() if value is not None}
     chosen = {key: value for key, value in set_ones.items() if key in OPTIONS}
     for key in ("runs_dir", "data_dir"):

@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from torch import distributed
 
 from stl10bench.config import Limits, RunConfig
-from stl10bench.core.console import launcher_pid
 from stl10bench.core.errors import InterruptedRunError, StorageError
+from stl10bench.core.launcher import launcher_pid
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ECHO = 0.5  # seconds

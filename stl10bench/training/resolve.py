@@ -9,6 +9,7 @@ from typing import Any
 
 from stl10bench.config import DEFAULT_RECIPE, RunConfig, make_config, recipe_settings
 from stl10bench.core.errors import UsageError
+from stl10bench.core.launcher import asked_precision
 from stl10bench.models import registry
 from stl10bench.models.factory import changed_options, check_freeze, check_options
 from stl10bench.models.pretrained import Weights, choose_weights
@@ -68,17 +69,20 @@ def is_frozen(config: RunConfig) -> bool | None:
 
 
 def choose_precision(config: RunConfig, device: str) -> str:
-    """What `auto` means: a rule from what the device can do, not a timing.
+    """What `auto` means: what a launcher asks for, else a rule from what the device can do.
 
-    CUDA: bf16 where the GPU has it (Ampere and later). CPU with bf16 instructions (AVX512-BF16,
-    AMX): bf16 for the mlp, the cnn, a frozen backbone, and any backbone from 96 px on, where the
-    products outweigh the conversions (measured; a fine-tuned MobileNetV2 at 64 px is faster in
-    fp32). Everything else is fp32. Raises UsageError for fp16 on a CPU.
+    The rule is no timing. CUDA: bf16 where the GPU has it (Ampere and later). CPU with bf16
+    instructions (AVX512-BF16, AMX): bf16 for the mlp, the cnn, a frozen backbone, and any backbone
+    from 96 px on, where the products outweigh the conversions (measured; a fine-tuned MobileNetV2
+    at 64 px is faster in fp32). Everything else is fp32. Raises UsageError for fp16 on a CPU.
     """
-    if config.precision == "fp16" and device == "cpu":
-        raise UsageError("--precision fp16 does not work on a CPU: use bf16, no or auto")
-    if config.precision != "auto":
-        return config.precision
+    precision: str = config.precision
+    if precision == "auto":
+        precision = asked_precision() or "auto"
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("fp16 does not work on a CPU: use --precision bf16 or no")
+    if precision != "auto":
+        return precision
     if device == "cuda":
         import torch
 

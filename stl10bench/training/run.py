@@ -11,6 +11,7 @@ from rich.console import Console
 
 from stl10bench.config import DEFAULT_RECIPE, Limits, make_limits
 from stl10bench.core.errors import DataError, UsageError
+from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import registry
@@ -38,6 +39,7 @@ def train(
     by default nowhere. Raises a BenchError whose text says what to do.
     """
     console = console or Console(quiet=True)
+    check_environment()
     limits = {key: options.pop(key) for key in Limits.model_fields if key in options}
     how = {key: options.pop(key) for key in OPTIONS if key in options}
     config, start = check_settings(

@@ -177,10 +177,13 @@ def test_a_run_out_of_time_saves_and_the_same_command_goes_on(
 
 
 LAUNCHERS = {  # -> what they set for their child
-    "accelerate launch": "os.environ['ACCELERATE_MIXED_PRECISION'] = 'no'",
+    "accelerate launch": (
+        "os.environ['ACCELERATE_MIXED_PRECISION'] = 'no'; import psutil; "
+        "psutil.Process.cmdline = lambda process: ['python', '/bin/accelerate', 'launch']"
+    ),
     "torchrun": "os.environ['TORCHELASTIC_RUN_ID'] = 'none'",
     "benchmark": "os.environ['STL10BENCH_LAUNCHED'] = str(os.getppid())",
-    "nohup": "",
+    "nohup": "os.environ['ACCELERATE_MIXED_PRECISION'] = 'no'",  # a shell's, as good as anybody's
 }
 
 

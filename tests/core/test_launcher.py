@@ -1,0 +1,178 @@
+"""What stands in the environment never changes a run's numbers without changing its name."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stl10bench
+from stl10bench.core import launcher
+from stl10bench.core.device import check_compiler, choose_device, make_accelerator
+from stl10bench.core.errors import UsageError
+
+TINY: dict[str, Any] = {
+    **{"image_size": 8, "epochs": 1, "batch_size": 8, "threads": 1, "tracker": "none"},
+    **{"optimizer": "sgd", "lr": 0.01},
+}
+REFUSED = {  # -> what to use instead
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4": "use --grad-accum N",
+    "ACCELERATE_DYNAMO_BACKEND=INDUCTOR": "use --compile",
+    "ACCELERATE_MIXED_PRECISION=fp8": "use --precision bf16",
+    "ACCELERATE_DOWNCAST_BF16=true": "use --precision bf16",
+    "ACCELERATE_FP8_BACKEND=MSAMP": "use --precision bf16",
+    "ACCELERATE_TORCH_DEVICE=meta": "use --device",
+    "ACCELERATE_USE_FSDP=true": "launch with torchrun",
+    "ACCELERATE_USE_DEEPSPEED=true": "launch with torchrun",
+    "ACCELERATE_USE_MEGATRON_LM=true": "launch with torchrun",
+    "ACCELERATE_USE_PARALLELISM_CONFIG=true": "launch with torchrun",
+    "ONEDNN_DEFAULT_FPMATH_MODE=BF16": "use --precision bf16",
+    "TIMM_USE_NAFLEXVIT=true": "name a naflexvit model",
+}
+# What `accelerate launch` sets for its child where nobody asked for anything.
+DEFAULTS = {
+    **{"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "False"},
+    **{"ACCELERATE_DYNAMO_BACKEND": "NO", "ACCELERATE_DYNAMO_MODE": "default"},
+    **{"ACCELERATE_DYNAMO_USE_FULLGRAPH": "False", "ACCELERATE_DYNAMO_USE_DYNAMIC": "False"},
+}
+
+
+def train(data_dir: Path, runs_dir: Path, **options: Any) -> Any:
+    settings = {**TINY, "data_dir": data_dir, "runs_dir": runs_dir, **options}
+    return stl10bench.train("logistic", **settings)
+
+
+def set_variable(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("variable", REFUSED)
+def test_a_variable_that_would_change_the_numbers_is_refused_with_what_to_use_instead(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    set_variable(monkeypatch, variable)
+    name = variable.partition("=")[0]
+    with pytest.raises(UsageError, match=f"^{name}=.*{re.escape(REFUSED[variable])}"):
+        train(data_dir, tmp_path / "runs")
+    with pytest.raises(UsageError, match=name):
+        make_accelerator("cpu", "no", "none", None)  # the door of all that computes
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("benchmark", "logistic"), ("study", "run", "logistic-lr"), ("train", "logistic")]
+)
+def test_what_a_run_refuses_its_study_and_its_benchmark_refuse(
+    cli: Any, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """Their runs' own environment has no such variable: without the rule it would be ignored."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    code, _, err = cli(*command, "--data-dir", str(data_dir))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "use --grad-accum N" in err
+    assert not Path("runs").exists()
+
+
+def test_what_accelerate_launch_always_sets_changes_nothing(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(data_dir, tmp_path / "plain")
+    for name, value in DEFAULTS.items():
+        monkeypatch.setenv(name, value)
+    launched = train(data_dir, tmp_path / "launched")
+    assert (launched.run, launched.test_loss) == (plain.run, plain.test_loss)
+
+
+def test_a_launchers_precision_is_that_of_auto_and_so_in_the_name(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    obeyed = train(data_dir, tmp_path)
+    chosen = train(data_dir, tmp_path, precision="no")  # what is typed wins
+    assert (obeyed.precision, chosen.precision) == ("bf16", "no")
+    assert obeyed.run != chosen.run
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(UsageError, match="fp16 does not work on a CPU: use --precision bf16 or no"):
+        train(data_dir, tmp_path, device="cpu")
+
+
+def test_a_launcher_that_asks_for_the_cpu_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device("auto") == "cuda"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(UsageError, match=r"--device mps, but .* cpu"):
+        make_accelerator("mps", "no", "none", None)
+
+
+def test_neither_tf32_nor_the_compiler_is_switched_off_behind_a_rows_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with pytest.raises(UsageError, match="computed in TF32"):
+        make_accelerator("cuda", "no", "none", None)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    with pytest.raises(UsageError, match=r"TORCHDYNAMO_DISABLE.*drop --compile"):
+        check_compiler("cuda")
+
+
+HARMLESS = {  # variables that Accelerate reads -> why they change no number
+    **dict.fromkeys(("MIXED_PRECISION", "USE_CPU"), "obeyed, and in the name or the row"),
+    **dict.fromkeys(("DYNAMO_MODE", "DYNAMO_USE_"), "only with a DYNAMO_BACKEND"),
+    **dict.fromkeys(("DEEPSPEED_", "CONFIG_DS_FIELDS", "GRADIENT_CLIPPING"), "of DeepSpeed"),
+    **dict.fromkeys(("FP8_OPT_LEVEL", "ALLOW_CP_STANDALONE"), "of FP8, of context parallelism"),
+    **dict.fromkeys(("SAGEMAKER_DISTRIBUTED_TYPE", "IN_TPU_POD"), "of SageMaker, of TPUs"),
+    **dict.fromkeys(("DEBUG_MODE", "DEBUG_RDV_FILE", "ENABLE_RICH", "LOG_LEVEL"), "words"),
+    **dict.fromkeys(("CPU_AFFINITY", "NUM_PROCESSES"), "where and how many"),
+    **dict.fromkeys(("BYPASS_DEVICE_MAP", "INIT_INCLUDE_BUFFERS"), "of models too large to load"),
+}
+
+
+def test_each_variable_that_accelerate_reads_is_refused_or_known_to_change_nothing() -> None:
+    """When this fails, a new version reads one more: decide, and put it here or there."""
+    spec = find_spec("accelerate")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    (folder,) = map(Path, spec.submodule_search_locations)
+    text = "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
+    names = set(re.findall(r"\bACCELERATE_[A-Z0-9_]+[A-Z0-9]\b", text))
+    assert len(names) > 30
+    known = tuple(f"ACCELERATE_{name}" for name in HARMLESS)
+    assert {
+        name for name in names - launcher._REFUSED.keys() if not name.startswith(known)
+    } == set()
+
+
+LAUNCHERS = [
+    ("/venv/bin/accelerate", "launch", "sweep.py"),
+    ("/venv/bin/accelerate-launch", "sweep.py"),
+    ("-m", "accelerate.commands.launch", "sweep.py"),
+]
+OTHERS = [("sweep.py", "launch"), ("-lc", "accelerate launch sweep.py; stl10bench train cnn")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends processes as POSIX does")
+@pytest.mark.parametrize("words", LAUNCHERS + OTHERS)
+def test_accelerates_one_process_launcher_is_known_by_its_command_line(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Its variables may stand in anybody's shell: a run under nohup outlives that."""
+    for name in ("TORCHELASTIC_RUN_ID", launcher.LAUNCHED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", code, *words], stdin=pipe, stdout=pipe
+    ) as parent:
+        assert parent.stdout
+        parent.stdout.readline()
+        monkeypatch.setattr(os, "getppid", lambda: parent.pid)
+        assert launcher.launcher_pid() == (parent.pid if words in LAUNCHERS else None)
+        parent.communicate()
+    assert launcher.launcher_pid() is None  # it is gone
