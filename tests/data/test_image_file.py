@@ -1,12 +1,14 @@
 """Image files of all kinds become the same square of pixels; hostile ones become one line."""
 
+import io
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stl10bench.data import image_file
 
@@ -141,6 +143,82 @@ def test_a_huge_jpeg_is_read_at_a_fraction_of_its_size(tmp_path: Path) -> None:
     Image.new("RGB", (9000, 9000), (200, 40, 60)).save(tmp_path / "huge.jpg")
     square = image_file.read(tmp_path / "huge.jpg").astype(int)
     assert np.abs(square - [200, 40, 60]).max() <= 3
+
+
+def huge_jpeg(width: int, height: int, *, orientation: int = 1) -> bytes:
+    """A grey JPEG, written bit by bit as no one has the memory: its lower half is lighter.
+
+    In the Huffman tables that Pillow writes, 001010 is a block of 8x8 pixels like the one before
+    it, and 0xF40A is one that is lighter by 64.
+    """
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    small = io.BytesIO()
+    Image.new("L", (8, 8)).save(small, "JPEG", quality=75, exif=exif)
+    start, _, scan = small.getvalue().partition(b"\xff\xda")
+    size = struct.pack(">HH", height, width)
+    start = start.replace(b"\xff\xc0\x00\x0b\x08\0\x08\0\x08", b"\xff\xc0\x00\x0b\x08" + size)
+    blocks = (width // 8) * (height // 8)
+    four = bytes.fromhex("28a28a")
+    data = four * (blocks // 8) + b"\xf4\x0a" + four * (blocks // 8 + 1)
+    return start + b"\xff\xda" + scan[:8] + data + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(("width", "height"), [(12_000, 9_000), (16_320, 12_240)])
+def test_photos_of_108_and_200_megapixels_are_read_and_turned(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    (tmp_path / "huge.jpg").write_bytes(huge_jpeg(width, height, orientation=6))
+    with image_file.silenced():
+        square = image_file.read(tmp_path / "huge.jpg", limit=4_000_000)
+    assert (square[:, :44] == 192).all(), "the lower half has become the left one"
+    assert (square[:, 52:] == 128).all()
+
+
+def test_only_what_can_be_decoded_smaller_may_be_over_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_file, "PIXEL_LIMIT", 1_000_000)
+    monkeypatch.setattr(image_file, "REDUCED_LIMIT", 3_000_000)
+    image = Image.effect_noise((300, 200), 60).resize((1600, 800))  # 1.28 million pixels
+    kinds = {
+        "progressive.jpg": {"progressive": True},  # kept whole, in less memory
+        "plain.jpg": {},
+        "levels.jp2": {"quality_mode": "rates", "quality_layers": [20]},
+    }
+    image.save(tmp_path / "whole.png")
+    expected = ImageOps.fit(image, (96, 96))
+    for name, options in kinds.items():
+        image.save(tmp_path / name, **options)
+        square = image_file.read(tmp_path / name)[..., 0].astype(int)
+        assert np.abs(square - np.asarray(expected)).mean() < 6, name
+    image.save(tmp_path / "no-levels.jp2", num_resolutions=1)
+    for name in ("whole.png", "no-levels.jp2"):
+        assert refused(tmp_path / name).startswith("1600x800 = 1280000 pixels, and at most 1000000")
+    image.resize((1600, 1600)).save(tmp_path / "larger.jpg", progressive=True)
+    assert "2560000 pixels, and at most 2000000 are decoded" in refused(tmp_path / "larger.jpg")
+    image.resize((2000, 1600)).save(tmp_path / "largest.jpg")
+    assert "2000x1600 = 3200000 pixels, and at most 3000000 are decoded" in refused(
+        tmp_path / "largest.jpg"
+    )
+    image.resize((90, 90)).save(tmp_path / "small.jp2", num_resolutions=1)
+    assert image_file.read(tmp_path / "small.jp2").shape == (96, 96, 3)
+
+
+def test_pillows_own_limit_is_raised_only_while_images_are_read() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    with image_file.silenced():
+        assert image_file.REDUCED_LIMIT == Image.MAX_IMAGE_PIXELS
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_square_of_any_size_is_cut_from_enough_pixels(tmp_path: Path) -> None:
+    image = Image.effect_noise((60, 45), 80).resize((2000, 1500)).convert("RGB")
+    image.save(tmp_path / "photo.jpg", quality=95)
+    square = image_file.read(tmp_path / "photo.jpg", size=256)
+    assert square.shape == (256, 256, 3)
+    expected = ImageOps.fit(image, (256, 256), Image.Resampling.BICUBIC)
+    assert np.abs(square.astype(int) - np.asarray(expected)).mean() < 2
 
 
 def test_sizes_over_the_limit_are_refused_before_a_pixel_is_read(tmp_path: Path) -> None:
