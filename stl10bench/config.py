@@ -65,6 +65,10 @@ class RunConfig(BaseModel):
     """Peak learning rate."""
     backbone_lr: float = Field(1.0, gt=0, le=1)
     """Learning rate of the backbone as a fraction of --lr."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor of the learning rate from each layer of a backbone to the one below; 1: none."""
+    freeze_stages: int = Field(0, ge=0)
+    """Stages of a fine-tuned backbone that stay frozen, counted from its stem; 0: none."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD momentum."""
     weight_decay: Strength = 0.0

@@ -49,6 +49,8 @@ NUMBERS: dict[str, Any] = {  # a valid value other than the default for each fie
 OTHERS: dict[str, dict[str, Any]] = {
     "fold": {"fold": 3, "val_fraction": 0},
     "labels_per_class": {"labels_per_class": 5},
+    "layer_decay": {"layer_decay": 0.75},
+    "freeze_stages": {"freeze_stages": 2},
     "clip_grad": {"clip_grad": 1.0},
     "ema": {"ema": 0.999},
     "grad_accum": {"grad_accum": 2},

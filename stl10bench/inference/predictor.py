@@ -224,4 +224,8 @@ def load(path: str | Path) -> Predictor:
         reason = str(error).partition("\n")[0][:300]
         raise CheckpointError(f"{path}: its model cannot be built: {reason}") from None
     checkpoint.fill(model, tensors, path)
+    if config.freeze_stages:  # for the count of parameters that were trained
+        from stl10bench.models.timm_backbone import freeze_stages  # timm takes seconds
+
+        freeze_stages(model, config.freeze_stages)
     return Predictor(model, header).eval()

@@ -1,6 +1,7 @@
 """A backbone, frozen or fine-tuned, under a head; a frozen one runs with fused batch norms."""
 
 import copy
+from collections.abc import Collection
 from functools import partial
 
 import torch
@@ -74,9 +75,23 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.frozen = freeze
-        self._fused: list[nn.Module] = []  # in a list: neither a submodule nor saved
+        # In lists: neither submodules of this one nor saved.
+        self._fused: list[nn.Module] = []
+        self._still: list[nn.Module] = []  # parts of the backbone that stay in evaluation mode
         if freeze:
             backbone.requires_grad_(False).eval()
+
+    def freeze_parameters(self, names: Collection[str]) -> None:
+        """Freeze these of the backbone's parameters, and each part of it that holds no others.
+
+        Such a part stays in evaluation mode, as a frozen backbone does.
+        """
+        for name in names:
+            self.backbone.get_parameter(name).requires_grad_(False)
+        for part in self.backbone.modules():
+            learns = [parameter.requires_grad for parameter in part.parameters()]
+            if learns and not any(learns):
+                self._still.append(part.eval())
 
     def fuse(self, images: Tensor, dtype: torch.dtype) -> None:
         """From now on run a frozen backbone as a copy in `dtype` with fused batch norms.
@@ -89,10 +104,10 @@ class Classifier(nn.Module):
             self._fused = [fuse_batch_norms(self.backbone, images).to(dtype)]
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Like nn.Module's, but a frozen backbone stays in evaluation mode."""
+        """Like nn.Module's, but what is frozen of the backbone stays in evaluation mode."""
         super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
+        for part in [self.backbone] if self.frozen else self._still:
+            part.eval()
         return self
 
     def features(self, images: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 
 from stl10bench.core.errors import CheckpointError, UsageError, unknown
@@ -74,6 +76,38 @@ def load_pretrained(
     backbone.load_state_dict(filled.state_dict())
     training: dict[str, Any] = filled.pretrained_cfg  # type: ignore[assignment]
     return tuple(training["mean"]), tuple(training["std"])
+
+
+def layer_scales(name: str, image_size: int, decay: float) -> dict[str, float]:
+    """The factor of the learning rate of each parameter of a backbone: `decay` ** its depth.
+
+    timm's own (`param_groups_layer_decay`; Bao et al. 2021, "BEiT"), of the model with its
+    classifier, whose factor is 1.
+    """
+    arguments = {**create_arguments(name, image_size), "num_classes": 2}
+    with torch.device("meta"):  # no memory taken
+        model = timm.create_model(name, **arguments)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    groups = param_groups_layer_decay(model, layer_decay=decay)
+    return {names[p]: float(group["lr_scale"]) for group in groups for p in group["params"]}
+
+
+def freeze_stages(model: nn.Module, count: int) -> None:
+    """Freeze the first `count` stages of a Classifier's backbone; the first one is its stem.
+
+    They are timm's coarse groups: the stages of a convolutional network, the blocks of a
+    transformer. Raises UsageError where there are not more of them.
+    """
+    assert isinstance(model, Classifier)  # checked with the settings
+    backbone: Any = model.backbone
+    matcher = getattr(backbone, "group_matcher", dict)
+    stages = list(group_parameters(backbone, matcher(coarse=True)).values())
+    if count >= len(stages):
+        raise UsageError(
+            f"freeze_stages = {count}: the backbone has {len(stages)} stages, its stem included; "
+            "lower --freeze-stages, or use --freeze"
+        )
+    model.freeze_parameters({name for stage in stages[:count] for name in stage})
 
 
 def create_arguments(name: str, image_size: int) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from torch.optim import lr_scheduler
 
 from stl10bench.config import RunConfig
 from stl10bench.core.errors import UsageError, unknown
+from stl10bench.models.registry import backbone_name
+from stl10bench.models.timm_backbone import layer_scales
 
 _TORCH = ("sgd", "adam", "adamw")
 
@@ -17,13 +19,19 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     """The optimizer over the parameters that learn; weight decay only on matrices and kernels.
 
     torch's own are fused: one pass over the parameters instead of a dozen. A model's `backbone`, if
-    it has one, learns at `config.backbone_lr` times the rate. Raises UsageError for a name that
-    neither torch nor timm knows.
+    it has one, learns at `config.backbone_lr` times the rate, its layers below the last at
+    `config.layer_decay` times that of the next. Raises UsageError for a name that neither torch nor
+    timm knows.
     """
+    scales: dict[str, float] = {}
+    backbone = backbone_name(config.model)
+    if config.layer_decay < 1 and backbone is not None:
+        scales = layer_scales(backbone, config.image_size, config.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            share = config.backbone_lr if name.startswith("backbone.") else 1.0
+            inner = name.removeprefix("backbone.")
+            share = config.backbone_lr * scales.get(inner, 1.0) if inner != name else 1.0
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((config.lr * share, decay), []).append(parameter)
     parameters: list[dict[str, Any]] = [

@@ -44,6 +44,12 @@ def check_settings(
             f"cache_views = {config.cache_views}: only the features of a frozen backbone stay the "
             "same; use --freeze with one, or leave it out"
         )
+    for name, off in (("layer_decay", 1.0), ("freeze_stages", 0)):
+        if getattr(config, name) != off and frozen is not False:
+            raise UsageError(
+                f"{name} = {getattr(config, name)}: it is for the layers of a fine-tuned backbone; "
+                "use --no-freeze with one, or leave it out"
+            )
     file = None if weights is None else Path(weights)
     return config, choose_weights(model, file=file, pretrained=pretrained, frozen=frozen)
 

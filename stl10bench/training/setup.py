@@ -34,7 +34,7 @@ from stl10bench.models import checkpoint, registry
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.factory import build_model
 from stl10bench.models.pretrained import Weights
-from stl10bench.models.timm_backbone import load_pretrained
+from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
 from stl10bench.training.ema import Ema
@@ -197,6 +197,8 @@ def create_model(
     classes = len(dataset.class_names)
     model = build_model(config.model, classes, config.image_size, config.model_options)
     model = model.to(memory_format=memory_format(model))
+    if config.freeze_stages:
+        freeze_stages(model, config.freeze_stages)
     name = registry.backbone_name(config.model)
     if name is None or weights.file is None:
         mean, std = channel_statistics(train.images)

@@ -85,3 +85,61 @@ def test_only_a_frozen_backbone_has_features_to_cache(
 ) -> None:
     with pytest.raises(UsageError, match="cache_views = 2: only the features of a frozen backbone"):
         stl10bench.train(model, data_dir=data_dir, runs_dir=tmp_path, cache_views=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "parts"),
+    [
+        ("test_resnet", 2, ["conv1", "bn1", "layer1"]),
+        ("test_efficientnet", 1, ["conv_stem", "bn1"]),
+        ("test_vit", 3, ["patch_embed", "cls_token", "pos_embed", "blocks.0", "blocks.1"]),
+    ],
+)
+def test_the_first_stages_stay_as_they_came_and_the_rest_learns(
+    data_dir: Path, tmp_path: Path, name: str, count: int, parts: list[str]
+) -> None:
+    """Batch-norm statistics too."""
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model(name).state_dict(), path)
+    options = {**TINY, "freeze": False, "weights": path, "freeze_stages": count, "image_size": 160}
+    options |= {"epochs": 1, "precision": "no", "ema": 0.5}
+    row = stl10bench.train(f"timm:{name}", data_dir=data_dir, runs_dir=tmp_path, **options)
+    stored = weights_of(row, tmp_path)
+    still = [key for key, value in load_file(path).items() if _same(stored, key, value)]
+    assert {key for key in still if not key.endswith("num_batches_tracked")} == {
+        key
+        for key in load_file(path)
+        if key.startswith(tuple(parts)) and not key.endswith("num_batches_tracked")
+    }
+    frozen = sum(v.numel() for k, v in load_file(path).items() if _is_parameter(k) and k in still)
+    assert row["parameters"] - row["trainable_parameters"] == frozen
+    again = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir, threads=1)
+    assert again["trainable_parameters"] == row["trainable_parameters"]
+
+
+def _same(stored: dict[str, torch.Tensor], key: str, value: torch.Tensor) -> bool:
+    return f"backbone.{key}" in stored and torch.equal(stored[f"backbone.{key}"], value)
+
+
+def _is_parameter(key: str) -> bool:
+    return not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "text"),
+    [
+        ("timm:test_resnet", {"freeze": False, "freeze_stages": 5}, "the backbone has 5 stages"),
+        ("timm:test_resnet", {"freeze_stages": 1}, "freeze_stages = 1: .* --no-freeze"),
+        ("timm:test_resnet", {"layer_decay": 0.5}, "layer_decay = 0.5: .* --no-freeze"),
+        ("mlp", {"layer_decay": 0.5}, "layer_decay = 0.5: .*of a fine-tuned backbone"),
+    ],
+)
+def test_what_is_for_a_fine_tuned_backbone_is_refused_elsewhere(
+    data_dir: Path, tmp_path: Path, weights: Path, model: str, settings: Any, text: str
+) -> None:
+    where = {"data_dir": data_dir, "runs_dir": tmp_path, "pretrained": False}
+    if settings.get("freeze") is not False and model != "mlp":
+        where |= {"weights": weights, "pretrained": True}
+    with pytest.raises(UsageError, match=text):
+        stl10bench.train(model, **{**TINY, **where, **settings})

@@ -4,13 +4,16 @@ import math
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core.errors import UsageError
+from stl10bench.models.factory import build_model
 from stl10bench.training.optim import make_optimizer, make_schedule
 
 
@@ -159,3 +162,27 @@ def test_timms_optimizers_take_a_step(name: str) -> None:
 def test_an_unknown_optimizer_says_the_nearest(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         make_optimizer(config_of(optimizer=name), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_layers_learn_at_timms_rates(name: str) -> None:
+    """And with `backbone_lr` at that share of them; decay and head are as without."""
+    config = config_of(
+        model=f"timm:{name}", layer_decay=0.75, backbone_lr=0.5, lr=0.1, weight_decay=0.05
+    )
+    options = {"freeze": False, "hidden": (4,)}
+    model = build_model(config.model, 4, 64, options)
+    whole = timm.create_model(name, num_classes=4)
+    names = {parameter: key for key, parameter in whole.named_parameters()}
+    expected = {
+        f"backbone.{names[parameter]}": (0.1 * 0.5 * group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(whole, weight_decay=0.05, layer_decay=0.75)
+        for parameter in group["params"]
+    }
+    groups = make_optimizer(config, model).param_groups
+    rates = {p: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        by_dimension = 0.05 if parameter.ndim > 1 else 0.0
+        assert rates[parameter] == pytest.approx(expected.get(key, (0.1, by_dimension))), key
+    assert groups[-1]["lr"] == 0.1, "the rate that is logged is the head's"
+    assert len({rate for rate, _ in rates.values()}) > 5

@@ -31,8 +31,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.9},
     "grad_accum": {"grad_accum": 3},
     "a step's": {"clip_grad": 0.5, "ema": 0.9, "grad_accum": 2},
+    "a backbone's": {
+        **{"model": "timm:test_vit", "freeze": False, "pretrained": False, "image_size": 32},
+        **{"layer_decay": 0.7, "freeze_stages": 2},
+    },
 }
-TOGETHER = ["a step's"]
+TOGETHER = ["a step's", "a backbone's"]
 
 
 def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) -> Any:
@@ -79,10 +83,14 @@ def test_two_processes_train_like_one(
 ) -> None:
     """Up to rounding."""
     options = {**TINY, **SETTINGS[name]}
-    words = ["train", "mlp", "--data-dir", str(data_dir)]
+    words = ["train", options.pop("model", "mlp"), "--data-dir", str(data_dir)]
     for key, value in options.items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{key.replace('_', '-')}", text]
+        option = key.replace("_", "-")
+        if value is False:
+            words.append(f"--no-{option}")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{option}", text]
     logs = []
     for processes in (1, 2):
         runs_dir = tmp_path / str(processes)
