@@ -17,7 +17,7 @@ from stl10bench.core.errors import DivergedError
 from stl10bench.core.seeding import DROPOUT, seed_of
 from stl10bench.models import checkpoint
 from stl10bench.training.resume import Position
-from stl10bench.training.setup import Run
+from stl10bench.training.setup import Training
 
 
 def nan_if_infinite(losses: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def nan_if_infinite(losses: Tensor) -> Tensor:
     return losses * torch.where(losses.isfinite(), 1.0, math.nan)
 
 
-def backward(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def backward(run: Training, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Leave a batch's gradients in the parameters; its mean loss and its hits, not waited for.
 
     The batch is computed in `grad_accum` parts (the memory is that of one): but for batch norms
@@ -48,7 +48,7 @@ def backward(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(losses).sum(), torch.stack(hits).sum()
 
 
-def clip_gradients(run: Run) -> Tensor:
+def clip_gradients(run: Training) -> Tensor:
     """Whether a gradient is not finite, bool () and not waited for; others are clipped.
 
     With `clip_grad` by their norm over all parameters together (Pascanu et al. 2013, "On the
@@ -113,7 +113,7 @@ def diverged(what: str, step: int, lr: float, last_loss: float) -> DivergedError
 
 
 def train_epoch(
-    run: Run,
+    run: Training,
     at: Position,
     last_loss: float,
     pauses: Callable[[], bool],

@@ -5,30 +5,32 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stl10bench.core import files
 from stl10bench.core.device import memory_format
 from stl10bench.data import augment
-from stl10bench.data.loader import Images
 from stl10bench.data.splits import fold_overlap
-from stl10bench.metrics.classification import measures
+from stl10bench.metrics.classification import measures, none_if_not_finite
 from stl10bench.metrics.significance import wilson_interval
-from stl10bench.models import summary
+from stl10bench.models import checkpoint, summary
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.factory import check_options
 from stl10bench.models.pretrained import NO_WEIGHTS, contamination
+from stl10bench.results import predictions
 from stl10bench.results.rows import Row
-from stl10bench.training.resume import Position
+from stl10bench.training.evaluate import score
 from stl10bench.training.setup import Run
+from stl10bench.training.tracking import Log
 
 T = TypeVar("T")
 BATCH = 250  # images of the throughput, or all where there are fewer
@@ -37,7 +39,7 @@ _MOST_SECONDS = 1.0  # after which no further pass is begun
 _PASSES = 5, 200  # at least, at most
 
 
-def measure_cost(run: Run, test: Images) -> dict[str, Any]:
+def measure_cost(run: Run, images: Tensor) -> dict[str, Any]:
     """What a row says of the cost of inference, uint8 images in and logits out, in one process.
 
     - `latency_ms`, `latency_p95_ms`: median and 95th percentile of single images, milliseconds
@@ -47,7 +49,7 @@ def measure_cost(run: Run, test: Images) -> dict[str, Any]:
     """
     model, accelerator = run.model, run.accelerator
     model.eval()
-    few = test.images[:BATCH].to(accelerator.device)
+    few = images[:BATCH].to(accelerator.device)
 
     @torch.no_grad()
     def seconds(images: Tensor) -> list[float]:
@@ -174,16 +176,51 @@ def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def make_row(
-    run: Run, at: Position, header: Header, arrays: Mapping[str, NDArray[Any]], test: Images
-) -> Row:
-    """The row of a run that was trained up to `at`; its model holds the weights that were tested.
+class Effort(NamedTuple):
+    """What learning took: its steps, seconds in all, and images of its passes a second."""
 
-    `header` has the metrics of that epoch and of the test, `arrays` are those of the predictions
-    file. A figure that cannot be had (MACs, latency) is None, and a note says why.
+    steps: int
+    seconds: float
+    images_per_second: float
+
+
+def write_result(
+    run: Run,
+    header: Header,
+    arrays: dict[str, NDArray[Any]],
+    images: Tensor,
+    effort: Effort,
+    log: Log,
+) -> Row:
+    """Write the tested checkpoint, the predictions and the row of a run; returns the row.
+
+    The model holds the weights that were tested, `header` is theirs; `arrays` are those of the
+    predictions file, and `images` some uint8 test images (N, 3, S, S) to time inference on.
+    """
+    logits, labels = (torch.from_numpy(arrays[key]) for key in ("logits", "labels"))
+    tested = none_if_not_finite(score(logits, labels, "test"))
+    log.write(tested, step=effort.steps)
+    header = header.at(header.epoch, header.step, header.metrics | tested)
+    if run.is_main:
+        checkpoint.save(run.tested_file, run.model, header)
+    row = make_row(run, header, arrays, images, effort)
+    if run.is_main:
+        log.summary(row.stored())
+        predictions.save(run.folder.predictions_file, arrays)
+        files.write_json(run.folder.result_file, row.stored())
+    return row
+
+
+def make_row(
+    run: Run, header: Header, arrays: dict[str, NDArray[Any]], images: Tensor, effort: Effort
+) -> Row:
+    """The row of a finished run; its arguments are those of `write_result`.
+
+    `header` has the metrics of the tested epoch and of the test. A figure that cannot be had (MACs,
+    latency) is None, and a note says why.
     """
     config, values, accelerator = run.config, header.metrics, run.accelerator
-    accuracy, images = values["test/accuracy"] or 0.0, len(arrays["labels"])
+    accuracy, tested = values["test/accuracy"] or 0.0, len(arrays["labels"])
     validated = "val_logits" in arrays
     validation = (arrays["val_logits"], arrays["val_labels"]) if validated else None
     facts = {
@@ -192,10 +229,9 @@ def make_row(
         **measures(arrays["logits"], arrays["labels"], validation),
     }
     notes = list(facts.pop("test_notes"))
-    steps = at.step(run.steps_per_epoch)
     with accelerator.autocast():  # a fused backbone has the run's precision
         macs = _attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
-    costs = _attempt("latency", lambda: measure_cost(run, test), notes) if run.is_main else None
+    costs = _attempt("latency", lambda: measure_cost(run, images), notes) if run.is_main else None
     return Row(
         run=run.folder.name,
         dataset=run.dataset.name,
@@ -203,15 +239,15 @@ def make_row(
         val_accuracy=values.get("val/accuracy"),
         val_loss=values.get("val/loss"),
         test_accuracy=accuracy,
-        test_accuracy_interval=wilson_interval(accuracy, images),
+        test_accuracy_interval=wilson_interval(accuracy, tested),
         test_loss=values["test/loss"],
-        test_images=images,
+        test_images=tested,
         test_notes=tuple(notes),
         macs=macs,
         weights={"source": config.weights, "sha256": run.weights.sha256},
         fold_overlap=None if config.fold is None else fold_overlap(run.dataset),
-        train_seconds=at.total_seconds,
-        images_per_second=steps * config.batch_size / at.trained_seconds,
+        train_seconds=effort.seconds,
+        images_per_second=effort.images_per_second,
         checkpoint=f"{run.folder.name}/{run.tested_file.name}",
         checkpoint_mb=run.tested_file.stat().st_size / 1e6 if run.is_main else None,
         processes=accelerator.num_processes,

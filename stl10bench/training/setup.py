@@ -44,25 +44,17 @@ from stl10bench.training.optim import make_optimizer, make_schedule
 from stl10bench.training.resume import State
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """All that a run is made of; its weights change, but nothing of it is replaced."""
+    """All that a run is made of, whatever its method; nothing of it is replaced."""
 
     job: Job
     dataset: Dataset
-    weights: Weights  # that a backbone starts from
+    weights: Weights  # that the model starts from
     accelerator: Accelerator
     console: Console
-    train: Images
-    validation: Images  # none with val_fraction 0
     model: nn.Module  # whole and unprepared: what is evaluated and saved
     normalise: Normalise
-    learner: nn.Module  # prepared: what takes the batches, the model or its head alone
-    optimizer: AcceleratedOptimizer
-    ema: Ema | None  # of the model's weights; then it is what is evaluated and kept
-    schedule: LRScheduler
-    batches: Callable[..., Iterator[tuple[Tensor, Tensor]]]  # (epoch=, start=)
-    steps_per_epoch: int
     started: float  # on the monotonic clock, as if the run had never been interrupted
 
     @property
@@ -88,9 +80,23 @@ class Run:
         return time.monotonic() - self.started
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training(Run):
+    """A run that takes gradient steps."""
+
+    train: Images
+    validation: Images  # none with val_fraction 0
+    learner: nn.Module  # prepared: what takes the batches, the model or its head alone
+    optimizer: AcceleratedOptimizer
+    ema: Ema | None  # of the model's weights; then it is what is evaluated and kept
+    schedule: LRScheduler
+    batches: Callable[..., Iterator[tuple[Tensor, Tensor]]]  # (epoch=, start=)
+    steps_per_epoch: int
+
+
 def set_up(
     job: Job, accelerator: Accelerator, dataset: Dataset, weights: Weights, console: Console
-) -> tuple[Run, checkpoint.Header, State | None]:
+) -> tuple[Training, checkpoint.Header, State | None]:
     """The run, its checkpoints' header before the first epoch, and the state that it resumes from.
 
     Raises UsageError for settings that do not fit the data or the processes, DataError,
@@ -136,7 +142,7 @@ def set_up(
             f"step {state.position.batch}/{steps}",
             highlight=False,
         )
-    run = Run(
+    run = Training(
         job=job,
         dataset=dataset,
         weights=weights,

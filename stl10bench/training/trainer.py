@@ -11,14 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from stl10bench.core import files
 from stl10bench.core.errors import InterruptedRunError
 from stl10bench.data.stl10 import Dataset
 from stl10bench.metrics.classification import none_if_not_finite
 from stl10bench.models import checkpoint
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.pretrained import Weights
-from stl10bench.results import predictions
 from stl10bench.results.rows import Row
 from stl10bench.training import resume
 from stl10bench.training.epoch import diverged, epoch_line, epoch_values, loss_before, train_epoch
@@ -26,8 +24,8 @@ from stl10bench.training.evaluate import compute_logits, score
 from stl10bench.training.interrupt import Watch, deferred_signals
 from stl10bench.training.job import Job
 from stl10bench.training.resume import Best, Position, State
-from stl10bench.training.row import make_row
-from stl10bench.training.setup import Run, load_test_images, set_up
+from stl10bench.training.row import Effort, write_result
+from stl10bench.training.setup import Run, Training, load_test_images, set_up
 from stl10bench.training.tracking import Log
 
 
@@ -95,7 +93,7 @@ def train(
             raise
 
 
-def validate(run: Run, check: Callable[[], None]) -> dict[str, float]:
+def validate(run: Training, check: Callable[[], None]) -> dict[str, float]:
     """`val/loss` and `val/accuracy` on the validation images; nothing where there are none."""
     if not len(run.validation.labels):
         return {}
@@ -108,7 +106,7 @@ def logits_of(run: Run, images: Tensor, check: Callable[[], None]) -> Tensor:
     return compute_logits(run.model, images, run.normalise, size, run.accelerator, check=check)
 
 
-def save(run: Run, at: Position, header: Header, best: Best | None, log: Log) -> None:
+def save(run: Training, at: Position, header: Header, best: Best | None, log: Log) -> None:
     """Write a checkpoint of the run at a position; to be called by all processes."""
     if not run.is_main:
         return
@@ -144,37 +142,29 @@ def _rank(header: Header) -> tuple[float, float]:
 
 
 def final_evaluation(
-    run: Run, at: Position, best: Best, log: Log, check: Callable[[], None]
+    run: Training, at: Position, best: Best, log: Log, check: Callable[[], None]
 ) -> Row:
     """Test the best epoch; writes its checkpoint, predictions and row, returns the row.
 
     `check` is called now and then and may raise. The model keeps the weights that it came with.
     """
     test = load_test_images(run.config, run.dataset, run.accelerator)
-    labels, val_labels = (part.labels.cpu() for part in (test, run.validation))
+    steps = at.step(run.steps_per_epoch)
     with loaded_weights(run.model, best.weights):
-        logits = logits_of(run, test.images, check)
-        val_logits = None
-        if len(val_labels):
-            val_logits = logits_of(run, run.validation.images, check)
-        tested = none_if_not_finite(score(logits, labels, "test"))
-        log.write(tested, step=at.step(run.steps_per_epoch))
-        header = best.header.at(best.header.epoch, best.header.step, best.header.metrics | tested)
-        arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
-        if val_logits is not None:
-            arrays |= {"val_logits": val_logits.numpy(), "val_labels": val_labels.numpy()}
-        if run.is_main:
-            checkpoint.save(run.tested_file, run.model, header)
-        row = make_row(run, at, header, arrays, test)
-        if run.is_main:
-            log.summary(row.stored())
-            predictions.save(run.folder.predictions_file, arrays)
-            files.write_json(run.folder.result_file, row.stored())
-    return row
+        arrays = {
+            "logits": logits_of(run, test.images, check).numpy(),
+            "labels": test.labels.cpu().numpy(),
+        }
+        if len(run.validation.labels):
+            arrays["val_logits"] = logits_of(run, run.validation.images, check).numpy()
+            arrays["val_labels"] = run.validation.labels.cpu().numpy()
+        speed = steps * run.config.batch_size / at.trained_seconds
+        effort = Effort(steps, at.total_seconds, speed)
+        return write_result(run, best.header, arrays, test.images, effort, log)
 
 
 @contextmanager
-def averaged_weights(run: Run) -> Iterator[None]:
+def averaged_weights(run: Training) -> Iterator[None]:
     """Within, the model has its weights' moving average, where the run keeps one."""
     if run.ema is None:
         yield
