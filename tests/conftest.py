@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would starve each other
+for name in ("COLUMNS", "LINES"):  # pytest's readline sets them for child processes alone
+    os.unsetenv(name)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job: so would
     signal.signal(signal.SIGINT, signal.default_int_handler)  # be every program that we start

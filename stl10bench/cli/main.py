@@ -130,7 +130,7 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 
 def _print_error(error: "BenchError | typer.TyperException") -> int:
-    """One line to stderr, from each process; with --json an object to stdout, from the first.
+    """One line to stderr, from each process; with --json instead an object to stdout, of the first.
 
     Returns the exit code.
     """
@@ -138,11 +138,12 @@ def _print_error(error: "BenchError | typer.TyperException") -> int:
         traceback.print_exception(error, file=muted_stderr())
     text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     line = " ".join(text.split())
-    if line:  # without arguments the help was printed instead
-        typer.echo(f"error: {line}", file=muted_stderr())
-    if "--json" in sys.argv and is_main():
+    has_json = getattr(error, "option_name", None) != "--json"  # else the command does not know it
+    if "--json" in sys.argv and has_json and is_main():
         with contextlib.suppress(BrokenPipeError):
             typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
+    elif line:  # without arguments the help was printed instead
+        typer.echo(f"error: {line}", file=muted_stderr())
     return error.exit_code
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 VERBOSITY = "STL10BENCH_TALK"  # QUIET or VERBOSE, for this process and its children
 QUIET, VERBOSE = "quiet", "verbose"
+_PIPE = 10_000  # characters of a line that no terminal shows
 
 
 def is_main() -> bool:
@@ -23,8 +24,11 @@ def is_main() -> bool:
 
 
 def stdout() -> Console:
-    """For results."""
-    return Console()
+    """For results: as wide as the terminal, or as COLUMNS says; a pipe else has room for all."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE
+    return console
 
 
 def stderr() -> Console:

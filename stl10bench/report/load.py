@@ -66,8 +66,8 @@ class RunGroup(NamedTuple):
 
     title: str
     settings: tuple[Setting, ...]  # the most accurate first
-    baselines: tuple[Row, ...]
-    failures: tuple[Failure, ...]
+    baselines: tuple[Setting, ...]  # without runs
+    failures: tuple[tuple[str, Failure], ...]  # each with a name that differs from all others
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -168,10 +168,14 @@ def _group(
     title: str, part: Sequence[Row | Failure], runs: dict[str, LoadedRun], notes: Sequence[str]
 ) -> RunGroup:
     annotated = ranking.annotate([*ranking.baselines(part), *aggregate(part)])
-    rows = [row for row in annotated if isinstance(row, Row)]
-    finished = sorted((row for row in rows if not row.baseline), key=ranking.best_first)
-    runs_of = (tuple(runs[run] for run in row.repeats) for row in finished)
-    settings = tuple(map(Setting, row_labels(finished), finished, runs_of))
+    named = list(zip(row_labels(annotated), annotated, strict=True))
+    named.sort(key=lambda pair: ranking.best_first(pair[1]))
+    rows = [
+        Setting(name, row, tuple(runs[run] for run in row.repeats))
+        for name, row in named
+        if isinstance(row, Row)
+    ]
+    settings = tuple(setting for setting in rows if not setting.row.baseline)
     if len({run.labels.tobytes() for each in settings for run in each.predictions}) > 1:
         raise CheckpointError(
             f"the test labels in predictions.safetensors differ between runs on {title}: one file "
@@ -182,8 +186,8 @@ def _group(
         for run in runs_of_setting:
             all_notes += [*run.notes, *(f"{name}: {note}" for note in run.row.test_notes)]
         all_notes += [f"{name}: {error}" for error in row.failures]
-    baselines = tuple(row for row in rows if row.baseline)
-    failures = tuple(row for row in annotated if isinstance(row, Failure))
+    baselines = tuple(setting for setting in rows if setting.row.baseline)
+    failures = tuple((name, row) for name, row in named if isinstance(row, Failure))
     names = _class_names(settings)
     return RunGroup(title, settings, baselines, failures, names, tuple(dict.fromkeys(all_notes)))
 

@@ -8,7 +8,6 @@ from stl10bench.report.document import Code, Details, Section, Text
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.results import columns
 from stl10bench.results.columns import plain
-from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Failure
 from stl10bench.results.table import Table
 
@@ -68,8 +67,7 @@ def environment(group: RunGroup) -> Section:
     return Section("Environment", (Text(_ENVIRONMENT), table))
 
 
-def failure_table(failures: Sequence[Failure]) -> Table:
-    """What did not finish, and why."""
-    errors = (clean(failure.error) for failure in failures)
-    lines = tuple(zip(row_labels(failures), errors, strict=True))
+def failure_table(failures: Sequence[tuple[str, Failure]]) -> Table:
+    """What did not finish, by its name, and why."""
+    lines = tuple((name, clean(failure.error)) for name, failure in failures)
     return Table("Runs that failed", ("model", "reason"), lines, left=("reason",))

@@ -9,9 +9,8 @@ from stl10bench.report.charts import Point
 from stl10bench.report.document import Block, DetailedTable, Figure, Section, Tabs, Text, Tiles
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.report.provenance import failure_table, run_details
-from stl10bench.results import columns
+from stl10bench.results import columns, ranking
 from stl10bench.results.benchmark_table import UNFINISHED
-from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Row
 from stl10bench.results.table import Cell, Table
 
@@ -45,7 +44,7 @@ _NAMED = 4  # settings that the summary names
 
 
 def results_table(group: RunGroup) -> Section:
-    """The results, the most accurate first, the baselines last; then what failed."""
+    """The results, the most accurate first, the baselines among them; then what failed."""
     blocks: list[Block] = [Text(_TABLE), _results(group)] if group.settings else []
     if group.failures:
         blocks.append(failure_table(group.failures))
@@ -53,13 +52,15 @@ def results_table(group: RunGroup) -> Section:
 
 
 def _results(group: RunGroup) -> DetailedTable:
-    rows = [*(setting.row for setting in group.settings), *group.baselines]
-    names = [setting.name for setting in group.settings] + row_labels(group.baselines)
+    settings = sorted(
+        [*group.settings, *group.baselines], key=lambda setting: ranking.best_first(setting.row)
+    )
+    rows = [setting.row for setting in settings]
     chosen = columns.informative(_COLUMNS, rows)
     ends = [end for row in rows for end in row.test_accuracy_interval or ()]
     reach = (min(ends), max(ends)) if len(set(ends)) > 1 else (0.0, 1.0)
     lines = []
-    for name, row in zip(names, rows, strict=True):
+    for name, row, _ in settings:
         interval = row.test_accuracy_interval
         bar = charts.interval_bar(row.test_accuracy, interval, reach) if interval else None
         accuracy, *cells = cells_of(row, chosen)
@@ -69,8 +70,8 @@ def _results(group: RunGroup) -> DetailedTable:
     unfinished = any(row.runs != row.runs_asked for row in rows)
     notes = (("runs", UNFINISHED),) if unfinished else ()
     table = Table("Results", header, tuple(lines), notes, left=(first,), sorted_by=first)
-    details = [run_details(setting) for setting in group.settings]
-    return DetailedTable(table, (*details, *(None for _ in group.baselines)))
+    details = (run_details(setting) if setting.runs else None for setting in settings)
+    return DetailedTable(table, tuple(details))
 
 
 def cells_of(row: Row, chosen: Sequence[columns.Column]) -> list[Cell]:
@@ -134,13 +135,14 @@ def summary(group: RunGroup) -> str:
     first = group.settings[0]
     best = next((setting for setting in group.settings if setting.row.vs_best == "best"), first)
     tied = [setting.name for setting in group.settings if setting.row.vs_best == "tied"]
-    counts = f"{_count(runs, 'run')} of {_count(len(group.settings), 'setting')}"
-    sentences = [counts, f"Best: {_reached(best)}"]
+    sentences = [f"{_count(runs, 'run')} of {_count(len(group.settings), 'setting')}"]
+    if best is not first:  # it stands first in the table
+        done = f"{columns.value(first.row, 'runs')} runs"
+        sentences.append(f"Highest: {_reached(first)}, not ranked, because it has only {done}")
+    sentences.append(f"{'Best' if best is first else 'Best with all runs'}: {_reached(best)}")
     if tied:
         more = [f"{len(tied) - _NAMED} more"] if len(tied) > _NAMED else []
         sentences.append(f"Tied with it: {'; '.join(tied[:_NAMED] + more)}")  # names have commas
-    if best is not first:
-        sentences.append(f"Not ranked, because runs are missing: {_reached(first)}")
     return f"{'. '.join(sentences)}."
 
 

@@ -22,18 +22,19 @@ from stl10bench.results.table import Table, print_table, to_csv, to_html, to_lat
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
 _REFERENCE = Path(__file__).with_name("reference")
-_LONGEST = 40  # characters of a failed run's reason that fit into a cell
+_LONGEST = 120  # characters of a failed run's reason in a note
 _TIED = (
     "tied: not significantly worse than the best on the same test images (exact McNemar test, or "
     "with several seeds or folds a test of the means; p >= "
     f"{SIGNIFICANCE} after Holm's correction)"
 )
 UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
+_STACKED = "trained together with other rows, by version 0.1.0: the seconds are those of all"
 _CHANCE = "at chance: the interval includes the accuracy of a uniform guess or of a constant class"
 
 
 def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointError]]:
-    """The rows of all finished runs below `runs_dir`, by data and test accuracy, then the failed.
+    """The rows of all finished runs below `runs_dir`, then the failed.
 
     One damaged file hides no other: each is a warning, and one of the errors that come second. A
     row whose predictions are damaged is kept, but cannot be ranked.
@@ -51,7 +52,6 @@ def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointErr
         except CheckpointError as error:
             damaged.append(error)
             warnings.warn(str(error), stacklevel=2)
-    rows.sort(key=lambda row: (data_title(row), row.test_accuracy))
     return [*rows, *failures], damaged
 
 
@@ -75,8 +75,8 @@ class View:
     """What of the rows a table shows.
 
     `columns` name those beside the model (none: the default ones), `sort` the one that orders the
-    rows (else they stay in their order), `baselines` adds what needs no image, and `combine` makes
-    one row of the seeds or folds of a setting.
+    rows (none: the best first), `baselines` adds what needs no image, and `combine` makes one row
+    of the seeds or folds of a setting.
     """
 
     columns: tuple[str, ...] = ()
@@ -99,7 +99,8 @@ def show_rows(
     for title, part in by_protocol(rows):
         combined = aggregate(part) if view.combine else part
         baselines = ranking.baselines(combined) if view.baselines else []
-        parts.append((title, ranking.annotate([*baselines, *combined])))
+        rows_shown = ranking.annotate([*baselines, *combined])
+        parts.append((title, sorted(rows_shown, key=ranking.best_first)))
     shown = [row for _, part in parts for row in part]
     if view.sort is not None:
         columns.choose([view.sort], shown)
@@ -162,29 +163,34 @@ def ordered(
 
 
 def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Table:
-    """One table as text; a failed run says why in place of its accuracy, at length in a note."""
+    """One table as text; of a failed run the state in place of its accuracy, and why in a note."""
     lines, notes = [], []
     for row, label in zip(part, row_labels(part), strict=True):
-        if isinstance(row, Failure):
-            reason = textwrap.shorten(row.error, _LONGEST, placeholder=" ...")
-            cells = [reason if column.key == "test_accuracy" else "" for column in chosen]
-            if reason not in cells or reason != row.error:
-                notes.append((columns.LABEL, f"{label}: {row.error}"))
-        else:
-            cells = [columns.text(row, column) for column in chosen]
-            notes += [(columns.LABEL, f"{label}: {error}") for error in row.failures]
-        lines.append((label, *cells))
+        lines.append((label, *(columns.text(row, column) for column in chosen)))
+        errors = row.failures if isinstance(row, Row) else (_reason(row),)
+        notes += [(columns.LABEL, f"{label}: {error}") for error in errors]
     titles = {column.key: column.title for column in chosen}
     finished = [row for row in part if isinstance(row, Row)]
     if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
         notes.append((titles["vs_best"], _TIED))
     if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
         notes.append((titles["runs"], UNFINISHED))
+    if "train_seconds" in titles and any(row.stacked > 1 for row in finished):
+        notes.append((titles["train_seconds"], _STACKED))
     if "test_accuracy" in titles and any(row.at_chance for row in finished):
         notes.append((titles["test_accuracy"], _CHANCE))
     header = (columns.LABEL, *(column.title for column in chosen))
     left = (columns.COLUMNS["test_accuracy"].title,)  # for some say more than a number
     return Table(title, header, tuple(lines), tuple(notes), left)
+
+
+def _reason(failure: Failure) -> str:
+    """Why a run has no row, in a line; `runs show` has all of it."""
+    text = failure.error.removeprefix(f"{failure.state}: ")
+    text = f"{failure.state}: {text}"
+    if failure.run is None or len(text) <= _LONGEST:
+        return text
+    return f"{textwrap.shorten(text, _LONGEST, placeholder=' ...')} (runs show {failure.run})"
 
 
 def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:

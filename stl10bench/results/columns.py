@@ -35,12 +35,14 @@ def value(row: Row | Failure, key: str) -> Any:
     return row.model_options.get(key)
 
 
-def text(row: Row, column: Column) -> str:
-    """The cell of a finished row."""
+def text(row: Row | Failure, column: Column) -> str:
+    """The cell of a row; a failure says its state in place of the accuracy, else its settings."""
     content = value(row, column.key)
+    if isinstance(row, Failure) and (content is None or column.key == "test_accuracy"):
+        return row.state if column.key == "test_accuracy" else ""
     if content is None:
         return MISSING
-    if column.key == "test_accuracy":
+    if column.key == "test_accuracy" and isinstance(row, Row):
         return _accuracy(row)
     return column.read(content)
 
@@ -93,10 +95,20 @@ def plain(content: Any) -> str:
     if isinstance(content, bool):
         return "yes" if content else "no"
     if isinstance(content, float):
-        return f"{content:.4g}"
+        return _short(content)
     if isinstance(content, list | tuple):
-        return "-".join(map(plain, content))[:80]
+        texts = [plain(part) for part in content]
+        return ("," if any(text.startswith("-") for text in texts) else "-").join(texts)[:80]
     return str(content)[:80]
+
+
+def _short(number: float) -> str:
+    """Four digits: 0.25, 1e-4, 1.5e+06."""
+    text = f"{number:.4g}"
+    if 0 < abs(number) < 1e-3:  # 0.00025 is hard to read beside 0.000025
+        mantissa, exponent = f"{number:.3e}".split("e")
+        text = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return text
 
 
 def _shares(content: list[float | None]) -> str:
@@ -164,8 +176,8 @@ DEFAULT = (
 )
 # On a narrow terminal these go first, in this order; never the model and its accuracy.
 EXPENDABLE = (
-    *("precision", "trainable", "MACs", "images/s", "contamination", "parameters", "train s"),
-    *("test loss", "px", "runs", "vs best", "SD over runs"),
+    *("precision", "trainable", "MACs", "images/s", "contamination", "px", "parameters"),
+    *("train s", "SD over runs", "runs", "vs best", "test loss"),
 )
 CSV = (
     *("run", "model", "label", "baseline", "dataset", "test_loss", "test_accuracy"),

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stl10bench.core import files
+from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.results.columns import plain
+from stl10bench.results.labels import tell_apart
 from stl10bench.results.run_folder import RunFolder, find_run, run_folders
 
 _LOG_LIMIT = 64 << 20  # bytes
 _LISTED = 20  # runs that an error names
-_SHOWN = 3  # settings that a label names
 
 
 class History(NamedTuple):
@@ -75,17 +75,12 @@ def read(folder: RunFolder, *, live: bool = False) -> History:
 
 
 def labels(histories: Sequence[History]) -> list[str]:
-    """Each run's name, and of several runs the first settings that they do not share."""
-    keys = dict.fromkeys(key for history in histories for key in history.settings)
-    values = {key: {json.dumps(each.settings.get(key)) for each in histories} for key in keys}
-    left_out = ("model", "data", "weights")
-    differing = [key for key in keys if len(values[key]) > 1 and key not in left_out]
-    texts = []
-    for history in histories:
-        shown = [key for key in differing if key in history.settings][:_SHOWN]
-        text = ", ".join(f"{key} {plain(history.settings[key])}" for key in shown)
-        texts.append(f"{history.name}: {text}" if text else history.name)
-    return texts
+    """Each run's model and what tells it from the others; their names where no setting differs."""
+    if all(history.settings == histories[0].settings for history in histories):
+        return [history.name for history in histories]
+    models = [clean(str(history.settings.get("model", history.name))) for history in histories]
+    settings = [{k: v for k, v in each.settings.items() if k != "model"} for each in histories]
+    return tell_apart(models, settings)
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:

@@ -1,73 +1,101 @@
 """Rows -> what a reader calls them: the model, and what tells it from the rows beside it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from stl10bench.config import RunConfig
 from stl10bench.core.console import clean
 from stl10bench.results.columns import plain
 from stl10bench.results.rows import Failure, Row
 
-_SHOWN = 3  # settings that tell rows of one label apart
+_SHOWN = 3  # settings that tell rows of one model apart
+_LONGEST = 20  # characters of a setting's value
+_NO_WORDS = ("data", "weights")  # fingerprints, that say nothing alone
 
 
 def row_label(row: Row | Failure) -> str:
-    """The model as a reader knows it: its name, what is trained, and its options."""
-    marks = []
-    options = dict(row.model_options)
-    if "freeze" in options:
-        from_scratch = isinstance(row, Row) and not row.pretrained
-        tuned = "from scratch" if from_scratch else "fine-tuned"
-        marks.append("frozen" if options.pop("freeze") else tuned)
-    changed = row.config.model_options if row.config is not None else {}
-    marks += [f"{key} {plain(options[key])}" for key in changed if key in options]
-    if isinstance(row, Row):
-        if row.selection == "last epoch":
-            marks.append("last epoch")
-        if row.stacked > 1:  # its seconds are those of all that were trained with it
-            marks.append(f"{row.stacked} stacked")
-        if row.baseline:
-            marks.append("baseline")
-    return f"{row.model} ({', '.join(marks)})" if marks else row.model
+    """The model as a reader knows it: its name, what is trained, and its options.
+
+    It is the same whatever other rows there are.
+    """
+    options = row.config.model_options if row.config is not None else {}
+    marks = [
+        f"{key} {plain(row.model_options[key])}" for key in options if key in row.model_options
+    ]
+    marks = [mark for mark in marks if not mark.startswith("freeze ")]
+    if isinstance(row, Row) and row.selection == "last epoch":
+        marks.append("last epoch")
+    return _with_marks(row, marks)
 
 
 def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
-    """The label of each row; rows of one label are told apart by settings, then by a number."""
-    labels = [clean(row_label(row)) for row in rows]
-    names: list[str] = []
-    seen: Counter[str] = Counter()
-    for row, label in zip(rows, labels, strict=True):
-        alike = [other for other, text in zip(rows, labels, strict=True) if text == label]
-        configs = [other.config for other in alike if other is not row and other.config is not None]
-        keys = _distinguishing(row, configs)
-        texts = [f"{key} {plain(getattr(row.config, key))}" for key in keys]
-        name = clean(", ".join([label, *texts]))
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return names
+    """The label of each row, by `tell_apart`; rows that combine seeds or folds hide these."""
+    combined = any(isinstance(row, Row) and row.runs is not None for row in rows)
+    left_out = {"model", "model_options", "freeze", *(("seed", "fold") if combined else ())}
+    settings = []
+    for row in rows:
+        config = {} if row.config is None else dict(row.config)
+        values = {**config, **row.model_options}
+        settings.append({key: value for key, value in values.items() if key not in left_out})
+    return tell_apart([clean(_with_marks(row, [])) for row in rows], settings)
 
 
-def _distinguishing(row: Row | Failure, others: Sequence[RunConfig]) -> list[str]:
-    """The settings, in their order, that tell a row from others; at most `_SHOWN`.
+def _with_marks(row: Row | Failure, marks: Sequence[str]) -> str:
+    """The model's name, and in brackets what is trained of a backbone, and `marks`."""
+    tuned = []
+    if "freeze" in row.model_options:
+        from_scratch = isinstance(row, Row) and not row.pretrained
+        fine_tuned = "from scratch" if from_scratch else "fine-tuned"
+        tuned.append("frozen" if row.model_options["freeze"] else fine_tuned)
+    baseline = ["baseline"] * (isinstance(row, Row) and row.baseline)
+    all_marks = [*tuned, *marks, *baseline]
+    return f"{row.model} ({', '.join(all_marks)})" if all_marks else row.model
 
-    Each is the one that tells it from most of those that are still the same. A row that combines
-    seeds or folds is not told by these.
+
+def tell_apart(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A label for each name that no other has: the name, what differs among equal names, a number.
+
+    Of settings in which one differs from the most common value, the `_SHOWN` that vary most; what
+    has only common values, or all different ones, is told by the settings that vary.
     """
-    combined = isinstance(row, Row) and row.runs is not None
-    left_out = ("model_options", *(("seed", "fold") if combined else ()))
-    keys = [key for key in RunConfig.model_fields if key not in left_out]
-    chosen: list[str] = []
-    while row.config is not None and others and len(chosen) < _SHOWN:
-        alike = {
-            key: [other for other in others if getattr(other, key) == getattr(row.config, key)]
-            for key in keys
-        }
-        best = min(keys, key=lambda key: len(alike[key]))
-        if len(alike[best]) == len(others):
-            break
-        others = alike[best]
-        chosen.append(best)
-    return sorted(chosen, key=keys.index)
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    labels = list(names)
+    for name, group in places.items():
+        texts = [{key: _text(key, x) for key, x in settings[place].items()} for place in group]
+        seen: Counter[str] = Counter()
+        for place, differing in zip(group, _differing(texts), strict=True):
+            label = clean(", ".join([name, *differing]))
+            seen[label] += 1
+            labels[place] = label if seen[label] == 1 else f"{label} #{seen[label]}"
+    return labels
+
+
+def _differing(texts: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Of the settings of each, as texts, those that tell it from the others."""
+    keys = dict.fromkeys(key for each in texts for key in each)
+    counts = {key: Counter(each[key] for each in texts if key in each) for key in keys}
+    varying = [key for key in keys if len(counts[key]) > 1]
+    usual = {}
+    for key in varying:
+        (text, most), (_, second) = counts[key].most_common(2)
+        usual[key] = text if most > second else None
+    chosen = []
+    for each in texts:
+        present = [key for key in varying if key in each]
+        differing = [key for key in present if each[key] != usual[key]] or present
+        widest = sorted(differing, key=lambda key: -len(counts[key]))[:_SHOWN]
+        chosen.append([each[key] for key in differing if key in widest])
+    return chosen
+
+
+def _text(key: str, value: Any) -> str:
+    """A setting in a label: `lr 1e-4`, but a word alone where it says what it is: `adam`."""
+    if key == "precision" and value == "no":
+        return "fp32"
+    is_word = isinstance(value, str) and key not in _NO_WORDS and value != "auto"
+    return plain(value) if is_word else f"{key.replace('_', ' ')} {plain(value)[:_LONGEST]}"
 
 
 def data_title(row: Row | Failure) -> str:

@@ -103,6 +103,8 @@ def input_rule(row: Row) -> str:
     return "the whole image"
 
 
-def best_first(row: Row) -> tuple[float, float]:
-    """The key that sorts rows by falling accuracy, those of one accuracy by rising loss."""
+def best_first(row: Row | Failure) -> tuple[float, float]:
+    """The key that sorts rows by falling accuracy, then by rising loss; what failed comes last."""
+    if isinstance(row, Failure):
+        return math.inf, math.inf
     return -row.test_accuracy, math.inf if row.test_loss is None else row.test_loss

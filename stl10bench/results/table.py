@@ -70,10 +70,8 @@ def print_table(
 ) -> None:
     """Print a table; on a narrow terminal the columns `expendable` go first, in their order.
 
-    Then a line says that the option `whole` shows them. What is not a terminal has room for all.
+    Then a line says that the option `whole` shows them. Long names are wrapped before that.
     """
-    if not console.is_terminal:
-        console = Console(file=console.file, width=max(80, _width(table, console)))
     hidden = []
     for title in expendable:
         if title in table.header and _width(table, console) > console.width:
@@ -88,14 +86,19 @@ def print_table(
 
 
 def _width(table: Table, console: Console) -> int:
-    return console.measure(_to_rich(table), options=console.options.update(max_width=1000)).maximum
+    """The characters of a line, where names longer than `_LONG` are wrapped."""
+    options = console.options.update(max_width=10_000)
+    return console.measure(_to_rich(table, _LONG), options=options).maximum
 
 
-def _to_rich(table: Table) -> rich_table.Table:
+def _to_rich(table: Table, longest: int | None = None) -> rich_table.Table:
+    """The table for rich; the first column is at most `longest` characters wide."""
     title = escape(clean(table.title))
     shown = rich_table.Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, (name, left) in enumerate(zip(table.header, table.is_left(), strict=True)):
-        shown.add_column(escape(name), justify="left" if left else "right", no_wrap=number > 0)
+        justify: Any = "left" if left else "right"
+        width = longest if number == 0 else None
+        shown.add_column(escape(name), justify=justify, no_wrap=number > 0, max_width=width)
     for line in table.lines:
         shown.add_row(*(escape(clean(cell)) for cell in line))
     return shown

@@ -310,9 +310,16 @@ def test_bad_input_is_one_line_with_the_remedy(
     assert text in last
 
 
-def test_an_error_with_json_is_an_object_on_stdout(cli: Any) -> None:
+def test_an_error_with_json_is_an_object_on_stdout_and_is_not_said_again(cli: Any) -> None:
     ended = cli("train", "mpl", "--json")
     assert json.loads(ended.out)["exit_code"] == ended.code == 2
+    assert ended.err == ""
+
+
+def test_a_command_without_json_says_once_that_it_has_none(cli: Any) -> None:
+    ended = cli("table", "--json")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("--json") == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

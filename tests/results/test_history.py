@@ -147,9 +147,9 @@ def test_runs_are_labelled_by_what_they_do_not_share(tmp_path: Path) -> None:
     ]
     logged = [history.read(folder) for folder in folders]
     assert history.labels(logged) == [
-        "a: lr 0.1, hidden 8-4",
-        "b: lr 0.001, hidden 8",
-        "c: lr 0.001",
+        "mlp, lr 0.1, data x, hidden 8-4",
+        "mlp, hidden 8",
+        "mlp, lr 0.001, data y",
     ]
     assert history.labels(logged[:1]) == ["a"]
 

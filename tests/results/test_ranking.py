@@ -152,8 +152,9 @@ def test_the_command_adds_baselines_and_can_leave_them_out(
         return capsys.readouterr().out
 
     rows = json.loads(table("--format", "json", "--sort", "test_accuracy", "--descending"))
-    assert [row["model"] for row in rows] == ["a", "chance", "constant class", "b"]
+    assert {row["model"] for row in rows[1:3]} == {"chance", "constant class"}
+    assert [rows[place]["model"] for place in (0, 3)] == ["a", "b"]
     assert [row["baseline"] for row in rows] == [False, True, True, False]
-    assert math.isclose(rows[1]["test_loss"], math.log(10))
+    assert all(math.isclose(row["test_loss"], math.log(10)) for row in rows[1:3])
     assert "constant class (baseline)" in table()
     assert "baseline" not in table("--no-baselines")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 from helpers.rows import HOSTILE, Page, cells_of, row_of, row_values, shown, store, with_hits
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.results.benchmark_table import FORMATS, show_rows, stored_rows
+from stl10bench.results import history
+from stl10bench.results.benchmark_table import FORMATS, stored_rows
 from stl10bench.results.labels import row_label, row_labels
 from stl10bench.results.rows import Failure, Row
+from stl10bench.results.run_folder import RunFolder
 
 
 def failed(model: str = "cnn", error: str = "diverged: at step 3, lower --lr") -> Failure:
@@ -31,12 +33,12 @@ _UNRANKED = dict.fromkeys(("runs", "runs_asked", "vs_best")) | {"repeats": ()}
 
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "html"])
 def test_every_format_says_the_same_numbers(style: str) -> None:
-    rows = [row_of(accuracy=0.4321), row_of("cnn", 0.75, test_loss=None)]
+    rows = [row_of("cnn", 0.75, test_loss=None), row_of(accuracy=0.4321)]
     ranked = [Row.model_validate(values) for values in json.loads(shown(rows, "json"))]
     assert [row.model_copy(update=_UNRANKED) for row in ranked] == rows
     lines = list(csv.DictReader(io.StringIO(shown(rows, "csv"))))
-    assert (float(lines[0]["test_accuracy"]), int(lines[0]["parameters"])) == (0.4321, 6457482)
-    assert (lines[0]["accuracy_low"], lines[0]["accuracy_high"]) == ("0.4196", "0.4446")
+    assert (float(lines[1]["test_accuracy"]), int(lines[1]["parameters"])) == (0.4321, 6457482)
+    assert (lines[1]["accuracy_low"], lines[1]["accuracy_high"]) == ("0.4196", "0.4446")
     text = shown(rows, style)
     assert "STL-10, 8,000 test images" in text
     assert cells_of(text, style) == [
@@ -45,11 +47,11 @@ def test_every_format_says_the_same_numbers(style: str) -> None:
             *("MACs", "px", "precision", "train s", "images/s"),
         ],
         [
-            *("mlp", "1.250", "0.432 [0.420, 0.445]", "-", "6,457,482", "12,345"),
+            *("cnn", "-", "0.750 [0.738, 0.762]", "best", "6,457,482", "12,345"),
             *("6.46M", "64", "fp32", "1,234", "1,500"),
         ],
         [
-            *("cnn", "-", "0.750 [0.738, 0.762]", "best", "6,457,482", "12,345"),
+            *("mlp", "1.250", "0.432 [0.420, 0.445]", "-", "6,457,482", "12,345"),
             *("6.46M", "64", "fp32", "1,234", "1,500"),
         ],
     ]
@@ -108,10 +110,43 @@ def test_a_table_fits_the_terminal_and_never_loses_model_or_accuracy(width: int)
     assert ("no room for" in text) == (width < 150)
 
 
-def test_a_table_that_is_piped_has_all_columns() -> None:
-    console = Console(file=io.StringIO(), width=80, force_terminal=False)
-    show_rows([row_of()], "table", console)
-    assert "images/s" in console.file.getvalue()  # type: ignore[attr-defined]
+def test_a_pipe_has_all_columns_unless_the_environment_says_how_many_fit(
+    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path / "runs", with_hits(row_of()))
+    assert "images/s" in cli("table")[1]
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = cli("table")
+    assert ("images/s" in out.splitlines()[2], "no room for" in out) == (False, True)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_eighty_columns_show_the_loss_rather_than_the_size() -> None:
+    rows = [
+        row_of(f"mobilenetv2_{lr}", 0.75, config={"lr": lr}, model_options={"freeze": True})
+        for lr in (0.1, 0.01)
+    ]
+    header = shown([with_hits(row) for row in rows], "table", 80).splitlines()[2]
+    assert "test loss" in header
+    assert "vs best" in header
+    assert "px" not in header
+
+
+@pytest.mark.parametrize("style", ["table", "markdown"])
+def test_rows_stand_best_first_baselines_among_them_and_failures_last(style: str) -> None:
+    accuracies = {"a": 0.311, "b": 0.625, "c": 0.344, "d": 0.25}
+    rows = [with_hits(row_of(model, share)) for model, share in accuracies.items()]
+    lines = cells_of(shown([failed(), *rows], style, baselines=True), style)
+    assert [line[0] for line in lines[1:]] == [
+        *("b", "chance (baseline)", "constant class (baseline)", "c", "a", "d"),
+        *(["cnn"] if style == "markdown" else []),
+    ]
+    combined = [
+        row_of(name[0], share, run=name, config={"model": name[0], "seed": int(name[1])})
+        for name, share in {"a0": 0.9, "a1": 0.1, "b0": 0.75, "b1": 0.5}.items()
+    ]
+    lines = cells_of(shown(combined, style), style)
+    assert [line[0] for line in lines[1:]] == ["b", "a"]
 
 
 def test_a_default_column_without_any_value_is_left_out() -> None:
@@ -125,15 +160,30 @@ def test_a_default_column_without_any_value_is_left_out() -> None:
 
 def test_a_failed_run_says_why_in_its_place() -> None:
     text = shown([row_of(), failed(), row_of("cnn")], "table")
-    models = [line.split()[0] for line in text.splitlines() if re.match(r" ?(mlp|cnn) ", line)]
+    table, _, reason = text.partition("cnn #2: ")
+    models = [line.split()[0] for line in table.splitlines() if re.match(r" ?(mlp|cnn) ", line)]
     assert models == ["mlp", "cnn", "cnn"]
-    assert "diverged: at step 3" in text
+    assert reason.startswith("failed: diverged: at step 3")
 
 
 def test_a_long_reason_stands_in_full_below_the_table() -> None:
     reason = "A frozen backbone with random weights cannot learn. Pass --weights FILE."
     text = shown([row_of(), failed("mobilenetv2", reason)], "table", width=100)
-    assert f"mobilenetv2: {reason}" in " ".join(text.split())
+    assert f"mobilenetv2: failed: {reason}" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "latex", "html"])
+def test_a_reason_widens_no_column_and_a_page_of_it_is_cut_with_where_all_of_it_is(
+    style: str,
+) -> None:
+    failure = Failure(run="cnn-1a2b3c4d", model="cnn", error="out of memory " * 200)
+    text = shown([row_of(), failure], style)
+    assert max(len(line) for line in text.splitlines() if "cnn" not in line) < 1000
+    assert "runs show cnn-1a2b3c4d" in text
+    assert text.count("out of memory") < 10
+    if style == "table":
+        short = Failure(run="cnn-1a2b3c4d", model="cnn", error="full")
+        assert text.splitlines()[:3] == shown([row_of(), short], style).splitlines()[:3]
 
 
 def test_a_failed_run_alone_is_a_table_too() -> None:
@@ -146,8 +196,7 @@ def test_a_failed_run_alone_is_a_table_too() -> None:
     [
         ({}, "mlp"),
         ({"selection": "last epoch"}, "mlp (last epoch)"),
-        ({"stacked": 8}, "mlp (8 stacked)"),
-        ({"stacked": 1}, "mlp"),
+        ({"stacked": 8}, "mlp"),
         ({"model_options": {"freeze": True}, "pretrained": True}, "mlp (frozen)"),
         ({"model_options": {"freeze": False}, "pretrained": True}, "mlp (fine-tuned)"),
         ({"model_options": {"freeze": False}}, "mlp (from scratch)"),
@@ -196,7 +245,7 @@ def test_columns_are_entries_of_the_row_its_settings_and_its_models_options() ->
     config = {"data": "", "lr": 0.0001, "epochs": 7}
     rows = [row_of(model_options={"hidden": [64, 32]}, config=config)]
     columns = ("lr", "hidden", "epochs", "test_ece")
-    assert "| mlp | 0.0001 | 64-32 | 3 | - |" in shown(rows, "markdown", columns=columns)
+    assert "| mlp | 1e-4 | 64-32 | 3 | - |" in shown(rows, "markdown", columns=columns)
     csv_text = shown(rows, "csv", columns=columns)
     assert csv_text == 'label,lr,hidden,epochs,test_ece\nmlp,0.0001,"[64, 32]",3,\n'
     (row,) = json.loads(shown(rows, "json", columns=columns))
@@ -214,7 +263,7 @@ def test_rows_are_sorted_by_a_column_and_what_lacks_it_comes_last() -> None:
         row_of("a", 0.1, test_loss=2.5),
         row_of("c", 0.4, test_loss=0.5),
     ]
-    assert order(rows) == ["b", "none", "a", "c"]
+    assert order(rows) == ["c", "none", "b", "a"]
     assert order(rows, sort="test_loss") == ["c", "b", "a", "none"]
     assert order(rows, sort="test_loss", descending=True) == ["a", "b", "c", "none"]
     assert order(rows, sort="test_accuracy") == ["a", "b", "none", "c"]
@@ -227,12 +276,12 @@ def test_an_unknown_column_says_the_nearest(view: Any) -> None:
         shown([row_of()], "table", **view)
 
 
-def test_stored_rows_are_found_in_order_and_old_ones_left_out(tmp_path: Path) -> None:
+def test_stored_rows_are_found_and_old_ones_left_out(tmp_path: Path) -> None:
     for name, accuracy in (("b", 0.9), ("a", 0.1), ("c", 0.5), ("c-0.old-1", 0.7)):
         store(tmp_path, with_hits(row_of(name, accuracy, run=name)))
     (tmp_path / "unfinished").mkdir()
     rows, damaged = stored_rows(tmp_path)
-    assert ([row.model for row in rows], damaged) == (["a", "c", "b"], [])
+    assert ([row.model for row in rows], damaged) == (["a", "b", "c"], [])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", "NaN", "[" * 5000])
@@ -375,10 +424,65 @@ def test_names_are_as_short_as_tells_them_apart_and_never_the_same() -> None:
     assert row_labels([row(lr=1)] * 3) == ["mlp", "mlp #2", "mlp #3"]
 
 
-def test_rows_of_one_model_say_in_a_table_what_differs() -> None:
-    rows = [row_of(config={"lr": lr}) for lr in (0.1, 0.2)]
-    first, second = cells_of(shown(rows, "markdown"), "markdown")[1:]
-    assert (first[0], second[0]) == ("mlp, lr 0.1", "mlp, lr 0.2")
+def labels(*changes: dict[str, Any], model: str = "logistic", **options: Any) -> list[str]:
+    rows = [
+        row_of(model, config={"model": model, "model_options": options, **change})
+        for change in changes
+    ]
+    return row_labels([row.model_copy(update={"model_options": options}) for row in rows])
+
+
+def test_rows_of_one_model_say_what_differs_and_only_that() -> None:
+    rates = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+    texts = ("0.1", "0.03", "0.01", "0.003", "0.001", "3e-4", "1e-4")
+    names = labels(*({"lr": lr, "epochs": 7} for lr in rates))
+    assert names == [f"logistic, lr {text}" for text in texts]
+    names = labels(*({"lr": lr} for lr in rates), model="mlp", hidden=(64, 32))
+    assert names == [f"mlp, lr {text}" for text in texts]
+
+
+def test_the_one_run_with_adam_is_called_adam() -> None:
+    sgd = [{"optimizer": "sgd", "lr": lr, "batch_size": 128} for lr in (0.1, 0.01, 0.0001)]
+    sgd += [{"optimizer": "sgd", "lr": 0.0001, "batch_size": size} for size in (32, 64)]
+    names = labels(*sgd, {"optimizer": "adam", "lr": 0.0001, "batch_size": 128})
+    assert names == [
+        *("logistic, lr 0.1", "logistic, lr 0.01", "logistic, batch size 128, sgd, lr 1e-4"),
+        *("logistic, batch size 32", "logistic, batch size 64", "logistic, adam"),
+    ]
+
+
+def test_of_two_rows_all_is_said_in_which_they_differ() -> None:
+    names = labels({"optimizer": "sgd", "precision": "no"}, {"rotation": (-30, 5)})
+    assert names == [
+        "logistic, sgd, rotation -10,10, fp32",
+        "logistic, adamw, rotation -30,5, precision auto",
+    ]
+
+
+def test_table_compare_and_plot_call_a_run_by_the_same_label(tmp_path: Path) -> None:
+    rows = [row_of("mlp", run=f"mlp-{lr}", config={"model": "mlp", "lr": lr}) for lr in (0.1, 1e-4)]
+    expected = ["mlp, lr 0.1", "mlp, lr 1e-4"]
+    assert row_labels(rows) == expected
+    assert [line[0] for line in cells_of(shown(rows, "markdown"), "markdown")[1:]] == expected
+    for row in rows:
+        folder = store(tmp_path, row)
+        folder.config_file.write_text(json.dumps(row.config.model_dump(mode="json")))
+        folder.log_file.write_text("")
+    folders = [RunFolder(tmp_path / str(row.run)) for row in rows]
+    assert history.labels([history.read(folder) for folder in folders]) == expected
+
+
+def test_labels_of_two_thousand_rows_take_a_moment() -> None:
+    rows = [row_of(config={"lr": 1e-6 * number}) for number in range(1, 2001)]
+    started = time.process_time()
+    assert len(set(row_labels(rows))) == 2000
+    assert time.process_time() - started < 5, "row by row with all others it takes a minute"
+
+
+def test_rows_that_were_trained_together_say_so_in_a_note_about_their_seconds() -> None:
+    text = shown([row_of(), row_of("cnn", stacked=8)], "markdown")
+    assert [line[0] for line in cells_of(text, "markdown")[1:]] == ["mlp", "cnn"]
+    assert "the seconds are those of all" in text
 
 
 def test_a_note_of_version_0_1_0_says_validation_images() -> None:
