@@ -306,6 +306,7 @@ def _train(
     record.write(common.runs_dir, new)
     outcomes = engine.train(planned, batch, Progress(name, planned, stderr()))
     engine.dismiss()
+    new = record.note_failures(common.runs_dir, new, outcomes)
     return new, record.trained(new, common.runs_dir, outcomes)
 
 

@@ -22,6 +22,7 @@ from stl10bench.core.errors import (
     BenchError,
     BusyError,
     CheckpointError,
+    DataError,
     DivergedError,
     InterruptedRunError,
     StorageError,
@@ -233,18 +234,21 @@ class RunFolder:
         """Own the folder while a run writes it; status.json says running, finished or why not.
 
         A run that did not finish is left as it is, to be resumed; `overwrite` moves what is there
-        to `<folder>.old-<n>`. Raises what `lock` raises, and CheckpointError for another config's
-        folder.
+        to `<folder>.old-<n>`. A run that is refused (a setting, data or weights that cannot be)
+        leaves everything as it was: a new one no folder. Raises what `lock` raises, and
+        CheckpointError for another config's folder.
         """
         with self.lock():
+            aside = None
             with files.storage_errors(f"cannot write the run folder {self.path}"):
                 if overwrite and any(self.path.iterdir()):
                     names = (f"{self.name}{OLD}{number}" for number in count(1))
                     paths = map(self.path.with_name, names)
-                    self.path.rename(next(path for path in paths if not path.exists()))
+                    aside = self.path.rename(next(path for path in paths if not path.exists()))
                     self.path.mkdir()
                 files.remove_parts(self.path)
                 files.remove_parts(self.checkpoints)
+                before = self.status_file.read_bytes() if self.status_file.exists() else None
             self.check_config(config)
             files.write_json(self.config_file, config.model_dump(mode="json"))
             self._write_status("running", "", pid=os.getpid(), host=platform.node())
@@ -254,12 +258,32 @@ class RunFolder:
                 self._record("interrupted", "before its first step or after its last")
                 raise
             except Exception as error:
+                refused = isinstance(error, UsageError | DataError | CheckpointError)
+                if refused and self._withdraw(before, aside):
+                    raise
                 states = {DivergedError: "diverged", InterruptedRunError: "interrupted"}
                 kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
                 facts = error.facts if isinstance(error, DivergedError) else {}
                 self._record(states.get(type(error), "failed"), f"{kind}{error}", **facts)
                 raise
             self._tidy()
+
+    def _withdraw(self, status: bytes | None, aside: Path | None) -> bool:
+        """Leave the folder as it was before a run was refused; False for one that has begun.
+
+        `status` is what status.json said, `aside` is where `overwrite` has moved the folder.
+        """
+        begun = not {self.config_file, self.status_file}.issuperset(self.path.iterdir())
+        if begun and status is None:
+            return False
+        with files.storage_errors(f"cannot write the run folder {self.path}"):
+            if begun:
+                files.write(self.status_file, status or b"")
+                return True
+            files.remove_folder(self.path)
+            if aside is not None:
+                aside.rename(self.path)
+        return True
 
     def _check_same(self, stored: RunConfig, config: RunConfig, path: Path) -> None:
         """Raise CheckpointError, with what differs, when `stored` in `path` is not the config."""

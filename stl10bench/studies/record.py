@@ -21,7 +21,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 class Entry(BaseModel):
     """A run of a study: its place in it and its name; no name where it cannot be.
 
-    One that a search gave up has the `state` pruned, and when for a `reason`.
+    One that failed has a `reason`: a run that was refused leaves no folder that could say it. One
+    that a search gave up has the `state` pruned, and when for a `reason`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -87,6 +88,20 @@ def write(runs_dir: Path, record: Record) -> None:
     files.write_json(path, record.model_dump(mode="json"))
 
 
+def note_failures(runs_dir: Path, record: Record, outcomes: Mapping[str, Row | Failure]) -> Record:
+    """Store why runs of a study failed. Raises StorageError."""
+    reasons = {run: end.error for run, end in outcomes.items() if isinstance(end, Failure)}
+    if not reasons:
+        return record
+    entries = [
+        entry.model_copy(update={"reason": reasons[entry.run]}) if entry.run in reasons else entry
+        for entry in record.runs
+    ]
+    record = record.model_copy(update={"runs": entries})
+    write(runs_dir, record)
+    return record
+
+
 def names(runs_dir: Path) -> list[str]:
     """The studies that have run in a runs folder."""
     return sorted(path.parent.name for path in (runs_dir / "studies").glob("*/study.json"))
@@ -141,9 +156,9 @@ def trained(
         if isinstance(row, Row) and row.val_accuracy is None:
             text = f"{entry.run}: the row has no val_accuracy, a study compares by it"
             row = Failure(run=entry.run, model=row.model, error=text)
-        if row is None and entry.state:
-            model = record.study.model
-            row = Failure(run=entry.run, model=model, error=entry.reason, state=entry.state)
+        if row is None and entry.reason:
+            model, state = record.study.model, entry.state or "failed"
+            row = Failure(run=entry.run, model=model, error=entry.reason, state=state)
         runs.append(Trained(tuple(entry.labels), entry.seed, entry.run, entry.val_images, row))
     return runs
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from helpers.killer import Killer
 
 import stl10bench
-from stl10bench.core.errors import BusyError, UsageError
-from stl10bench.results.run_folder import RunFolder, find_run
+from stl10bench.config import RunConfig, make_config
+from stl10bench.core.errors import BenchError, BusyError, UsageError
+from stl10bench.results.run_folder import RunFolder, current_folders, find_run, run_folders
 from stl10bench.training.resolve import check_settings
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}
@@ -74,6 +76,56 @@ def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_pa
         with pytest.raises(BusyError, match=r"written by process \d+ on .*, for \d+ s"):
             RunFolder(folder).remove()
     assert folder.exists()
+
+
+REFUSED = {  # settings -> what is said
+    "optimizer": ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
+    "batch": ({"batch_size": 1000}, "only 36 training images"),
+    "fold": ({"fold": 1}, "have folds"),
+    "labels": ({"labels_per_class": 90}, "has only 10 images"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_run_that_is_refused_leaves_no_folder(data_dir: Path, tmp_path: Path, kind: str) -> None:
+    settings, text = REFUSED[kind]
+    options = {**TINY, "threads": 1, "data_dir": data_dir, "runs_dir": tmp_path, **settings}
+    with pytest.raises(BenchError, match=text):
+        stl10bench.train("logistic", **options)
+    assert run_folders(tmp_path) == current_folders(tmp_path) == []
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def refuse(folder: RunFolder, config: RunConfig, *, overwrite: bool) -> None:
+    with pytest.raises(UsageError, match="not so"), folder.owned(config, overwrite=overwrite):
+        raise UsageError("not so")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("state", ["interrupted", "finished"])
+def test_a_run_that_is_refused_leaves_what_was_there_as_it_was(
+    tmp_path: Path, state: str, overwrite: bool
+) -> None:
+    config = make_config({"model": "logistic"})
+    folder = RunFolder(tmp_path / config.name)
+    with suppress(SystemExit), folder.owned(config):
+        folder.log_file.write_text("{}\n")
+        if state == "interrupted":
+            raise SystemExit(143)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert folder.status()["state"] == state
+    refuse(folder, config, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_has_begun_is_never_removed(tmp_path: Path) -> None:
+    config = make_config({"model": "logistic"})
+    folder = RunFolder(tmp_path / config.name)
+    folder.path.mkdir()
+    folder.log_file.write_text("{}\n")
+    refuse(folder, config, overwrite=False)
+    assert folder.status()["state"] == "failed"
+    assert folder.log_file.exists()
 
 
 def test_a_run_is_shown_by_the_beginning_of_its_name(runs_dir: Path) -> None:

@@ -103,6 +103,8 @@ def test_a_study_without_a_single_row_ends_with_an_error_after_its_table(
     code, out, err = study("study", "run", *OWN, "--vary", "lr=0.1,0.01", *TINY)
     assert (code, "no run succeeded; the table says why" in err) == (2, True)
     assert "failed: no luck" in out
+    shown = study("study", "show", "logistic-by-lr", "--runs-dir", "runs")[1]
+    assert "failed: no luck" in shown  # although no folder of a run could say it
 
 
 def test_a_dry_run_lists_the_runs_with_their_times_and_trains_none(

@@ -72,6 +72,7 @@ def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails
     failed = outcomes[str(large.run)]
     assert isinstance(failed, Failure)
     assert (failed.state, "there are only 36 training images" in failed.error) == ("failed", True)
+    assert not (common.runs_dir / str(large.run)).exists()  # it was refused
     assert sorted(first_epochs(common.runs_dir, "test")) == [0, 0, 1, 1]
     assert not list((common.runs_dir / "studies").glob(".driver-*"))
 
