@@ -13,6 +13,7 @@ from stl10bench.core.errors import UsageError, suggest, unknown
 FORMAT = 1  # raised when the same settings begin to give other numbers
 # Fields that are worked out from other options, so no option or sweep sets them directly.
 DERIVED = ("model", "model_options", "data", "weights")
+RANGES = ("rotation", "random_resized_crop")  # a command line writes them LOW,HIGH
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -102,6 +103,8 @@ class RunConfig(BaseModel):
     """Probability of a horizontal flip."""
     rotation: tuple[float, float] = (-10.0, 10.0)
     """Range of the random rotation in degrees: LOW,HIGH."""
+    random_resized_crop: tuple[float, float] | None = None
+    """Range of the area, 0..1, of a random box that is resized to the input: LOW,HIGH."""
 
     cache_views: int = Field(0, ge=0, le=1000)
     """Augmented views per image whose frozen features are computed once and reused; 0: no cache."""
@@ -113,6 +116,12 @@ class RunConfig(BaseModel):
         low, high = self.rotation
         if not -180 <= low <= high <= 180:
             raise ValueError(f"rotation = {low},{high}: LOW,HIGH within -180..180, LOW <= HIGH")
+        if self.random_resized_crop is not None:
+            low, high = self.random_resized_crop
+            if not 0 < low <= high <= 1:
+                raise ValueError(
+                    f"random_resized_crop = {low},{high}: LOW,HIGH within 0..1, 0 < LOW <= HIGH"
+                )
         if self.fold is not None and (self.val_fraction or self.labels_per_class):
             raise ValueError(
                 f"fold = {self.fold}: training uses the whole fold; set val_fraction = 0 and leave "

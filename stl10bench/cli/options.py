@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 
-from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, Limits, RunConfig
+from stl10bench.config import DEFAULT_RECIPE, DERIVED, RANGES, RECIPES, Limits, RunConfig
 from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.files import read_json
 from stl10bench.data.load import DATASETS
@@ -77,13 +77,14 @@ def _field_options(
         field, panel = model.model_fields[name], groups.get(name, panel)
         kind: Any = field.annotation
         default, metavar, values = field.default, None, values_of.get(name, ())
+        if get_origin(kind) is UnionType:  # X | None
+            kind = get_args(kind)[0]
         if get_origin(kind) is Literal:
             kind, values = str, get_args(kind)
             metavar = "|".join(values)
         elif get_origin(kind) is tuple:
-            kind, metavar, default = str, "LOW,HIGH", ",".join(f"{x:g}" for x in default)
-        elif get_origin(kind) is UnionType:  # X | None
-            kind = get_args(kind)[0]
+            kind, metavar = str, "LOW,HIGH"
+            default = default and ",".join(f"{x:g}" for x in default)
         note = "" if default is None or names else f" [default: {default}]"
         help_text = f"{field.description}{note}"
         specification[name] = option(kind, help_text, panel=panel, values=values, metavar=metavar)
@@ -232,10 +233,11 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
             stored.pop(key, None)
         if not isinstance(stored.get("model_options", {}), dict):
             raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
-    if "rotation" in keywords:
-        keywords["rotation"] = tuple(keywords["rotation"].split(","))
-        if len(keywords["rotation"]) != 2:
-            raise UsageError(f"rotation = {options['rotation']}: must be LOW,HIGH, e.g. 0,20")
+    for name in RANGES:
+        if name in keywords:
+            keywords[name] = tuple(keywords[name].split(","))
+            if len(keywords[name]) != 2:
+                raise UsageError(f"{name} = {options[name]}: must be LOW,HIGH, e.g. 0,20")
     return {**stored, **keywords, **model_options}
 
 

@@ -37,7 +37,7 @@ _AUGMENTATION = {
     name: TRAINING[name]
     for name in (
         *("recipe", "config", "image_size", "input", "brightness", "contrast", "saturation"),
-        *("hue", "flip", "rotation", "seed"),
+        *("hue", "flip", "rotation", "random_resized_crop", "seed"),
     )
 }
 

@@ -1,9 +1,11 @@
 """uint8 batch -> augmented float batch, on its device, with one draw per image.
 
 The operations are torchvision's ColorJitter (in the fixed order brightness, contrast, saturation,
-hue), RandomCrop, RandomHorizontalFlip and RandomRotation (bilinear, black outside), in that order.
+hue), RandomCrop or RandomResizedCrop, RandomHorizontalFlip and RandomRotation (bilinear, black
+outside), in that order.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,8 @@ from torch.nn import functional as F
 from stl10bench.config import RunConfig
 from stl10bench.core.seeding import AUGMENT, generator
 
+TRIES = 10  # boxes of which RandomResizedCrop takes the first that fits
+RATIO = 3 / 4, 4 / 3  # of their width to their height
 GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, with torchvision's rounding
 
 
@@ -27,6 +31,8 @@ class Draws(NamedTuple):
     angle: Tensor  # degrees, counter-clockwise
     left: Tensor  # the crop's first column in the source, pixels
     top: Tensor  # and its first row
+    width: Tensor  # of the crop in the source, pixels; not that of the model's input if resized
+    height: Tensor
 
     def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
         """The draws of images `start` to `stop`, on `device`."""
@@ -39,12 +45,16 @@ def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, ba
     With the same settings a function of (config.seed, epoch, batch) alone.
     """
     # All eight rows at once, used or not: no setting shifts the draws of another.
-    uniform = torch.rand(8, batch_size, generator=generator(config.seed, AUGMENT, epoch, batch))
+    random = generator(config.seed, AUGMENT, epoch, batch)
+    uniform = torch.rand(8, batch_size, generator=random)
 
     def between(row: int, low: float, high: float) -> Tensor:
         return low + (high - low) * uniform[row]
 
-    margin = source_size - config.image_size if config.input == "crop" else 0
+    width = height = torch.full((batch_size,), float(config.image_size))
+    if config.random_resized_crop is not None:
+        tries = torch.rand(2, TRIES, batch_size, generator=random)
+        width, height = _boxes(tries, source_size, config.random_resized_crop)
     return Draws(
         brightness=between(0, max(0.0, 1 - config.brightness), 1 + config.brightness),
         contrast=between(1, max(0.0, 1 - config.contrast), 1 + config.contrast),
@@ -52,17 +62,37 @@ def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, ba
         hue=between(3, -config.hue, config.hue),
         flip=(uniform[4] < config.flip).float(),
         angle=between(5, *config.rotation),
-        left=(uniform[6] * (margin + 1)).floor(),
-        top=(uniform[7] * (margin + 1)).floor(),
+        left=(uniform[6] * (source_size - width + 1)).floor(),
+        top=(uniform[7] * (source_size - height + 1)).floor(),
+        width=width,
+        height=height,
     )
+
+
+def _boxes(uniform: Tensor, size: int, area: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Width and height (B,), pixels, of boxes in squares of `size`, from (2, TRIES, B) in 0..1.
+
+    As torchvision's RandomResizedCrop, which takes the whole square where none of the tries fits:
+    the share of the area is uniform, the ratio of the sides in its logarithm.
+    """
+    low, high = area
+    pixels = size**2 * (low + (high - low) * uniform[0])
+    first, last = map(math.log, RATIO)
+    ratio = (first + (last - first) * uniform[1]).exp()
+    sides = torch.stack([(pixels * ratio).sqrt().round(), (pixels / ratio).sqrt().round()])
+    fits = ((sides > 0) & (sides <= size)).all(0)
+    chosen = sides.gather(1, fits.int().argmax(0).expand(2, 1, -1)).squeeze(1)
+    width, height = torch.where(fits.any(0), chosen, float(size))
+    return width, height
 
 
 def apply(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     """uint8 (B, 3, S, S) -> float32 (B, 3, image_size, image_size) in 0..1, augmented by `draws`.
 
     The colours change first, on the whole source image, then one bilinear resampling crops,
-    mirrors and rotates. Colours clip to 0..1 after each operation, as torchvision's do; with the
-    same draws every operation, hue included, equals torchvision's on float images up to rounding.
+    resizes, mirrors and rotates. Colours clip to 0..1 after each operation, as torchvision's do;
+    with the same draws every operation, hue included, equals torchvision's on float images up to
+    rounding.
     """
     return resample(jitter(images.to(torch.float32).div_(255), draws, config), draws, config)
 
@@ -121,28 +151,44 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 def resample(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     """float (B, 3, S, S) -> (B, 3, image_size, image_size): crop, mirror, rotate in one pass.
 
-    Bilinear; the rotation is about the crop's centre and what lies outside the source is 0.
+    Bilinear, not antialiased; the rotation is about the crop's centre and what lies outside the
+    source is 0. A crop that is resized is cut out first, as torchvision does: outside it is 0.
     """
     source_size, image_size = images.shape[-1], config.image_size
-    if source_size == image_size and config.rotation == (0.0, 0.0):
+    resizes = config.random_resized_crop is not None
+    if source_size == image_size and config.rotation == (0.0, 0.0) and not resizes:
         return torch.where(draws.flip.bool().view(-1, 1, 1, 1), images.flip(3), images)
     radians = draws.angle.deg2rad()
-    ratio = image_size / source_size
-    sine, cosine = radians.sin() * ratio, radians.cos() * ratio
+    sine, cosine = radians.sin(), radians.cos()
     mirror = 1 - 2 * draws.flip
     half = source_size / 2
     # Output coordinates in -1..1 -> source coordinates in -1..1. The inverse of "mirror, then
     # rotate" is "rotate back, then mirror".
     steps = (torch.arange(image_size, device=images.device) * 2 + 1) / image_size - 1
     grid = images.new_empty(2, len(images), image_size, image_size)
-    for plane, across, down, start in (
-        (grid[0], cosine * mirror, -sine * mirror, draws.left),
-        (grid[1], sine, cosine, draws.top),
+    for plane, across, down, start, side in (
+        (grid[0], cosine * mirror, -sine * mirror, draws.left, draws.width),
+        (grid[1], sine, cosine, draws.top, draws.height),
     ):
-        offset = (start + image_size / 2 - half) / half
-        rows = torch.outer(down, steps) + offset.unsqueeze(1)
-        torch.add(torch.outer(across, steps).unsqueeze(1), rows.unsqueeze(2), out=plane)
+        # By a tensor: a GPU multiplies by a number's inverse, which rounds otherwise.
+        share = side / torch.full_like(side, source_size)
+        offset = (start + side / 2 - half) / half
+        rows = torch.outer(down * share, steps) + offset.unsqueeze(1)
+        torch.add(torch.outer(across * share, steps).unsqueeze(1), rows.unsqueeze(2), out=plane)
+        if resizes:
+            _keep_within(plane, offset, share, 1 / source_size)
     return F.grid_sample(images, grid.permute(1, 2, 3, 0), align_corners=False)
+
+
+def _keep_within(plane: Tensor, middle: Tensor, extent: Tensor, pixel: float) -> None:
+    """Coordinates (B, H, W) beyond `extent` of `middle` (B,) leave the image, in place.
+
+    As if the image ended there: up to half a pixel (`pixel`) from its border its last one counts.
+    """
+    low, high = ((middle + sign * extent).view(-1, 1, 1) for sign in (-1, 1))
+    outside = (plane < low) | (plane > high)
+    torch.clamp(plane, low + pixel, high - pixel, out=plane)
+    plane.masked_fill_(outside, 4.0)  # beyond -1..1 by more than a pixel, whatever its size
 
 
 def centre(images: Tensor, image_size: int) -> Tensor:

@@ -95,7 +95,7 @@ def _titled_sheet(title: str, width: int, height: int) -> Sheet:
 
 # What each operation is when it is off, in the order in which they are applied.
 _OFF: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)
-_OFF["rotation"] = (0.0, 0.0)
+_OFF |= {"rotation": (0.0, 0.0), "random_resized_crop": None}
 
 
 class Variants(NamedTuple):
@@ -119,19 +119,26 @@ def variants(
     images = image.expand(count, -1, -1, -1)
     draws = augment.draw(config, count, side, epoch=1, batch=0)
     centre = torch.full((count,), float((side - size) // 2))
+    whole = torch.full((count,), float(size))
     neutral = draws._replace(
-        flip=torch.zeros(count), angle=torch.zeros(count), left=centre, top=centre
+        **{"flip": torch.zeros(count), "angle": torch.zeros(count)},
+        **{"left": centre, "top": centre, "width": whole, "height": whole},
     )
     # Colours that are off in the config are not applied whatever is drawn; places always are.
     placed = {
         "flip": {"flip": draws.flip},
         "rotation": {"angle": draws.angle},
         "crop": {"left": draws.left, "top": draws.top},
+        "random_resized_crop": {
+            key: getattr(draws, key) for key in ("left", "top", "width", "height")
+        },
     }
     values = _values(draws)
     operations = [name for name, off in _OFF.items() if getattr(config, name) != off]
     results = []
-    for name in [*operations, "crop"] if side != size else operations:
+    if side != size and config.random_resized_crop is None:
+        operations.append("crop")
+    for name in operations:
         others_off = {key: off for key, off in _OFF.items() if key != name}
         alone = config.model_copy(update=others_off)
         shown = augment.apply(images, neutral._replace(**placed.get(name, {})), alone)
@@ -160,6 +167,7 @@ def _values(draws: augment.Draws) -> dict[str, tuple[str, ...]]:
         "flip": texts(lambda flip: "mirrored" if flip else "unchanged", draws.flip),
         "rotation": texts("{:+.1f}°".format, draws.angle),
         "crop": texts("from {:.0f}, {:.0f}".format, draws.left, draws.top),
+        "random_resized_crop": texts("{:.0f} x {:.0f} px".format, draws.width, draws.height),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from stl10bench.config import Scalar
+from stl10bench.config import RANGES, Scalar
 from stl10bench.core import files
 from stl10bench.core.errors import UsageError, unknown
 from stl10bench.studies.study import Factor, Range, Settings, Study, Value, label
@@ -233,7 +233,7 @@ def plain(settings: Mapping[str, Any]) -> Settings:
     """Settings as a file would say them: no tuples, and lists where a command line has commas."""
     values: Settings = {}
     for key, value in settings.items():
-        if isinstance(value, str) and key in ("hidden", "rotation"):
+        if isinstance(value, str) and key in ("hidden", *RANGES):
             value = value.split(",")
         values[key] = list(value) if isinstance(value, tuple | list) else value
     return values

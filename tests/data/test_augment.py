@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import ks_2samp
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
@@ -58,9 +60,10 @@ def photos(count: int = 6, size: int = 32, seed: int = 0) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-def draws(count: int, **changed: Any) -> Draws:
-    """Draws that change nothing, but for those given."""
+def draws(count: int, size: int = 32, **changed: Any) -> Draws:
+    """Draws that change nothing, but for those given; crops are `size` pixels wide and high."""
     neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
+    neutral |= {"width": float(size), "height": float(size)}
     columns = {
         name: torch.as_tensor(changed.get(name, neutral.get(name, 0.0))).float().expand(count)
         for name in Draws._fields
@@ -168,6 +171,71 @@ def test_a_random_crop_is_a_slice(size: int, flip: float) -> None:
         torch.testing.assert_close(cropped[number], slice_, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("source", [32, 46])  # of the input's size, as `resize` has it, or not
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_a_random_resized_crop_is_torchvisions_of_the_same_box(source: int, flip: float) -> None:
+    images = photos(8, source)
+    cfg = config(32, input="crop", flip=flip, random_resized_crop=(0.05, 0.9))
+    drawn = augment.draw(cfg, 8, source, epoch=1, batch=0)
+    ours = augment.apply(images, drawn, cfg)
+    for number, image in enumerate(images):
+        left, top, width, height = (int(column[number]) for column in drawn[6:])
+        theirs = reference.resized_crop(
+            image.float() / 255, top, left, height, width, [32, 32], antialias=False
+        )
+        theirs = theirs.flip(2) if drawn.flip[number] else theirs
+        torch.testing.assert_close(ours[number], theirs, atol=2e-5, rtol=0)
+
+
+def test_a_random_resized_crop_of_the_whole_image_changes_nothing() -> None:
+    images = photos(6)
+    cfg = config(32, random_resized_crop=(1, 1), rotation=(-30, 30), flip=0.5)
+    drawn = augment.draw(cfg, 6, 32, epoch=1, batch=0)
+    assert (drawn.width == 32).any()
+    whole = drawn._replace(**dict.fromkeys(("width", "height"), torch.full((6,), 32.0)))
+    whole = whole._replace(left=torch.zeros(6), top=torch.zeros(6))
+    plain = cfg.model_copy(update={"random_resized_crop": None})
+    difference = (augment.apply(images, whole, cfg) - augment.apply(images, whole, plain)).abs()
+    assert (difference > 1e-5).float().mean() < 0.05, "but for the rotated image's very edge"
+
+
+def test_a_rotated_box_ends_in_black_as_if_it_had_been_cut_out() -> None:
+    images = torch.full((2, 3, 96, 96), 255, dtype=torch.uint8)
+    cfg = config(64, input="crop", random_resized_crop=(0.1, 0.5), rotation=(45, 45))
+    turned = augment.apply(images, augment.draw(cfg, 2, 96, epoch=1, batch=0), cfg)
+    assert turned[:, :, 0, 0].max() == 0
+    assert turned[:, :, 32, 32].min() > 0.999
+
+
+def test_boxes_are_drawn_as_torchvision_draws_them() -> None:
+    """Same shares of the area and ratios; each box lies anywhere in the image with equal chance."""
+    cfg = config(96, random_resized_crop=(0.08, 1.0))
+    drawn = augment.draw(cfg, 4000, 96, epoch=1, batch=0)
+    assert torch.equal(torch.stack(drawn[6:]), torch.stack(drawn[6:]).round())
+    assert drawn.left.min() == drawn.top.min() == 0
+    assert (drawn.left + drawn.width).max() == (drawn.top + drawn.height).max() == 96
+    torch.manual_seed(0)
+    image = torch.zeros(3, 96, 96)
+    boxes = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    top, left, height, width = torch.tensor(boxes).float().T
+    for ours, theirs in (
+        (drawn.width * drawn.height, width * height),
+        (drawn.width.log() - drawn.height.log(), width.log() - height.log()),
+        (drawn.left, left),
+        (drawn.top, top),
+    ):
+        assert ks_2samp(ours.numpy(), theirs.numpy()).pvalue > 0.01
+
+
+def test_a_random_resized_crop_shifts_no_other_draw() -> None:
+    drawn = [
+        augment.draw(config(32, **ON, random_resized_crop=area), 8, 32, epoch=1, batch=0)
+        for area in (None, (0.3, 0.5))
+    ]
+    for one, two in zip(*(each[:6] for each in drawn), strict=True):
+        assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize("size", [32, 31])
 def test_a_crop_is_rotated_about_its_own_centre(size: int) -> None:
     images = photos(6, 46)
@@ -185,7 +253,7 @@ def test_a_crop_is_rotated_about_its_own_centre(size: int) -> None:
 def test_a_rotated_crop_shows_the_source_beyond_its_border_and_never_black_inside() -> None:
     images = torch.full((8, 3, 96, 96), 255, dtype=torch.uint8)
     cfg = config(64, input="crop", rotation=(-20, 20))
-    middle = draws(8, angle=torch.linspace(-20, 20, 8), left=16, top=16)
+    middle = draws(8, 64, angle=torch.linspace(-20, 20, 8), left=16, top=16)
     assert augment.apply(images, middle, cfg).min() > 0.999
     resized = augment.apply(
         images[:, :, :64, :64], middle._replace(left=middle.flip), config(64, rotation=(-20, 20))
@@ -207,7 +275,9 @@ def test_every_image_has_draws_of_its_own() -> None:
     drawn = augment.draw(config(input="crop", **ON), 64, 96, epoch=1, batch=0)
     for name, column in drawn._asdict().items():
         assert column.shape == (64,)
-        if name == "flip":
+        if name in ("width", "height"):
+            assert set(column.tolist()) == {32.0}
+        elif name == "flip":
             assert 15 < column.sum() < 49
         elif name in ("left", "top"):
             assert len(column.unique()) > 25
@@ -225,7 +295,7 @@ def test_equal_images_of_a_batch_come_out_different() -> None:
 def test_no_two_kinds_of_draw_are_the_same_numbers() -> None:
     cfg = config(input="crop", **{**ON, "brightness": 0.4, "flip": 0.5})
     drawn = augment.draw(cfg, 200, 96, epoch=1, batch=0)
-    table = torch.stack(tuple(drawn))
+    table = torch.stack(tuple(drawn)[:8])  # without the sides, which follow from nothing
     correlation = torch.corrcoef(table) - torch.eye(len(table))
     assert correlation.abs().max() < 0.3
 

@@ -170,6 +170,21 @@ def test_an_operation_that_is_off_has_no_row_and_a_crop_has_one(dataset: Dataset
         assert np.abs(image.astype(int) - centre).max() <= 1, "the others stay in the centre"
 
 
+def test_a_random_resized_crop_has_a_row_in_place_of_the_crop(dataset: Dataset) -> None:
+    config = RunConfig(
+        **{"model": "cnn", "image_size": 64, "input": "crop", "random_resized_crop": (0.3, 0.3)},
+        **{"hue": 0, "rotation": (0.0, 0.0), "saturation": 0, "brightness": 0, "contrast": 0},
+    )
+    original, (flip, boxes, _) = galleries.variants(dataset.train, 0, config, 3)
+    assert (flip.operation, boxes.operation) == ("flip", "random_resized_crop")
+    for value in boxes.values:
+        width, height = map(int, value.removesuffix(" px").split(" x "))
+        assert abs(width * height - 0.3 * 96**2) < 96
+    for image, value in zip(flip.images, flip.values, strict=True):
+        centre = original[..., ::-1] if value == "mirrored" else original
+        assert np.abs(image.astype(int) - centre).max() <= 1, "the others stay in the centre"
+
+
 def test_augmentations_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_path: Path) -> None:
     options = ["--data-dir", data_dir, "--draws", 2, "--image", 5, "--recipe", "report"]
     ended = cli("visualize", "augmentations", "logistic", *options, "--rotation", "0,90")

@@ -35,8 +35,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"model": "timm:test_vit", "freeze": False, "pretrained": False, "image_size": 32},
         **{"layer_decay": 0.7, "freeze_stages": 2},
     },
+    "random_resized_crop": {"random_resized_crop": (0.2, 0.9)},
 }
-TOGETHER = ["a step's", "a backbone's"]
+TOGETHER = ["a step's", "a backbone's", "random_resized_crop"]
 
 
 def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) -> Any:
