@@ -108,11 +108,11 @@ def noise_of(model: str, batches: int) -> SimpleNamespace:
     """The resolved config of one of MODELS; uint8 images (N, 3, 64, 64) and their labels."""
     import torch
 
-    from stl10bench.models.pretrained import Weights
-    from stl10bench.training.resolve import check_settings, resolve_config
+    from stl10bench.training.resolve import check_settings, choose_precision
 
     name, _, settings = MODELS[model]
-    config = resolve_config(check_settings(name, settings=settings)[0], "", Weights(), "cpu")
+    config, _ = check_settings(name, settings=settings)
+    config = config.model_copy(update={"precision": choose_precision(config, "cpu")})
     size = (batches * config.batch_size, 3, PIXELS, PIXELS)
     images = torch.randint(0, 256, size, dtype=torch.uint8)
     return SimpleNamespace(config=config, images=images, labels=torch.arange(len(images)) % 10)

@@ -12,7 +12,7 @@ from stl10bench.core.errors import UsageError, suggest, unknown
 
 FORMAT = 1  # raised when the same settings begin to give other numbers
 # Fields that are worked out from other options, so no option or sweep sets them directly.
-DERIVED = ("model", "model_options", "data", "weights")
+DERIVED = ("model", "model_options", "data", "data_size", "weights")
 RANGES = ("rotation", "random_resized_crop")  # a command line writes them LOW,HIGH
 
 Scalar = bool | int | float | str
@@ -40,13 +40,15 @@ class RunConfig(BaseModel):
     """Model options that differ from their defaults."""
     data: str = ""
     """Fingerprint of the data."""
+    data_size: int = Field(96, ge=8, le=1024)
+    """Height and width of the data's images in pixels."""
     weights: str = "none"
     """Initial weights of the backbone: none (random), sha256:<checksum>, or hub:<repository>."""
 
     image_size: int = Field(64, ge=8, le=1024)
     """Height and width of the model's input in pixels."""
     input: Literal["resize", "crop"] = "resize"
-    """How 96-px images become the input size: resize, or crop (random in training, else centre)."""
+    """How images become the input size: resize, or crop (random in training, else the centre)."""
     val_fraction: float = Field(0.1, ge=0, le=0.9)
     """Share of training images used for validation (stratified), to choose the epoch; 0: none."""
     fold: int | None = Field(default=None, ge=0, lt=10)
@@ -127,9 +129,11 @@ class RunConfig(BaseModel):
                 f"fold = {self.fold}: training uses the whole fold; set val_fraction = 0 and leave "
                 "out labels_per_class"
             )
-        if self.input == "crop" and self.image_size > 96:
+        # Until the data are known, any crop may fit in their images.
+        if self.input == "crop" and self.data and self.image_size > self.data_size:
             raise ValueError(
-                f"image_size = {self.image_size}: a crop is at most 96 px; or use --input resize"
+                f"image_size = {self.image_size}: a crop is at most {self.data_size} px, the size "
+                "of the data's images; or use --input resize"
             )
         return self
 

@@ -55,6 +55,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "clip_grad": {"clip_grad": 1.0},
     "ema": {"ema": 0.999},
     "grad_accum": {"grad_accum": 2},
+    "data_size": {"data_size": 128},
 }
 
 
@@ -100,7 +101,10 @@ def test_a_config_survives_json(settings: dict[str, Any]) -> None:
         ({"batchsize": 1}, "unknown setting 'batchsize': did you mean 'batch_size'?"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'?"),
         ({"schedule": "x"}, "one of 'constant', 'step', 'cosine' or 'one-cycle'"),
-        ({"input": "crop", "image_size": 128}, "image_size = 128: a crop is at most 96 px"),
+        (
+            {"input": "crop", "image_size": 128, "data": "0" * 64},
+            "image_size = 128: a crop is at most 96 px",
+        ),
         ({"rotation": (20, 0)}, "rotation = 20.0,0.0: LOW,HIGH within -180..180"),
         ({"rotation": (0, 181)}, "rotation = 0.0,181.0"),
         ({"random_resized_crop": (0, 1)}, "random_resized_crop = 0.0,1.0: LOW,HIGH within 0..1"),

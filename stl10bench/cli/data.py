@@ -163,6 +163,9 @@ def make_demo(
 def import_folder(
     source: Annotated[Path, typer.Argument(help="A folder with a folder of images per class.")],
     data_dir: Annotated[Path, typer.Option(help="Folder to write stl10_binary/ into.")],
+    size: Annotated[
+        int, typer.Option(help="Height and width of the stored images.", min=8, max=1024)
+    ] = 96,
     test_fraction: Annotated[float, typer.Option(help="Share of the test split.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split.", min=0)] = 0,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip other files.")] = False,
@@ -173,6 +176,11 @@ def import_folder(
     stl10bench data import photos --data-dir mine
     """
     counts = image_folder.import_folder(
-        source, data_dir, test_fraction=test_fraction, seed=seed, skip_broken=skip_broken
+        source,
+        data_dir,
+        size=size,
+        test_fraction=test_fraction,
+        seed=seed,
+        skip_broken=skip_broken,
     )
     typer.echo(f"wrote {data_dir / 'stl10_binary'}: {json.dumps(counts)}")

@@ -43,7 +43,8 @@ def predict(
     """JPEG, PNG, WebP, BMP, GIF, TIFF and PPM of any size, told
     by their content. Each is turned upright (EXIF), put on
     white where it is transparent, cropped to its central
-    square and resized to 96 px, as by `data import`; then the
+    square and resized to the size of the model's data (96 px
+    unless imported otherwise), as by `data import`; then the
     run's own rule follows. Nothing is distorted, but what lies
     outside the central square is not seen. Folders are walked
     by name, hidden files skipped. For a file that is no image

@@ -187,7 +187,8 @@ def gradcam(
     label = None if class_name is None else names.index(class_name)
     layer = gradcam.choose_layer(predictor, layer)
     if images:
-        pixels, titles = inspection.read_images(images), [path.name for path in images]
+        pixels = inspection.read_images(images, predictor.header.config.data_size)
+        titles = [path.name for path in images]
     else:
         dataset = open_data(**data, download=False, console=stderr())
         inspection.check_classes(predictor, dataset)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stl10bench.data.stl10 import SIDE, Images, Labels
+from stl10bench.data.stl10 import Images, Labels, pieces
 
 BITS = 63  # of a perceptual hash
 DISTANCE = 4  # bits in which the hashes of near copies may differ
-_CHUNK = 500  # images in memory at once: 55 MB as float32
 _TILE = 256, 2048  # pairs compared at once: 4 MB
 _FREQUENCIES = 8
 
@@ -45,17 +44,16 @@ Audit = dict[tuple[str, str], Copies]  # by the names of two splits, or of one t
 
 
 def read(splits: Splits, advance: Callable[[int], None] = lambda _: None) -> dict[str, Keys]:
-    """Each split's uint8 images (N, 3, 96, 96), mapped or not, and labels -> its keys.
+    """Each split's uint8 images (N, 3, S, S), mapped or not, and labels -> its keys.
 
-    Reads 500 images at a time; `advance` is called with the number of images just read.
+    Reads 14 MB at a time; `advance` is called with the number of images just read.
     """
     numbers: dict[bytes, int] = {}
     keys = {}
     for name, (images, labels) in splits.items():
         contents = np.empty(len(images), dtype=np.int64)
         hashes = np.empty(len(images), dtype=np.uint64)
-        for start in range(0, len(images), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for part in pieces(len(images), images.shape[-1]):
             stored = np.ascontiguousarray(images[part].swapaxes(2, 3))  # as the file has them
             digests = (hashlib.blake2b(image.data, digest_size=16).digest() for image in stored)
             contents[part] = [numbers.setdefault(digest, len(numbers)) for digest in digests]
@@ -66,16 +64,17 @@ def read(splits: Splits, advance: Callable[[int], None] = lambda _: None) -> dic
 
 
 def perceptual_hashes(images: Images) -> Hashes:
-    """uint64 (N,) of uint8 images (N, 3, 96, 96): bit k says whether frequency k is above median.
+    """uint64 (N,) of uint8 images (N, 3, S, S): bit k says whether frequency k is above median.
 
     The 63 lowest frequencies (without the constant) of the grey image's cosine transform, 8 by 8:
     neither brightness, contrast nor a few pixels change many. Zauner (2010), "Implementation and
-    benchmarking of perceptual image hash functions", section 3.2.1, on all 96 by 96 pixels.
+    benchmarking of perceptual image hash functions", section 3.2.1, on all pixels.
     """
     red, green, blue = (images[:, channel].astype(np.float32) for channel in range(3))
     grey = 0.299 * red + 0.587 * green + 0.114 * blue
-    steps, pixels = np.arange(_FREQUENCIES)[:, None], np.arange(SIDE)
-    waves = np.cos(np.pi * steps * (2 * pixels + 1) / (2 * SIDE)).astype(np.float32)
+    size = images.shape[-1]
+    steps, pixels = np.arange(_FREQUENCIES)[:, None], np.arange(size)
+    waves = np.cos(np.pi * steps * (2 * pixels + 1) / (2 * size)).astype(np.float32)
     waves[0] /= np.sqrt(np.float32(2))
     low = (waves @ (grey @ waves.T)).reshape(len(images), -1)[:, 1:]
     low = low.round()  # else the hash of an image of one colour would be rounding errors

@@ -15,7 +15,7 @@ from stl10bench.config import RunConfig
 from stl10bench.core.errors import DataError
 from stl10bench.core.seeding import ORDER, generator
 from stl10bench.data import augment
-from stl10bench.data.stl10 import Split
+from stl10bench.data.stl10 import Split, pieces
 
 
 class Images(NamedTuple):
@@ -41,18 +41,18 @@ def load_images(
 ) -> Images:
     """The images `rows` (N,) of a split, resized once (bilinear, antialiased) and kept uint8.
 
-    For `input: crop` they keep their size. They lie on the device if they take at most half of its
-    free memory, else in the host's.
+    For `input: crop` they have the size of the data. They lie on the device if they take at most
+    half of its free memory, else in the host's.
     """
     # In memory as a whole, with no DataLoader: work for each image in Python is 7 to 30 times
     # slower than for a batch at once (measured), and STL-10 takes 27 KB an image.
-    size = split.images.shape[-1] if config.input == "crop" else config.image_size
+    size = config.data_size if config.input == "crop" else config.image_size
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for start in range(0, len(rows), 500):  # the file is mapped: a part of it in memory at a time
-        chunk = torch.from_numpy(np.ascontiguousarray(split.images[rows[start : start + 500]]))
+    for piece in pieces(len(rows), split.images.shape[-1]):  # mapped: a part of it in memory
+        chunk = torch.from_numpy(np.ascontiguousarray(split.images[rows[piece]]))
         if chunk.shape[-1] != size:
             chunk = F.interpolate(chunk, size=(size, size), mode="bilinear", antialias=True)
-        images[start : start + 500] = chunk
+        images[piece] = chunk
     fits = device.type != "cuda" or images.numel() <= torch.cuda.mem_get_info(device)[0] // 2
     images = images.to(device) if fits else images.pin_memory()
     return Images(images, torch.from_numpy(split.labels[rows]).to(device))

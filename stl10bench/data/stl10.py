@@ -4,7 +4,7 @@ import hashlib
 import re
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from stl10bench.core.errors import DataError, StorageError
 FOLDER = "stl10_binary"
 STAMP = ".stl10bench.json"  # remembers checksums, so that they are computed once
 MARKER = "demo.json"  # written by make-demo beside its files
-SIDE = 96  # pixels
-IMAGE_BYTES = 3 * SIDE * SIDE
+SIZE_FILE = "image_size.txt"  # height and width of images that are not SIDE pixels
+SIDE = 96  # pixels: STL-10's
+SIZES = (8, 1024)  # the least and the largest side
+_PIECE = 500 * 3 * SIDE * SIDE  # bytes
 _FOLDS, _FOLDS_LIMIT = 1000, 10 << 20  # lines, bytes
 
 CLASS_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -43,7 +45,7 @@ Labels = NDArray[np.int64]
 class Split:
     """Images and their labels."""
 
-    images: Images  # uint8 (N, 3, 96, 96): a view on the mapped file, planes swapped
+    images: Images  # uint8 (N, 3, S, S): a view on the mapped file, planes swapped
     labels: Labels  # int64 (N,), 0..C-1
 
 
@@ -52,15 +54,22 @@ class Dataset:
     """The labelled splits of one folder."""
 
     name: str  # STL-10 (the official sums), STL-10 layout (any other content), or demo
-    fingerprint: str  # sha256 over the names and sums of the NEEDED files
+    fingerprint: str  # sha256 over the names and sums of the NEEDED files and of SIZE_FILE
     class_names: tuple[str, ...]
     folder: Path
     train: Split
     test: Split
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(self.train.images.shape[-1])
+
     def summary(self) -> str:
         """The name, the numbers of images and classes, and the beginning of the fingerprint."""
         images = f"{len(self.train.labels):,} train and {len(self.test.labels):,} test images"
+        if self.image_size != SIDE:
+            images += f" of {self.image_size}x{self.image_size} pixels"
         classes = f"{len(self.class_names)} classes"
         return f"{self.name}: {images}, {classes}, fingerprint {self.fingerprint[:12]}"
 
@@ -84,7 +93,8 @@ def _open(folder: Path, *, verify: bool) -> Dataset:
             "pass another --data-dir, or try --dataset demo"
         )
     class_names = _class_names(folder / "class_names.txt")
-    train, test = (_split(folder, split, len(class_names)) for split in ("train", "test"))
+    size = _image_size(folder)
+    train, test = (_split(folder, split, size, len(class_names)) for split in ("train", "test"))
     if absent := sorted(set(range(len(class_names))) - set(train.labels.tolist())):
         raise DataError(f"{folder / 'train_y.bin'}: no image of class {class_names[absent[0]]!r}")
 
@@ -99,17 +109,26 @@ def _open(folder: Path, *, verify: bool) -> Dataset:
             remedy = "download it again, or use it as other data with --no-verify"
             check_sum(folder / file, size_md5, OFFICIAL[file], remedy)
         name = "STL-10"
-    content = "".join(f"{name} {sums[name]['sha256']}\n" for name in NEEDED)
+    content = "".join(f"{file} {sums[file]['sha256']}\n" for file in sums)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
     return Dataset(name, fingerprint, class_names, folder, train, test)
 
 
 def open_unlabelled(data_dir: Path) -> Images:
-    """uint8 (N, 3, 96, 96): the unlabelled images, mapped, not verified. Raises DataError."""
+    """uint8 (N, 3, S, S): the unlabelled images, mapped, not verified. Raises DataError."""
     path = data_dir / FOLDER / "unlabeled_X.bin"
     if not path.is_file():
         raise DataError(f"{path} is missing: get it with {_download(data_dir, '--unlabelled')}")
-    return _images(path)
+    return _images(path, _image_size(path.parent))
+
+
+def pieces(count: int, size: int) -> Iterator[slice]:
+    """Slices of `count` images of `size` pixels a side, 14 MB each: what to have in memory at once.
+
+    Of STL-10's images that is 500.
+    """
+    step = max(1, _PIECE // (3 * size * size))
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
@@ -183,8 +202,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _split(folder: Path, split: str, classes: int) -> Split:
-    images = _images(folder / f"{split}_X.bin")
+def _split(folder: Path, split: str, size: int, classes: int) -> Split:
+    images = _images(folder / f"{split}_X.bin", size)
     path = folder / f"{split}_y.bin"
     if path.stat().st_size != len(images):
         raise DataError(
@@ -199,20 +218,35 @@ def _split(folder: Path, split: str, classes: int) -> Split:
     return Split(images, stored.astype(np.int64) - 1)
 
 
-def _images(path: Path) -> Images:
+def _image_size(folder: Path) -> int:
+    path = folder / SIZE_FILE
+    if not path.exists():
+        return SIDE
+    text = files.read(path, 100, DataError).decode(errors="replace").strip()
+    size = int(text) if text.isdecimal() else 0
+    least, most = SIZES
+    if not least <= size <= most:
+        raise DataError(f"{path}: a number of {least} to {most} pixels expected, found {text!r}")
+    return size
+
+
+def _images(path: Path, size: int) -> Images:
     """The file's images; each plane is stored column by column, so height and width are swapped."""
-    size = path.stat().st_size
-    if size == 0 or size % IMAGE_BYTES:
+    found, image = path.stat().st_size, 3 * size * size
+    if found == 0 or found % image:
         raise DataError(
-            f"{path}: a multiple of {IMAGE_BYTES} bytes expected (3x{SIDE}x{SIDE}); found {size}, "
-            f"which is {size // IMAGE_BYTES} images and {size % IMAGE_BYTES} bytes"
+            f"{path}: a multiple of {image} bytes expected (3x{size}x{size}); found {found}, "
+            f"which is {found // image} images and {found % image} bytes"
         )
-    stored = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, SIDE, SIDE)
+    stored = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, size, size)
     return stored.transpose(0, 1, 3, 2)
 
 
 def _sums(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size, times, MD5 and sha256 of the NEEDED files; from the stamp where that is up to date."""
+    """Size, times, MD5 and sha256 of the files that are the data, by name.
+
+    From the stamp where that is up to date.
+    """
     stamp = folder / STAMP
     stored: dict[str, Any] = {}
     if stamp.exists():
@@ -221,7 +255,7 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
         except DataError as error:
             warnings.warn(f"{error}; the checksums are computed again", stacklevel=3)
     sums: dict[str, dict[str, Any]] = {}
-    for name in NEEDED:
+    for name in (*NEEDED, *([SIZE_FILE] if (folder / SIZE_FILE).exists() else [])):
         state = (folder / name).stat()
         # Only the kernel sets the ctime, so a stamp that was copied with its folder never counts.
         times = {"mtime_ns": state.st_mtime_ns, "ctime_ns": state.st_ctime_ns}

@@ -131,7 +131,7 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
     config, metrics = header.config, header.metrics
     rule = f"resized to {config.image_size} px, bilinear with antialiasing"
     if config.input == "crop":
-        rule = f"resized to 96 px, then the central {config.image_size} px"
+        rule = f"resized to {config.data_size} px, then the central {config.image_size} px"
     facts = [
         ("classes", ", ".join(header.class_names)),
         ("input", f"uint8 RGB, {rule}; mean {_list(header.mean)}, std {_list(header.std)} of 0..1"),

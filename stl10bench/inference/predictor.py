@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
 class _Image(NamedTuple):
     file: Path
-    pixels: NDArray[np.uint8]  # (96, 96, 3)
+    pixels: NDArray[np.uint8]  # (S, S, 3)
 
 
 class Broken(NamedTuple):
@@ -71,14 +71,15 @@ def classify(
 ) -> list[Prediction | Broken]:
     """The `top` likeliest classes of each image in `files`, in their order.
 
-    Images are read as `image_file.read` says: as `stl10bench data import` does. `report` is called
+    Images are read as `image_file.read` says, at the size of the model's own data: as `stl10bench
+    data import` does. `report` is called
     with the number of images done since its last call. Raises CheckpointError for a model that
     gives no finite logits.
     """
     predictor.model.to(memory_format=memory_format(predictor.model))
     results: list[Prediction | Broken] = []
     with image_file.silenced():
-        images = _decoded(files)
+        images = _decoded(files, predictor.header.config.data_size)
         while batch := list(islice(images, BATCH)):
             results += _classified(predictor, batch, top)
             report(len(batch))
@@ -96,7 +97,7 @@ def _walk(folder: Path) -> Iterator[Path | Broken]:
     yield from (Broken(Path(error.filename), image_file.reason(error)) for error in unreadable)
 
 
-def _decoded(files: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
+def _decoded(files: Iterable[Path | Broken], size: int) -> Iterator[_Image | Broken]:
     """The images in the order of `files`; threads decode up to two batches ahead.
 
     Large ones are decoded here, one by one: that bounds the memory, for the C library keeps for
@@ -107,13 +108,13 @@ def _decoded(files: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
 
     def first() -> _Image | Broken:
         file, future = ahead.popleft()
-        image = future.result() or _decode(file, image_file.PIXEL_LIMIT)
+        image = future.result() or _decode(file, size, image_file.PIXEL_LIMIT)
         assert image is not None
         return image
 
     try:
         for file in files:
-            ahead.append((file, pool.submit(_decode, file, image_file.LARGE)))
+            ahead.append((file, pool.submit(_decode, file, size, image_file.LARGE)))
             if len(ahead) > 2 * BATCH:
                 yield first()
         while ahead:
@@ -122,12 +123,12 @@ def _decoded(files: Iterable[Path | Broken]) -> Iterator[_Image | Broken]:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(file: Path | Broken, limit: int) -> _Image | Broken | None:
+def _decode(file: Path | Broken, size: int, limit: int) -> _Image | Broken | None:
     """An image, or why it is none; None for one with more than `limit` pixels to decode."""
     if isinstance(file, Broken):
         return file
     try:
-        return _Image(file, image_file.read(file, limit=limit))
+        return _Image(file, image_file.read(file, size=size, limit=limit))
     except image_file.TooLargeError:
         return None
     except Exception as error:  # Pillow's decoders raise of all kinds; each is reported
@@ -180,13 +181,13 @@ class Predictor(nn.Module):
     def side(self) -> int:
         """The height and width, pixels, to which images are resized first."""
         config = self.header.config
-        return 96 if config.input == "crop" else config.image_size
+        return config.data_size if config.input == "crop" else config.image_size
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 RGB images (N, 3, H, W), 0..255.
 
-        They are brought to the size of the run by its own rule: resized, or resized to 96 px and
-        then cropped in the centre.
+        They are brought to the size of the run by its own rule: resized, or resized to the size of
+        its data and then cropped in the centre.
         """
         size = (self.side, self.side)  # an image of that size is left as it is
         images = F.interpolate(images, size=size, mode="bilinear", antialias=True)

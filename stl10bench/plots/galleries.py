@@ -187,17 +187,19 @@ def samples(dataset: Dataset, *, split: str = "train", per_class: int = 4, seed:
     part = dataset.test if split == "test" else dataset.train
     rng = np.random.default_rng(seed)
     names = dataset.class_names
-    step, band_height = SIDE + GAP, LINE + per_class * (SIDE + GAP) + GAP
+    scale = math.ceil(SIDE / dataset.image_size)
+    side = scale * dataset.image_size
+    step, band_height = side + GAP, LINE + per_class * (side + GAP) + GAP
     bands = math.ceil(len(names) / COLUMNS)
     title = f"{data_label(dataset)}, {split} split, seed {seed}"
     sheet = _titled_sheet(title, min(COLUMNS, len(names)) * step + GAP, LINE + bands * band_height)
     for label, name in enumerate(names):
         band, column = divmod(label, COLUMNS)
         left, top = GAP + column * step, LINE + band * band_height
-        sheet.text(left + SIDE / 2, top + LINE / 2, name, width=SIDE, style=TextStyle(10))
+        sheet.text(left + side / 2, top + LINE / 2, name, width=side, style=TextStyle(10))
         rows = rng.permutation(np.flatnonzero(part.labels == label))[:per_class]
         for place, pixels in enumerate(hwc(part.images[rows])):
-            sheet.image(left, top + LINE + place * step, pixels)
+            sheet.image(left, top + LINE + place * step, pixels, scale=scale)
     return sheet.finish()
 
 

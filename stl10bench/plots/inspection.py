@@ -59,8 +59,8 @@ def logits(predictor: Predictor, images: NDArray[np.uint8], rows: NDArray[np.int
     return torch.cat([predictor(torch.from_numpy(images[part])) for part in parts])
 
 
-def read_images(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """uint8 (N, 3, 96, 96): image files, as `stl10bench data import` reads them.
+def read_images(paths: Sequence[Path], size: int) -> NDArray[np.uint8]:
+    """uint8 (N, 3, size, size): image files, as `stl10bench data import` reads them.
 
     Raises DataError, with the file, for what is no image.
     """
@@ -68,7 +68,7 @@ def read_images(paths: Sequence[Path]) -> NDArray[np.uint8]:
     with image_file.silenced():
         for path in paths:
             try:
-                images.append(image_file.read(path).transpose(2, 0, 1))
+                images.append(image_file.read(path, size=size).transpose(2, 0, 1))
             except Exception as error:  # Pillow's decoders raise errors of all kinds
                 raise DataError(f"{path}: {image_file.reason(error)}") from None
     return np.stack(images)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stl10bench.data.stl10 import FOLDER, open_dataset
+from stl10bench.data.stl10 import FOLDER, SIDE, open_dataset
 from stl10bench.metrics.calibration import BINS
 from stl10bench.metrics.significance import wilson_interval
 from stl10bench.report import charts
@@ -213,7 +213,7 @@ def mistakes(predictions: RunPredictions, most: int) -> NDArray[np.int64]:
 
 
 def _test_images(row: Row, data_dir: Path) -> NDArray[np.uint8] | None:
-    """The test images (N, 3, 96, 96) of a run's data; None where they are not in `data_dir`.
+    """The test images (N, 3, S, S) of a run's data; None where they are not in `data_dir`.
 
     The demo data lie in the subfolder `demo`.
     """
@@ -228,5 +228,7 @@ def _test_images(row: Row, data_dir: Path) -> NDArray[np.uint8] | None:
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    image = Image.fromarray(pixels.transpose(1, 2, 0))
+    image.thumbnail((2 * SIDE, 2 * SIDE))  # the page shows SIDE pixels, on fine screens twice that
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -8,8 +8,6 @@ from stl10bench.metrics.significance import SIGNIFICANCE, holm
 from stl10bench.results.aggregate import hits_of, rows_p_value
 from stl10bench.results.rows import Failure, Row
 
-_SIDE = 96  # pixels of an image; a crop of as many is the whole
-
 
 def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
     """Copies of rows on one test split that say where they stand among each other.
@@ -98,7 +96,7 @@ def input_rule(row: Row) -> str:
     The whole, at whatever resolution (that is the model's choice), or with `--input crop` a square
     in its centre, smaller the smaller the input size.
     """
-    if row.config.input == "crop" and row.image_size < _SIDE:
+    if row.config.input == "crop" and row.image_size < row.config.data_size:
         return f"the central {row.image_size}x{row.image_size} px"
     return "the whole image"
 

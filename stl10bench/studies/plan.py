@@ -116,7 +116,7 @@ def plan_job(model: str, settings: Mapping[str, Any], recipe: str, common: Commo
     config, start = check_settings(
         model, recipe=recipe, settings=settings, **common.start.keywords(model)
     )
-    config = resolve_config(config, common.data.fingerprint, start, common.device)
+    config = resolve_config(config, common.data, start, common.device)
     file = None if start.file is None else start.file.absolute()
     return make_job(config, weights=file, **common.options)
 

@@ -5,7 +5,7 @@ torch takes seconds to import: only the rule for the precision, which asks the d
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stl10bench.config import DEFAULT_RECIPE, RunConfig, make_config, recipe_settings
 from stl10bench.core.errors import UsageError
@@ -13,6 +13,9 @@ from stl10bench.core.launcher import asked_precision
 from stl10bench.models import registry
 from stl10bench.models.factory import changed_options, check_freeze, check_options
 from stl10bench.models.pretrained import Weights, choose_weights
+
+if TYPE_CHECKING:
+    from stl10bench.data.stl10 import Dataset
 
 
 def check_settings(
@@ -54,13 +57,14 @@ def check_settings(
     return config, choose_weights(model, file=file, pretrained=pretrained, frozen=frozen)
 
 
-def resolve_config(config: RunConfig, fingerprint: str, start: Weights, device: str) -> RunConfig:
+def resolve_config(config: RunConfig, dataset: "Dataset", start: Weights, device: str) -> RunConfig:
     """The config with everything filled in that its name is made of: data, weights, precision."""
     return make_config(
         {
             **config.model_dump(),
             "model_options": changed_options(config.model, config.model_options),
-            "data": fingerprint,
+            "data": dataset.fingerprint,
+            "data_size": dataset.image_size,
             "weights": start.source,
             "precision": choose_precision(config, device),
         }

@@ -50,7 +50,7 @@ def train(
     from stl10bench.core.device import choose_device
 
     device = choose_device(job.device)
-    config = resolve_config(config, dataset.fingerprint, start, device)
+    config = resolve_config(config, dataset, start, device)
     job = job.model_copy(update={"config": config, "device": device})
     return _train(job, dataset, start, console)
 

@@ -84,6 +84,13 @@ def test_near_copies_are_found_and_are_not_exact(change: Any) -> None:
     assert audit["train", "test"].images == (1, 1)
 
 
+def test_near_copies_are_found_at_every_size() -> None:
+    large = np.repeat(np.repeat(photos(20), 2, axis=2), 2, axis=3)
+    large[11] = brighter(large[5])
+    audit = duplicates.near(keys_of(train=large))
+    assert audit["train", "train"].examples == [(5, 11)]
+
+
 def test_exact_copies_are_not_counted_as_near_ones_as_well() -> None:
     train, test = photos(20), photos(20, seed=1)
     train[5] = test[6] = train[4]

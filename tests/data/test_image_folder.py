@@ -1,6 +1,7 @@
 """The importer: a folder of class folders becomes data that open_dataset takes."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -72,11 +73,120 @@ def test_train_and_test_folders_are_the_splits(source: Path, tmp_path: Path) -> 
     assert greys(open_dataset(tmp_path / "data").test.images) == [30, 130]
 
 
+def put_into(folder: Path, source: Path, *names: str) -> None:
+    """Move the images of each class to `folder`, which gets folders of both classes."""
+    for label in ("ant", "bee"):
+        (folder / label).mkdir(parents=True)
+        for name in names:
+            (source / label / name).rename(folder / label / name)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", "", "Test"),
+        ("train", "valid", "test"),  # Roboflow
+        ("training", "validation", "testing"),
+        ("TRAIN", "Val", "test"),
+        ("train", "val", ""),
+    ],
+)
+def test_folders_of_splits_are_taken_under_their_usual_names(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], train: str, val: str, test: str
+) -> None:
+    splits = tmp_path / "splits"
+    if test:
+        put_into(splits / test, source, "3.png", "4.png")
+    if val:
+        put_into(splits / val, source, "5.png")
+    put_into(splits / train, source, "0.png", "1.png", "2.png")
+    (splits / "__MACOSX" / "train").mkdir(parents=True)
+    (splits / "README.roboflow.txt").write_text("a file beside the folders")
+    import_folder(splits, tmp_path / "data")
+    data = open_dataset(tmp_path / "data")
+    expected = [0, 10, 20, *([50] if val and test else [])]
+    assert sorted(greys(data.train.images)) == [*expected, *(100 + grey for grey in expected)]
+    tested = [30, 40] if test else [50]
+    assert sorted(greys(data.test.images)) == [*tested, *(100 + grey for grey in tested)]
+    told = capfd.readouterr().err
+    meaning = "joins the training split" if test else "is the test split"
+    assert (f"{val}/ {meaning}" in told) if val else told == ""
+
+
+def test_other_layouts_are_told_which_are_taken(source: Path, tmp_path: Path) -> None:
+    put_into(tmp_path / "odd" / "train", source, "0.png")
+    put_into(tmp_path / "odd" / "eval", source, "1.png")
+    taken = r"train \(or training\) and test \(testing\) or val \(valid, validation\)"
+    with pytest.raises(DataError, match=rf"a folder within a class folder: .*{taken}"):
+        import_folder(tmp_path / "odd", tmp_path / "data")
+    (tmp_path / "odd" / "eval").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=rf"found 1: 'train'; .*{taken}"):
+        import_folder(tmp_path / "odd", tmp_path / "data")
+
+
+def test_files_known_to_be_no_photos_are_skipped_and_counted(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in (
+        "Thumbs.db",
+        "desktop.ini",
+        "notes.txt",
+        "_classes.CSV",
+        "a.json",
+        "b.md",
+        "c.xml",
+    ):
+        (source / "ant" / name).write_bytes(b"x")
+    (source / "ant" / "@eaDir").mkdir()
+    counts = import_folder(source, tmp_path / "data")
+    assert counts == {"classes": 2, "train": 16, "test": 4, "skipped": 7}
+    told = capfd.readouterr().err
+    assert "7 files are no photos by name, skipped: 'ant/Thumbs.db', 'ant/_classes.CSV'" in told
+    assert "'ant/b.md', 'ant/c.xml' and 2 more\n" in told
+    (source / "ant" / "photo.heic").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"1 of 21 files cannot be read as images: 'ant/photo.heic'"
+    ):
+        import_folder(source, tmp_path / "other")
+
+
+def test_copies_across_the_splits_and_under_two_labels_are_told(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put_into(tmp_path / "both" / "test", source, "3.png", "4.png")
+    put_into(tmp_path / "both" / "train", source, "0.png", "1.png", "2.png")
+    shutil.copy(tmp_path / "both" / "train" / "ant" / "1.png", tmp_path / "both" / "test" / "ant")
+    shutil.copy(tmp_path / "both" / "train" / "ant" / "2.png", tmp_path / "both" / "train" / "bee")
+    data_dir = tmp_path / "my data"
+    import_folder(tmp_path / "both", data_dir)
+    told = capfd.readouterr().err
+    command = f"'stl10bench data audit --data-dir {shlex.quote(str(data_dir))}'"
+    example = "e.g. 'train/ant/1.png', 'test/ant/1.png'"
+    assert f"1 image is in both splits, {example}; {command}" in told
+    assert "1 image is under two labels, e.g. 'train/ant/2.png', 'train/bee/2.png'" in told
+
+
+def test_images_of_another_size_are_stored_with_it(source: Path, tmp_path: Path) -> None:
+    checker = np.indices((128, 128)).sum(0) % 2 * 255
+    for index in range(10):
+        Image.fromarray(checker.astype(np.uint8)).save(source / "ant" / f"{index}.png")
+    import_folder(source, tmp_path / "data", size=128)
+    import_folder(source, tmp_path / "small")
+    data, small = open_dataset(tmp_path / "data"), open_dataset(tmp_path / "small")
+    assert data.train.images.shape == (16, 3, 128, 128)
+    assert np.array_equal(data.train.images[0, 0], checker)
+    assert "of 128x128 pixels" in data.summary()
+    assert (data.image_size, small.image_size) == (128, 96)
+    assert not (tmp_path / "small" / "stl10_binary" / "image_size.txt").exists()
+    with pytest.raises(UsageError, match="size = 7: must be 8 to 1024 pixels"):
+        import_folder(source, tmp_path / "tiny", size=7)
+
+
 def test_train_and_test_with_other_classes_are_refused(source: Path, tmp_path: Path) -> None:
     shutil.copytree(source, tmp_path / "both" / "train")
     shutil.copytree(source, tmp_path / "both" / "test")
     (tmp_path / "both" / "test" / "ant").rename(tmp_path / "both" / "test" / "fly")
-    with pytest.raises(DataError, match="only one has 'ant'"):
+    with pytest.raises(DataError, match=r"need the same class folders; only .*train has 'ant'"):
         import_folder(tmp_path / "both", tmp_path / "data")
 
 
@@ -150,13 +260,13 @@ def test_shrinking_averages_what_it_leaves_out(source: Path, tmp_path: Path) -> 
 def test_all_broken_images_are_named_with_their_reason(source: Path, tmp_path: Path) -> None:
     whole = (source / "ant" / "1.png").read_bytes()
     (source / "ant" / "1.png").write_bytes(whole[:-40])
-    (source / "bee" / "note\n.txt").write_text("no image")
+    (source / "bee" / "note\n.jpg").write_text("no image")
     with pytest.raises(DataError) as caught:
         import_folder(source, tmp_path / "data")
     message = str(caught.value)
     assert "2 of 21 files cannot be read as images" in message
     assert "'ant/1.png' (" in message
-    assert r"'bee/note\n.txt' (cannot identify" in message
+    assert r"'bee/note\n.jpg' (cannot identify" in message
     assert "--skip-broken" in message
     assert "\n" not in message
     assert list((tmp_path / "data").iterdir()) == []
@@ -183,10 +293,10 @@ def test_hidden_files_are_passed_over(source: Path, tmp_path: Path) -> None:
 
 def test_too_few_classes_or_images_are_refused(source: Path, tmp_path: Path) -> None:
     (source / "cow").mkdir()
-    with pytest.raises(DataError, match="cow: 0 images, at least 2 needed"):
+    with pytest.raises(DataError, match="cow: at least 2 images needed, found none"):
         import_folder(source, tmp_path / "data")
     paint(source / "cow" / "a.png")
-    with pytest.raises(DataError, match="cow: 1 images, at least 2 needed"):
+    with pytest.raises(DataError, match="cow: at least 2 images needed, found 1"):
         import_folder(source, tmp_path / "data")
     with pytest.raises(DataError, match="2 to 255 class folders expected, found 0"):
         import_folder(source / "ant", tmp_path / "data")
@@ -200,7 +310,7 @@ def test_a_class_that_loses_its_images_to_damage_is_refused(source: Path, tmp_pa
         (source / "ant" / f"{index}.png").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="9 of 20"),
-        pytest.raises(DataError, match="ant: 1 images, at least 2 needed"),
+        pytest.raises(DataError, match="ant: at least 2 images needed, found 1"),
     ):
         import_folder(source, tmp_path / "data", skip_broken=True)
 

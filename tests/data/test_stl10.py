@@ -22,6 +22,7 @@ from stl10bench.data.stl10 import (
     OFFICIAL,
     open_dataset,
     open_unlabelled,
+    pieces,
     read_folds,
 )
 
@@ -87,6 +88,32 @@ def test_the_fingerprint_is_that_of_the_contents_alone(small: Path, tmp_path: Pa
     assert open_dataset(small).fingerprint == open_dataset(other).fingerprint
     write_layout(tmp_path / "more", train=16, test=12)
     assert open_dataset(tmp_path / "more").fingerprint != open_dataset(small).fingerprint
+
+
+def test_the_size_of_the_images_is_part_of_the_data(small: Path) -> None:
+    before = open_dataset(small).fingerprint
+    size = folder(small) / "image_size.txt"
+    size.write_text("48\n")
+    with pytest.raises(DataError, match=r"train_y.bin: 64 labels expected, .* found 16"):
+        open_dataset(small)
+    for split, count in (("train", 16), ("test", 8)):
+        os.truncate(folder(small) / f"{split}_X.bin", count * 3 * 48 * 48)
+    data = open_dataset(small)
+    assert (data.image_size, data.test.images.shape) == (48, (8, 3, 48, 48))
+    assert data.fingerprint != before
+    (folder(small) / "unlabeled_X.bin").write_bytes(bytes(5 * 3 * 48 * 48))
+    assert open_unlabelled(small).shape == (5, 3, 48, 48)
+    for content in ("", "7", "1025", "-48", "48.0", "4\x008", "9" * 101):
+        size.write_text(content)
+        with pytest.raises(DataError, match=r"image_size.txt"):
+            open_dataset(small)
+
+
+@pytest.mark.parametrize(("size", "step"), [(96, 500), (48, 2000), (1024, 4)])
+def test_pieces_take_the_same_memory_at_every_size(size: int, step: int) -> None:
+    rows = [list(range(5001))[piece] for piece in pieces(5001, size)]
+    assert [row for piece in rows for row in piece] == list(range(5001))
+    assert {len(piece) for piece in rows[:-1]} == {step}
 
 
 def test_sums_are_computed_once_and_again_when_a_file_changes(small: Path) -> None:

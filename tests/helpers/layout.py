@@ -14,7 +14,12 @@ NAMES = ("ant", "bee", "cow", "dog")
 
 
 def write_layout(
-    data_dir: Path, *, train: int = 40, test: int = 20, names: tuple[str, ...] = NAMES
+    data_dir: Path,
+    *,
+    train: int = 40,
+    test: int = 20,
+    names: tuple[str, ...] = NAMES,
+    size: int = 96,
 ) -> Path:
     """Write noisy images, each class with its own colour, as `data_dir`/stl10_binary."""
     folder = data_dir / "stl10_binary"
@@ -23,10 +28,12 @@ def write_layout(
     for split, count in (("train", train), ("test", test)):
         labels = np.arange(count) % len(names)
         tint = np.random.default_rng(1).integers(40, 215, (len(names), 3, 1, 1))
-        images = tint[labels] + rng.integers(-40, 41, (count, 3, 96, 96))
+        images = tint[labels] + rng.integers(-40, 41, (count, 3, size, size))
         images.astype(np.uint8).tofile(folder / f"{split}_X.bin")
         (labels + 1).astype(np.uint8).tofile(folder / f"{split}_y.bin")
     (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
+    if size != 96:
+        (folder / "image_size.txt").write_text(f"{size}\n")
     return data_dir
 
 

@@ -83,6 +83,20 @@ def test_the_test_split_and_the_number_of_images_can_be_chosen(dataset: Dataset)
     assert (cells[6] == 255).all()
 
 
+@pytest.mark.parametrize(("size", "side"), [(128, 128), (40, 120)])
+def test_samples_of_data_of_another_size_stand_side_by_side(
+    tmp_path: Path, size: int, side: int
+) -> None:
+    dataset = open_dataset(write_layout(tmp_path, size=size))
+    pixels = painted(galleries.samples(dataset, per_class=1))[2 * LINE :]
+    for column in range(4):
+        left = GAP + column * (side + GAP)
+        assert (pixels[:side, left - GAP : left] == 255).all()
+        tile = pixels[:side, left : left + side][:: side // size, :: side // size]
+        same = (galleries.hwc(dataset.train.images) == tile).all(axis=(1, 2, 3))
+        assert dataset.train.labels[same].tolist() == [column]
+
+
 def test_hostile_class_names_stand_in_the_picture_as_they_are(cli: Entry, tmp_path: Path) -> None:
     data_dir = write_layout(tmp_path / "hostile", names=HOSTILE)
     assert texts(galleries.samples(open_dataset(data_dir)))[1:3] == [HOSTILE[0], "<script>al…"]
@@ -379,7 +393,7 @@ def test_what_cannot_be_drawn_is_one_line_with_the_remedy(
 
 def test_an_unreadable_image_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="folder: "):
-        inspection.read_images([tmp_path / "folder"])
+        inspection.read_images([tmp_path / "folder"], 96)
 
 
 def test_a_gallery_without_images_is_refused() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.layout import write_layout
+from PIL import Image
 from safetensors.torch import load_file
 
 import stl10bench
@@ -172,6 +173,23 @@ def test_a_loaded_checkpoint_gives_the_stored_logits_for_raw_images(
     stored = load_file(tmp_path / row["run"] / "predictions.safetensors")["logits"]
     torch.testing.assert_close(logits, stored, atol=1e-5, rtol=1e-5)
     assert model.class_names == ("ant", "bee", "cow", "dog")
+
+
+def test_data_of_another_size_train_crop_and_are_predicted_at_their_size(tmp_path: Path) -> None:
+    data_dir = write_layout(tmp_path / "data", size=128)
+    row = train(data_dir, tmp_path, input="crop", image_size=112)
+    assert (row.config.data_size, row.config.image_size) == (128, 112)
+    images = open_dataset(data_dir).test.images
+    for index, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{index:02}.png")
+    best = tmp_path / row.run / "best.safetensors"
+    found = stl10bench.load(best).predict(*sorted(tmp_path.glob("*.png")))
+    stored = load_file(tmp_path / row.run / "predictions.safetensors")["logits"].softmax(1)
+    assert [one.probabilities[0] for one in found] == pytest.approx(stored.amax(1).tolist())
+    with pytest.raises(UsageError, match="a crop is at most 128 px, the size of the data's images"):
+        train(data_dir, tmp_path, input="crop", image_size=144)
+    again = stl10bench.evaluate(best, data_dir=data_dir)
+    assert again["test_loss"] == pytest.approx(row.test_loss)
 
 
 def test_a_crop_trains_and_is_evaluated_in_the_centre(data_dir: Path, tmp_path: Path) -> None:
