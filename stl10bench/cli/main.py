@@ -28,7 +28,7 @@ from stl10bench.core.console import (
     muted_stderr,
     open_streams,
 )
-from stl10bench.core.errors import BenchError, StorageError
+from stl10bench.core.errors import BenchError, StorageError, suggest
 from stl10bench.core.launcher import note_launcher
 
 # A command -> its module in stl10bench.cli, and the first line of its help: `--help` imports no
@@ -129,6 +129,15 @@ def _terminate(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def _explain(error: Any) -> str:
+    """Typer's words; for an option that a command does not have, with what may be meant."""
+    if not hasattr(error, "possibilities"):
+        return str(error.format_message())
+    options = [name for parameter in error.ctx.command.params for name in parameter.opts]
+    hint = suggest(error.option_name, options, otherwise="--help lists the options")
+    return f"{error.message}: {hint}"
+
+
 def _print_error(error: "BenchError | typer.TyperException") -> int:
     """One line to stderr, from each process; with --json instead an object to stdout, of the first.
 
@@ -136,7 +145,7 @@ def _print_error(error: "BenchError | typer.TyperException") -> int:
     """
     if os.environ.get(VERBOSITY) == VERBOSE:
         traceback.print_exception(error, file=muted_stderr())
-    text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    text = _explain(error) if isinstance(error, typer.TyperException) else str(error)
     line = " ".join(text.split())
     has_json = getattr(error, "option_name", None) != "--json"  # else the command does not know it
     if "--json" in sys.argv and has_json and is_main():

@@ -1,5 +1,6 @@
 """What can go wrong for a user -> one line and an exit code."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -86,10 +87,50 @@ def unknown(kind: str, name: str, names: Iterable[str], *, remedy: str = "") -> 
     return UsageError(f"unknown {kind} {name!r}: {hint}{' ' + remedy if remedy else ''}")
 
 
+# What other frameworks (Keras, Ultralytics, Lightning, timm, Hugging Face) call our settings.
+_ALIASES = {
+    "lr": ("learning_rate", "lr0", "init_lr", "base_lr", "alpha", "eta"),
+    "batch_size": ("batch", "bs", "batchsize", "per_device_train_batch_size", "train_batch_size"),
+    "epochs": ("n_epochs", "num_epochs", "max_epochs", "num_train_epochs", "nb_epochs"),
+    "weight_decay": ("wd", "decay", "l2"),
+    "image_size": ("img_size", "imgsz", "imsize", "input_size", "size", "resolution"),
+    "optimizer": ("opt", "optim", "optimiser"),
+    "schedule": ("scheduler", "sched", "lr_scheduler", "lr_schedule", "lr_scheduler_type"),
+    "warmup": ("warmup_ratio", "warmup_epochs", "warmup_steps", "pct_start"),
+    "label_smoothing": ("smoothing", "label_smoothing_factor"),
+    "val_fraction": ("validation_split", "val_split", "val_size", "validation_fraction"),
+    "seed": ("random_state", "random_seed", "manual_seed", "rng"),
+    "dropout": ("drop", "drop_rate", "dropout_rate", "p_dropout"),
+    "hidden": ("hidden_size", "hidden_sizes", "hidden_dim", "hidden_layers", "units"),
+    "device": ("gpu", "gpus", "accelerator", "cuda"),
+    "threads": ("num_threads", "n_jobs", "num_workers"),
+    "data_dir": ("data", "data_path", "root", "dataset_dir"),
+    "runs_dir": ("output_dir", "out_dir", "save_dir", "log_dir", "project"),
+    "precision": ("amp", "fp16", "bf16", "mixed_precision", "half", "dtype"),
+}
+_OURS = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
+
+
 def suggest(name: str, names: Iterable[str], *, otherwise: str) -> str:
-    """`did you mean 'NAME'?` with the nearest of `names`; `otherwise` where none is near."""
-    nearest = get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"did you mean {nearest[0]!r}?" if nearest else otherwise
+    """`did you mean 'NAME'?` with what is meant of `names`; `otherwise` where none is near.
+
+    That is the setting which others call `name`, or else the nearest by its letters. Names of
+    options keep their dashes: `--learning-rate` is `--lr`.
+    """
+    spellings = {choice.strip("-").replace("-", "_").lower(): choice for choice in names}
+    word = name.strip("-").replace("-", "_").lower()
+    nearest = get_close_matches(word, list(spellings), n=1, cutoff=0.5)
+    if _OURS.get(word) in spellings and word not in spellings:
+        nearest = [_OURS[word]]
+    return f"did you mean {spellings[nearest[0]]!r}?" if nearest else otherwise
+
+
+def cause(error: BaseException) -> str:
+    """What an error was raised from at first, as `KIND: first line`, without colour codes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def first_problem(error: "ValidationError") -> str:
