@@ -58,10 +58,12 @@ def describe(
     stl10bench describe timm:resnet18 --image-size 96
     """
     from stl10bench.models import summary
+    from stl10bench.models.check import check_logits
 
     load_plugin(plugin)
     options = key_values(model_option)
     module = build_model(model, num_classes, image_size, options)
+    check_logits(model, module, num_classes, image_size)
     total, trainable = summary.parameters(module)
     layers = summary.layers(module, image_size)
     memory = summary.memory(layers, batch_size=batch_size, image_size=image_size)

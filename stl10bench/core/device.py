@@ -136,3 +136,11 @@ def describe_machine(accelerator: Accelerator, precision: str) -> str:
         f"{threads} thread{'s' if threads > 1 else ''}{' each' if processes > 1 else ''}, "
         f"{'fp32' if precision == 'no' else precision}"
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is how torch says that there is no more memory, of a GPU or the host's."""
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in text for sign in ("can't allocate memory", "not enough memory", "bad_alloc")
+    )

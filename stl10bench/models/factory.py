@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
-from stl10bench.config import RunConfig
+from stl10bench.config import RunConfig, Scalar
 from stl10bench.core.errors import UsageError, suggest
 from stl10bench.models.registry import backbone_name, check_name, load_builder
 
@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 
     Builder = Callable[..., nn.Module]
 
+_STORABLE = TypeAdapter(
+    dict[str, Scalar | tuple[Scalar, ...] | None], config=ConfigDict(allow_inf_nan=False)
+)
 _LONGEST = 1000  # entries of a list among a model's options, e.g. of `hidden`
 
 
 def get_builder(name: str) -> "Builder":
-    """The builder of a model; raises UsageError as `check_name` does."""
+    """The builder of a model; raises UsageError for an unknown name, of timm as well."""
     check_name(name)
     if backbone := backbone_name(name):
-        from stl10bench.models.timm_backbone import timm_model
+        from stl10bench.models.timm_backbone import check_timm_name, timm_model
 
+        check_timm_name(backbone)
         return partial(timm_model, backbone)
     builder = load_builder(name)
     if builder is None:
@@ -33,9 +37,21 @@ def get_builder(name: str) -> "Builder":
 
 
 def model_options(name: str) -> dict[str, Parameter]:
-    """The options of a model: its builder's keyword-only parameters."""
-    parameters = signature(get_builder(name)).parameters
-    return {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    """The options of a model: its builder's keyword-only parameters.
+
+    Raises UsageError for one without a type or a default.
+    """
+    try:
+        parameters = signature(get_builder(name), eval_str=True).parameters
+    except (NameError, SyntaxError) as error:  # annotations that are strings
+        raise UsageError(f"model {name!r}: the types of its options: {error}") from error
+    options = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for key, parameter in options.items():
+        if parameter.empty in (parameter.annotation, parameter.default):
+            raise UsageError(
+                f"option {key} of model {name!r} needs a type and a default, e.g. {key}: int = 1"
+            )
+    return options
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +64,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for key, value in options.items():
         if key not in parameters:
-            choices = f"it has: {', '.join(parameters) or 'none'}"
+            choices = f"it has {', '.join(parameters) or 'no options of its own'}"
             hint = suggest(key, [*parameters, *RunConfig.model_fields], otherwise=choices)
             raise UsageError(f"model {name!r} has no option {key!r}: {hint}")
         if isinstance(value, str) and "tuple" in str(parameters[key].annotation):
@@ -60,6 +76,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     schema = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
     try:
         checked: dict[str, Any] = schema.model_validate(values).model_dump()
+        _STORABLE.validate_python(checked)  # defaults too: they stand in the row
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(
@@ -91,6 +108,17 @@ def build_model(
 ) -> "nn.Module":
     """A model with random weights, on the CPU: float images (N, 3, S, S) -> logits (N, C).
 
-    Raises UsageError for an unknown name or option, and for a size that the model cannot take.
+    Lazy layers have their sizes already. Raises UsageError for an unknown name or option, a size
+    that the model cannot take, and whatever a plug-in's builder raises.
     """
-    return get_builder(name)(num_classes, image_size, **check_options(name, options))
+    builder, checked = get_builder(name), check_options(name, options)
+    from torch import nn
+
+    from stl10bench.models.check import materialise, named_errors
+
+    with named_errors(f"model {name!r} cannot be built for {image_size} px"):
+        model = builder(num_classes, image_size, **checked)
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"model {name!r} is a {type(model).__name__}, not an nn.Module")
+        materialise(model, image_size)
+    return model

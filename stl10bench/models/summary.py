@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from stl10bench.models.check import device_of, evaluating
 
 _TERMS = 12  # layers with parameters; nobody reads a longer sum
 
@@ -26,6 +30,7 @@ class Layer:
     parameters: int
     macs: int  # for one image
     formula: str = ""  # how its sizes give the parameters; "" for a kind that `_formula` lacks
+    is_function: bool = False  # called as a function, by no module of its own
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,40 @@ class Memory:
     def total(self) -> int:
         """All three."""
         return self.input + self.forward_backward + self.parameters
+
+
+@dataclass
+class _Call:
+    """A module's call that has not ended."""
+
+    row: int
+    flops_before: int
+    leaf: bool  # without parts
+    flops_of_parts: int = 0
+
+
+_ACTIVATIONS = {
+    *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.softplus),
+    *(F.hardtanh, F.hardswish, F.hardsigmoid, F.softmax, F.log_softmax, F.sigmoid, F.tanh),
+    *(torch.relu, torch.sigmoid, torch.tanh, torch.softmax, Tensor.relu, Tensor.sigmoid),
+}
+
+
+class _Activations(TorchFunctionMode):
+    """Adds a row for each activation that is called as a function, not by a module of its own."""
+
+    def __init__(self, rows: list["Layer | None"], calls: list["_Call"]) -> None:
+        super().__init__()
+        self.rows, self.calls = rows, calls
+
+    def __torch_function__(
+        self, function: Any, _: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
+        output = function(*arguments, **(keywords or {}))
+        if function in _ACTIVATIONS and not (self.calls and self.calls[-1].leaf):
+            shape = tuple(output.shape[1:])
+            self.rows.append(Layer("", f"{function.__name__}()", shape, 0, 0, is_function=True))
+        return output
 
 
 def parameters(model: nn.Module) -> tuple[int, int]:
@@ -59,36 +98,37 @@ def macs(model: nn.Module, image_size: int) -> int:
 
 
 def layers(model: nn.Module, image_size: int) -> list[Layer]:
-    """The layers of a forward pass of one image, in the order in which their calls end.
+    """The layers of a forward pass of one image, in the order in which their calls begin.
 
     Their parameters and MACs add up to the model's. Modules without parts are listed (except
-    nn.Identity), and modules with parts for what they have of their own. What is called as a
-    function (the ReLU between linear layers, say) is no layer; its MACs belong to its module. A
-    module that is called twice has its parameters once.
+    nn.Identity), and modules with parts for what they have of their own. Of what is called as a
+    function, activations (the ReLU between linear layers, say) are listed; the MACs of others
+    belong to their module. A module that is called twice has its parameters once.
     """
-    rows: list[Layer] = []
+    rows: list[Layer | None] = []
     counted: set[int] = set()  # ids of the parameters that are in a row already
-    # For each call that has not ended: the counter at its start, and the FLOPs of its parts.
-    open_calls: list[list[int]] = []
+    open_calls: list[_Call] = []
     hooks = []
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, _Activations(rows, open_calls):
 
-        def called(*_: Any) -> None:
-            open_calls.append([counter.get_total_flops(), 0])
+        def called(module: nn.Module, _: Any) -> None:
+            leaf = not list(module.children())
+            open_calls.append(_Call(len(rows), counter.get_total_flops(), leaf))
+            rows.append(None)
 
         for name, module in model.named_modules():
 
             def returned(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                before, of_parts = open_calls.pop()
-                flops = counter.get_total_flops() - before
+                call = open_calls.pop()
+                flops = counter.get_total_flops() - call.flops_before
                 if open_calls:
-                    open_calls[-1][1] += flops
-                leaf = not list(module.children())
-                shape = tuple(output.shape[1:]) if leaf and hasattr(output, "shape") else ()
-                layer = _layer(name, module, shape, (flops - of_parts) // 2, image_size, counted)
-                listed = leaf and not isinstance(module, nn.Identity)
+                    open_calls[-1].flops_of_parts += flops
+                shape = tuple(output.shape[1:]) if call.leaf and hasattr(output, "shape") else ()
+                macs = (flops - call.flops_of_parts) // 2
+                layer = _layer(name, module, shape, macs, image_size, counted)
+                listed = call.leaf and not isinstance(module, nn.Identity)
                 if listed or layer.parameters or layer.macs:
-                    rows.append(layer)
+                    rows[call.row] = layer
 
             hooks.append(module.register_forward_pre_hook(called))
             hooks.append(module.register_forward_hook(returned))
@@ -99,16 +139,19 @@ def layers(model: nn.Module, image_size: int) -> list[Layer]:
                 hook.remove()
     # Parameters of modules that no forward pass calls as modules.
     uncalled = (_layer(name, m, (), 0, image_size, counted) for name, m in model.named_modules())
-    return rows + [layer for layer in uncalled if layer.parameters]
+    called_layers = [layer for layer in rows if layer is not None]
+    return called_layers + [layer for layer in uncalled if layer.parameters]
 
 
 def memory(listed: Sequence[Layer], *, batch_size: int, image_size: int) -> Memory:
     """The memory of a training step at `batch_size`, by the convention of torchsummary.
 
     fp32: the input, twice the outputs of the listed layers (once forward, once their gradients),
-    and the parameters; neither the gradients of these nor the optimizer's state.
+    and the parameters; neither the gradients of these nor the optimizer's state. Functions are
+    left out, as they are there.
     """
-    outputs = sum(math.prod(layer.shape) for layer in listed if layer.shape)
+    modules = [layer for layer in listed if layer.shape and not layer.is_function]
+    outputs = sum(math.prod(layer.shape) for layer in modules)
     return Memory(
         input=4 * batch_size * 3 * image_size**2,
         forward_backward=2 * 4 * batch_size * outputs,
@@ -156,10 +199,17 @@ def _formula(module: nn.Module, image_size: int) -> str:
 
 
 def _forward(model: nn.Module, image_size: int) -> None:
-    """One image through the model in evaluation mode; its mode is restored afterwards."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        device = next(model.parameters()).device
-        model(torch.zeros(1, 3, image_size, image_size, device=device))
-    model.train(training)
+    """One image through the model in evaluation mode, without gradients; nothing of it changes.
+
+    torch's counter wants a gradient function of views of parameters that need a gradient, which
+    has none under `no_grad`: so no parameter needs one meanwhile.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with evaluating(model), torch.no_grad():
+            model(torch.zeros(1, 3, image_size, image_size, device=device_of(model)))
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

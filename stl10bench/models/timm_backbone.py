@@ -1,5 +1,7 @@
 """Any timm model as a backbone under the same head, frozen or fine-tuned."""
 
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -8,9 +10,13 @@ from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 
-from stl10bench.core.errors import CheckpointError, UsageError, unknown
+from stl10bench.core.device import is_out_of_memory
+from stl10bench.core.errors import CheckpointError, UsageError, cause
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.mlp import Dropout, Head, Widths
+
+# Pixels: among them are multiples of 7, 8, 12, 14 and 32, of which architectures are fond.
+_SIZES = (32, 56, 64, 84, 96, 112, 128, 160, 192, 224, 240, 256, 288, 320, 336, 384, 448, 512, 896)
 
 
 def timm_model(
@@ -24,22 +30,51 @@ def timm_model(
 ) -> nn.Module:
     """timm's `name` without its classifier, under a `Head`.
 
-    Raises UsageError for an unknown name and for a size that the backbone cannot take.
+    Raises UsageError for a size that the backbone cannot take, with the nearest that it can.
     """
-    if not timm.is_model(name):
-        raise unknown("timm model", name, timm.list_models())
     try:
-        backbone = timm.create_model(name, **create_arguments(name, image_size))
-        with torch.no_grad():
-            features = backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        backbone, features = _build(name, image_size)
+    except Exception as error:  # timm's models raise of all kinds
+        if is_out_of_memory(error):
+            raise
+        size = _nearest_size(name, image_size)
+        remedy = f"use --image-size {size}" if size else "choose another model or --image-size"
         raise UsageError(
-            f"image_size = {image_size}: timm:{name} cannot take it ({reason}); "
-            "try a larger --image-size"
-        ) from None
+            f"image_size = {image_size}: timm:{name} cannot take it ({cause(error)}); {remedy}"
+        ) from error
     head = Head(features, num_classes, hidden=hidden, dropout=dropout)
     return Classifier(backbone, head, freeze=freeze)
+
+
+def check_timm_name(name: str) -> None:
+    """Raise UsageError, with the nearest names, for a model or a tag that timm does not have."""
+    architecture, _, tag = name.partition(".")
+    names = timm.list_models()
+    if architecture in names and tag:
+        names = timm.list_models(f"{architecture}.*", include_tags=True)
+    if name in names:
+        return
+    nearest = get_close_matches(name, names, n=3) or (names if tag else [])[:3]
+    hint = f"did you mean {' or '.join(map(repr, nearest))}?"
+    if not nearest:
+        hint = f"timm.list_models() lists the {len(names):,} that there are"
+    raise UsageError(f"unknown timm model {name!r}: {hint}")
+
+
+def _build(name: str, image_size: int) -> tuple[nn.Module, int]:
+    """A backbone in evaluation mode and the number of its features; raises what timm raises."""
+    backbone = timm.create_model(name, **create_arguments(name, image_size))
+    with torch.no_grad():
+        return backbone, backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
+
+
+def _nearest_size(name: str, image_size: int) -> int | None:
+    """The size nearest to `image_size` that the backbone takes, found by trying; None: none."""
+    for size in sorted(_SIZES, key=lambda size: abs(size - image_size)):
+        with torch.device("meta"), suppress(Exception):  # no weights are made there
+            _build(name, size)
+            return size
+    return None
 
 
 def load_pretrained(

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import distributed
 
 from stl10bench.config import Limits, RunConfig
+from stl10bench.core.device import is_out_of_memory
 from stl10bench.core.errors import InterruptedRunError, StorageError
 from stl10bench.core.launcher import launcher_pid
 
@@ -145,7 +146,7 @@ def translate_errors(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise StorageError(
                 f"out of memory at batch_size = {config.batch_size}, image_size = "
                 f"{config.image_size}: lower one of them (they are never changed for you)"
@@ -160,14 +161,6 @@ def translate_errors(
             f"{lost} died, or did not answer within {timeout_minutes:g} minutes "
             "(--timeout-minutes); run the same command again to resume from the last checkpoint"
         ) from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is how torch says that there is no more memory, of a GPU or the host's."""
-    text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        sign in text for sign in ("can't allocate memory", "not enough memory", "bad_alloc")
-    )
 
 
 def _lost(accelerator: Accelerator) -> str:

@@ -11,7 +11,7 @@ from stl10bench.config import DEFAULT_RECIPE, RunConfig, make_config, recipe_set
 from stl10bench.core.errors import UsageError
 from stl10bench.core.launcher import asked_precision
 from stl10bench.models import registry
-from stl10bench.models.factory import changed_options, check_freeze, check_options
+from stl10bench.models.factory import changed_options, check_freeze, check_options, get_builder
 from stl10bench.models.pretrained import Weights, choose_weights
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def check_settings(
                 f"{name} = {getattr(config, name)}: it is for the layers of a fine-tuned backbone; "
                 "use --no-freeze with one, or leave it out"
             )
+    if frozen and not pretrained:
+        get_builder(model)  # an unknown timm model is said before what is missing for it
     file = None if weights is None else Path(weights)
     return config, choose_weights(model, file=file, pretrained=pretrained, frozen=frozen)
 

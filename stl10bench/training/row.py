@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stl10bench.core import files
 from stl10bench.core.device import memory_format
+from stl10bench.core.errors import cause
 from stl10bench.data import augment
 from stl10bench.data.splits import fold_overlap
 from stl10bench.metrics.classification import measures, none_if_not_finite
@@ -44,8 +45,6 @@ def measure_cost(run: Run, images: Tensor) -> dict[str, Any]:
 
     - `latency_ms`, `latency_p95_ms`: median and 95th percentile of single images, milliseconds
     - `inference_images_per_second`: the median of batches of BATCH
-    - `peak_memory_mb`: the most that this process held until now, 10^6 bytes, of the GPU's memory
-      where it uses one, else of the host's
     """
     model, accelerator = run.model, run.accelerator
     model.eval()
@@ -63,13 +62,11 @@ def measure_cost(run: Run, images: Tensor) -> dict[str, Any]:
             times.append(time.perf_counter() - started)
         return times[_WARM_UP:]
 
-    peak = _peak_bytes(accelerator.device)
     alone = seconds(few[:1])
     return {
         "latency_ms": 1000 * statistics.median(alone),
         "latency_p95_ms": 1000 * statistics.quantiles(alone, n=20)[-1],
         "inference_images_per_second": len(few) / statistics.median(seconds(few)),
-        "peak_memory_mb": None if peak is None else peak / 1e6,
     }
 
 
@@ -230,8 +227,9 @@ def make_row(
     }
     notes = list(facts.pop("test_notes"))
     with accelerator.autocast():  # a fused backbone has the run's precision
-        macs = _attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
-    costs = _attempt("latency", lambda: measure_cost(run, images), notes) if run.is_main else None
+        macs = attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
+    peak = attempt("peak memory", lambda: _peak_bytes(accelerator.device), notes)
+    costs = attempt("latency", lambda: measure_cost(run, images), notes) if run.is_main else None
     return Row(
         run=run.folder.name,
         dataset=run.dataset.name,
@@ -252,16 +250,16 @@ def make_row(
         checkpoint_mb=run.tested_file.stat().st_size / 1e6 if run.is_main else None,
         processes=accelerator.num_processes,
         compiled=run.job.compile,
+        peak_memory_mb=None if peak is None or not run.is_main else peak / 1e6,
         **(costs or {}),
         **facts,
     )
 
 
-def _attempt(name: str, measure: Callable[[], T], notes: list[str]) -> T | None:
+def attempt(name: str, measure: Callable[[], T], notes: list[str]) -> T | None:
     """What `measure` returns, or None with a note: no figure beside the result loses the result."""
     try:
         return measure()
     except Exception as error:  # of any model's own code
-        reason = str(error).partition("\n")[0][:200]
-        notes.append(f"{name}: not known ({type(error).__name__}: {reason})")
+        notes.append(f"{name}: not known ({cause(error)})")
         return None

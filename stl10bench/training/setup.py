@@ -31,6 +31,7 @@ from stl10bench.data.loader import (
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import checkpoint, registry
+from stl10bench.models.check import check_training
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.factory import build_model
 from stl10bench.models.pretrained import Weights
@@ -73,7 +74,7 @@ class Run:
     @property
     def tested_file(self) -> Path:
         """The checkpoint that is tested: the best epoch's, or the last where none is chosen."""
-        return self.folder.best_file if self.config.val_fraction else self.folder.last_file
+        return self.folder.tested_file(self.config)
 
     def seconds(self) -> float:
         """Seconds of training and validation so far, all sessions together."""
@@ -115,6 +116,15 @@ def set_up(
         resume_threads(state, accelerator, console)
     check_agreement(taken, job.folder, accelerator)
     model.to(accelerator.device)
+    if state is None:  # else it has been trained already
+        check_training(
+            config.model,
+            model,
+            len(dataset.class_names),
+            config.image_size,
+            batch=config.batch_size // accelerator.num_processes,
+            autocast=accelerator.autocast(),
+        )
     fuse_frozen(model, train, normalise, config)
 
     started = time.monotonic() - (state.position.total_seconds if state is not None else 0.0)

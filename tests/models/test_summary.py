@@ -46,9 +46,9 @@ def test_the_rows_of_every_model_add_up_to_the_model(name: str) -> None:
 def test_what_is_called_twice_counts_its_macs_twice_and_its_parameters_once() -> None:
     layers = summary.layers(Odd(), 2)
     assert [(layer.name, layer.shape, layer.parameters, layer.macs) for layer in layers] == [
+        ("", (), 12, 12 * 5),
         ("twice", (12,), 12 * 12 + 12, 144),
         ("twice", (12,), 0, 144),
-        ("", (), 12, 12 * 5),
         ("function", (), 60, 0),
     ]
 
@@ -115,8 +115,28 @@ def test_json_carries_what_the_table_shows(cli: Entry) -> None:
     facts: dict[str, Any] = json.loads(cli("describe", "timm:vit_tiny_patch16_224", "--json").out)
     assert facts["parameters"] == sum(layer["parameters"] for layer in facts["layers"])
     assert facts["macs"] == sum(layer["macs"] for layer in facts["layers"])
-    assert facts["layers"][0]["formula"] == "16*16*3*192 weights + 192 biases"
+    assert facts["layers"][0]["name"] == "backbone"  # its class token and position embedding
+    assert facts["layers"][1]["formula"] == "16*16*3*192 weights + 192 biases"
     assert facts["formula"] == ""
+
+
+def test_layers_stand_in_the_order_of_the_forward_pass_and_activations_among_them() -> None:
+    kinds = [layer.kind for layer in summary.layers(build_model("mlp", 10, 8, {}), 8)]
+    assert kinds == ["Linear", "relu()", "Dropout"] * 3 + ["Linear"]
+    kinds = [layer.kind for layer in summary.layers(build_model("mobilenetv2", 10, 64, {}), 64)]
+    assert kinds[:5] == ["Conv2d", "BatchNormAct2d", "ReLU6", "Conv2d", "BatchNormAct2d"]
+    assert "hardtanh()" not in kinds, "what ReLU6 itself calls"
+
+
+@pytest.mark.parametrize("name", ["timm:pit_ti_224", "timm:test_vit3"])
+def test_macs_are_counted_where_views_of_trainable_weights_enter_a_layer(name: str) -> None:
+    model = build_model(name, 10, 64, {"freeze": False})
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    model.get_submodule("backbone").eval()
+    modes = [module.training for module in model.modules()]
+    assert summary.macs(model, 64) > 1_000_000
+    assert [parameter.requires_grad for parameter in model.parameters()] == trainable
+    assert [module.training for module in model.modules()] == modes
 
 
 @pytest.mark.usefixtures("forgetful")
