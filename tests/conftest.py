@@ -68,9 +68,10 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from stl10bench.models.factory import get_builder
 
     modules = set(sys.modules)
-    for name in registry.names():
+    for name in registry._BUILT_IN:
         get_builder(name)  # what is imported under the copy would be forgotten with it
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    ours = {name: registry._registered[name] for name in registry._BUILT_IN}
+    monkeypatch.setattr(registry, "_registered", ours)  # not what other tests left behind
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     for name in set(sys.modules) - modules:

@@ -4,6 +4,7 @@ Light: a mistyped model is answered before torch is imported.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,20 +46,48 @@ def register(builder: "Builder") -> "Builder":
     return builder
 
 
-def load_plugin(module: str) -> None:
-    """Import a module that registers models; the working folder is searched as well.
+def find_plugin(plugin: str) -> str:
+    """What --plugin means, from any folder: the absolute path of a file or package, or a module.
 
-    Raises UsageError for a module that is not there, and whatever its own code raises.
+    `my_models` is my_models.py or the folder my_models (with an __init__.py) where one is there,
+    else the module of that name.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    for name in (plugin, f"{plugin}.py"):
+        path = Path(os.path.abspath(name))  # noqa: PTH100  without `..`, links as they are
+        if (path.is_file() and path.suffix == ".py") or (path / "__init__.py").is_file():
+            return str(path)
+    return plugin
+
+
+def load_plugin(plugin: str) -> None:
+    """Import what registers models: a file, a package folder, or a module by its name.
+
+    The folder in which the file or package lies, for a module the working folder, is searched for
+    what it imports. Raises UsageError for what is not there, and whatever its own code raises.
+    """
+    path = Path(find_plugin(plugin))
+    name, folder = plugin, Path.cwd()
+    if path.is_absolute():
+        name, folder = path.name.removesuffix(".py"), path.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    missing = UsageError(
+        f"no plugin {plugin!r}: there is no file {plugin} or {plugin}.py, no folder {plugin} with "
+        f"an __init__.py, and no module {plugin} in {folder} or site-packages"
+    )
+    if not all(map(str.isidentifier, name.split("."))):
+        raise missing
     try:
-        importlib.import_module(module)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name not in (module, module.split(".")[0]):
+        if error.name not in (name, name.split(".")[0]):
             raise  # something that the plug-in itself imports is missing
-        raise UsageError(f"no plugin module {module!r} in {here} or site-packages") from None
+        raise missing from None
+    if path.is_absolute() and not Path(module.__file__ or "").is_relative_to(path):
+        raise UsageError(
+            f"--plugin {plugin}: there is another module {name!r}, {module.__file__ or 'of Python'}"
+            ": rename the plugin"
+        )
 
 
 def names() -> list[str]:
@@ -76,7 +105,19 @@ def check_name(name: str) -> None:
         if name == TIMM:
             raise UsageError("'timm:' needs the name of a timm model, e.g. timm:resnet18")
     elif name not in _BUILT_IN and name not in names():  # which reads all packages' metadata
-        raise unknown("model", name, names(), remedy="('stl10bench models' lists them)")
+        raise _unknown_model(name)
+
+
+def _unknown_model(name: str) -> UsageError:
+    """The error for a name that is not registered; timm, slow to import, is asked at last."""
+    remedy = "('stl10bench models' lists them; --plugin FILE adds models of your own)"
+    error = unknown("model", name, names(), remedy=remedy)
+    if "did you mean" not in str(error):
+        import timm
+
+        if timm.is_model(name):
+            return UsageError(f"unknown model {name!r}: did you mean '{TIMM}{name}'?")
+    return error
 
 
 def backbone_name(name: str) -> str | None:

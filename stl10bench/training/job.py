@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stl10bench.config import Limits, RunConfig, checked
 from stl10bench.core import files
 from stl10bench.core.errors import UsageError, first_problem
+from stl10bench.models.registry import find_plugin
 from stl10bench.results.run_folder import RunFolder
 
 _BYTE_LIMIT = 1 << 20
@@ -49,11 +50,16 @@ class Job(BaseModel):
     tracker: str = "wandb"
     """wandb (offline without a key), tensorboard or none."""
     plugin: str | None = None
-    """Module that registers models; the working folder is searched too."""
+    """File, package folder or module that registers models."""
     overwrite: bool = False
     """Train again; the old run folder is moved aside."""
     limits: Limits = Limits()
     """When the run writes checkpoints, and when it stops."""
+
+    @field_validator("plugin")
+    @classmethod
+    def _from_any_folder(cls, plugin: str | None) -> str | None:
+        return None if plugin is None else find_plugin(plugin)  # children may start elsewhere
 
     @property
     def folder(self) -> RunFolder:

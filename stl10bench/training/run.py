@@ -42,6 +42,8 @@ def train(
     check_environment()
     limits = {key: options.pop(key) for key in Limits.model_fields if key in options}
     how = {key: options.pop(key) for key in OPTIONS if key in options}
+    if how.get("plugin") is not None:
+        registry.load_plugin(how["plugin"])
     config, start = check_settings(
         model, recipe=recipe, weights=weights, pretrained=pretrained, settings=options
     )

@@ -64,10 +64,11 @@ def test_the_models_of_the_report_are_there() -> None:
         ("mobilnet", "mobilenetv2"),
         ("mobilenet_v2", "mobilenetv2"),
         ("logistics", "logistic"),
-        ("MLP", None),
+        ("MLP", "mlp"),
         ("cn", "cnn"),
         ("", None),
-        ("resnet", None),
+        ("resnet18", "timm:resnet18"),
+        ("resnet999", None),
         ("../x", None),
     ],
 )
@@ -76,7 +77,6 @@ def test_an_unknown_model_says_the_nearest_or_all(name: str, nearest: str | None
         registry.check_name(name)
     text = str(error.value)
     assert text.startswith(f"unknown model {name!r}: ")
-    assert "'stl10bench models' lists them" in text
     hint = f"did you mean {nearest!r}?" if nearest else "known: cnn, logistic, mlp, mobilenetv2"
     assert hint in text
     assert error.value.exit_code == 2
@@ -122,16 +122,18 @@ def test_a_built_in_name_cannot_be_taken(loaded: bool, monkeypatch: pytest.Monke
 
 
 def test_in_a_notebook_a_new_definition_replaces_the_old_one() -> None:
+    from torch import nn
+
     def define(width: int) -> Any:
         def my_model(num_classes: int, image_size: int) -> Any:
-            return width
+            return nn.Linear(width, 1)
 
         my_model.__module__ = "__main__"
         return registry.register(my_model)
 
     define(1)
     define(2)
-    assert build_model("my_model", 10, 8, {}) == 2
+    assert build_model("my_model", 10, 8, {}).in_features == 2
 
 
 def test_a_plugin_in_the_working_folder_gives_a_model_as_good_as_ours(plugin: str) -> None:
@@ -172,7 +174,7 @@ def test_a_plugin_that_is_not_there_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=f"no plugin module '{module}' in ") as error:
+    with pytest.raises(UsageError, match=f"no plugin '{module}': there is no file ") as error:
         registry.load_plugin(module)
     assert str(tmp_path) in str(error.value)
 
@@ -252,8 +254,15 @@ def test_a_freeze_that_is_neither_is_refused() -> None:
     [
         ("mlp", {"hiden": "3"}, "model 'mlp' has no option 'hiden': did you mean 'hidden'"),
         ("mlp", {"epoch": "3"}, "has no option 'epoch': did you mean 'epochs'"),
-        ("mlp", {"zzz": "3"}, "has no option 'zzz': it has: hidden, dropout"),
-        ("logistic", {"zzz": 1}, "model 'logistic' has no option 'zzz': it has: none"),
+        ("logistic", {"learning_rate": 1}, "no option 'learning_rate': did you mean 'lr'"),
+        ("mlp", {"n_epochs": 1}, "no option 'n_epochs': did you mean 'epochs'"),
+        ("mlp", {"imgsz": 1}, "no option 'imgsz': did you mean 'image_size'"),
+        ("mlp", {"zzz": "3"}, "has no option 'zzz': it has hidden, dropout"),
+        (
+            "logistic",
+            {"zzz": 1},
+            "'logistic' has no option 'zzz': it has no options of its own",
+        ),
         ("mlp", {"hidden": "512,a"}, "option hidden = 'a' of model 'mlp': .*integer"),
         (
             "mlp",
