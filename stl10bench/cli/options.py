@@ -108,7 +108,7 @@ ModelOptions = Annotated[
     ),
 ]
 Checkpoint = Annotated[
-    Path, typer.Argument(help="A run's best.safetensors, or a folder from export --to hub.")
+    Path, typer.Argument(help="A run's folder, its best.safetensors, or what --to hub wrote.")
 ]
 RunName = Annotated[str, typer.Argument(help="A run's name, its beginning, or its folder.")]
 RunNames = Annotated[

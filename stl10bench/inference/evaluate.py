@@ -14,17 +14,17 @@ from stl10bench.core.device import (
     memory_format,
     set_threads,
 )
-from stl10bench.core.errors import CheckpointError, DataError, unknown
+from stl10bench.core.errors import DataError, unknown
 from stl10bench.data.load import open_data
 from stl10bench.data.loader import load_images, make_normalise
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
-from stl10bench.inference.predictor import Predictor, load
+from stl10bench.inference.predictor import Predictor, find_checkpoint, load
 from stl10bench.metrics.classification import none_if_not_finite
 from stl10bench.metrics.significance import wilson_interval
 from stl10bench.models import summary
 from stl10bench.training.evaluate import compute_logits, fuse_frozen, score
-from stl10bench.training.row import describe_model, provenance
+from stl10bench.training.row import attempt, describe_model, provenance
 
 SPLITS = ("test", "train", "val")
 
@@ -46,9 +46,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
+    path = find_checkpoint(Path(checkpoint))
     console = console or Console(quiet=True)
     data = open_data(dataset, data_dir, download=False, verify=verify, console=console)
 
@@ -90,8 +88,9 @@ def evaluate_split(
     logits = compute_logits(model, images.images, normalise, config.image_size, accelerator)
     scores = none_if_not_finite(score(logits, images.labels, split))
     accuracy = scores[f"{split}/accuracy"] or 0.0
+    notes: list[str] = []
     with accelerator.autocast():  # a fused backbone has the run's precision
-        macs = summary.macs(model, config.image_size)
+        macs = attempt("macs", lambda: summary.macs(model, config.image_size), notes)
     return {
         **describe_model(header, model),
         "config": config.model_dump(mode="json"),
@@ -103,6 +102,7 @@ def evaluate_split(
         f"{split}_loss": scores[f"{split}/loss"],
         f"{split}_images": len(rows),
         "macs": macs,
+        "notes": notes,
         "processes": accelerator.num_processes,
         **provenance(device),
     }

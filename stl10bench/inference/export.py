@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
+from stl10bench.core.errors import CheckpointError, UsageError, cause, require, unknown
 from stl10bench.inference.hub import FILES, check_backbone, export_metadata, write_folder
-from stl10bench.inference.predictor import Predictor, load
+from stl10bench.inference.predictor import Predictor, find_checkpoint, load
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:
@@ -176,6 +176,7 @@ def export(
     for package in _ONNX if to == "onnx" else ():
         require(package, extra="onnx", purpose="--to onnx")
 
+    source = find_checkpoint(source)
     predictor, tolerance = load(source), Tolerance(*TOLERANCES[to])
     with files.storage_errors(f"cannot write {target}"):
         if to == "hub":
@@ -218,10 +219,9 @@ def _write_file(
         except OSError:
             raise
         except Exception as error:  # the exporters raise of all kinds
-            name, first = predictor.header.config.model, str(error).strip().partition("\n")[0]
+            name = predictor.header.config.model
             raise UsageError(
-                f"model {name!r} cannot be exported with --to {to}: "
-                f"{type(error).__name__}: {first[:200]}"
+                f"model {name!r} cannot be exported with --to {to}: {cause(error)}"
             ) from error
         return compare_outputs(predictor, exported, tolerance)
 

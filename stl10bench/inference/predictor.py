@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stl10bench.core.device import memory_format
-from stl10bench.core.errors import CheckpointError
+from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.data import augment, image_file
 from stl10bench.inference.hub import load_folder
 from stl10bench.models import checkpoint
+from stl10bench.models.check import check_logits
 from stl10bench.models.factory import build_model
+from stl10bench.results.run_folder import RunFolder
 
 BATCH = 64  # images that go through the model at once
 _THREADS = min(8, os.cpu_count() or 1)  # that decode; with two cores, two are 1.9 times one's speed
@@ -204,27 +206,49 @@ class Predictor(nn.Module):
         return classify(self, find_images(map(Path, paths)), top=top)
 
 
+def find_checkpoint(path: Path) -> Path:
+    """A run folder's tested checkpoint; any other `path` that is there, as it is.
+
+    Raises CheckpointError for a `path` that is not there and a run that is not so far.
+    """
+    folder = RunFolder(path)
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
+    if not folder.status_file.is_file():
+        return path
+    tested = folder.tested_file(folder.config())
+    if not folder.is_finished or not tested.is_file():
+        state = folder.describe()["state"]
+        raise CheckpointError(
+            f"the run {path} has no tested checkpoint: its state is {state}; train it to its end, "
+            "or name a file in it"
+        )
+    return tested
+
+
 def load(path: str | Path) -> Predictor:
     """The model in a checkpoint, in evaluation mode on the CPU, ready for uint8 images.
 
-    `path` is a file, or a folder that was exported for the hub. Raises CheckpointError for anything
-    but a whole, unchanged checkpoint of this program.
+    `path` is a file, a run folder (its tested checkpoint), or a folder that was exported for the
+    hub. Raises CheckpointError for anything but a whole, unchanged checkpoint of this program.
     """
-    path = Path(path)
+    path = find_checkpoint(Path(path))
     tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)
     config = header.config
     options = config.model_options
     build = partial(build_model, config.model, len(header.class_names), config.image_size, options)
     try:
-        with torch.device("meta"), suppress(RuntimeError):  # which a plug-in may raise there
-            checkpoint.check_fit(build(), tensors, path)  # no memory taken yet
+        # No memory taken yet. What cannot be built there fails below as well, or works.
+        with torch.device("meta"), suppress(RuntimeError, UsageError):
+            checkpoint.check_fit(build(), tensors, path)
         model = build()
+        checkpoint.fill(model, tensors, path)
+        check_logits(config.model, model, len(header.class_names), config.image_size)
     except CheckpointError:
         raise
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0][:300]
-        raise CheckpointError(f"{path}: its model cannot be built: {reason}") from None
-    checkpoint.fill(model, tensors, path)
+        raise CheckpointError(f"{path}: its model cannot be used: {reason}") from None
     if config.freeze_stages:  # for the count of parameters that were trained
         from stl10bench.models.timm_backbone import freeze_stages  # timm takes seconds
 

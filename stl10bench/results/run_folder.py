@@ -84,6 +84,10 @@ class RunFolder:
         except UsageError as error:
             raise CheckpointError(f"{self.config_file}: {error}; remove that folder") from None
 
+    def tested_file(self, config: RunConfig) -> Path:
+        """The checkpoint that is tested: the best epoch's, or the last where none is chosen."""
+        return self.best_file if config.val_fraction else self.last_file
+
     def row(self) -> Row:
         """The row of a finished run; raises CheckpointError for a file that holds none."""
         return read_row(self.result_file)

@@ -81,7 +81,7 @@ def test_a_narrow_terminal_shows_fewer_classes_and_says_so(
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ("predict nope.safetensors a.png", 4, "cannot read nope.safetensors"),
+        ("predict nope.safetensors a.png", 4, "no checkpoint nope.safetensors"),
         ("predict photos a.png", 4, "is a folder without model.safetensors"),
         ("predict {model} a.png --format jsn", 2, "unknown format 'jsn'"),
         ("predict {model} a.png --device cdua", 2, "did you mean 'cuda'"),
@@ -91,7 +91,7 @@ def test_a_narrow_terminal_shows_fewer_classes_and_says_so(
         ("export {model} --to hub --output {model}", 2, "exists already: --overwrite replaces it"),
         ("export {model} --to hub --output {model} --overwrite", 2, "is a file"),
         ("export {model} --to hub --output photos --overwrite", 2, "holds other files"),
-        ("export nope.safetensors --to hub --output h", 4, "cannot read nope.safetensors"),
+        ("export nope.safetensors --to hub --output h", 4, "no checkpoint nope.safetensors"),
         ("export {model} --to hub --output {model}/h", 7, "cannot write"),
     ],
 )
