@@ -107,6 +107,10 @@ class RunConfig(BaseModel):
     """Range of the random rotation in degrees: LOW,HIGH."""
     random_resized_crop: tuple[float, float] | None = None
     """Range of the area, 0..1, of a random box that is resized to the input: LOW,HIGH."""
+    mixup: Strength = 0.0
+    """mixup: alpha of the Beta distribution of an image's share in a blend of two; 0: off."""
+    cutmix: Strength = 0.0
+    """CutMix: that alpha where a box of one image covers the other's; with mixup either; 0: off."""
 
     cache_views: int = Field(0, ge=0, le=1000)
     """Augmented views per image whose frozen features are computed once and reused; 0: no cache."""
@@ -123,6 +127,12 @@ class RunConfig(BaseModel):
             if not 0 < low <= high <= 1:
                 raise ValueError(
                     f"random_resized_crop = {low},{high}: LOW,HIGH within 0..1, 0 < LOW <= HIGH"
+                )
+        for name in ("mixup", "cutmix"):
+            if self.cache_views and getattr(self, name):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}: images are mixed, and cache_views = "
+                    f"{self.cache_views} trains on stored features; leave out one of them"
                 )
         if self.fold is not None and (self.val_fraction or self.labels_per_class):
             raise ValueError(

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
 
 # One number per purpose, so that no two of them ever share a stream.
-VALIDATION, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET = range(6)
+VALIDATION, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET, MIX = range(7)
 
 
 def seed_of(seed: int, purpose: int, *counters: int) -> int:
@@ -27,6 +27,6 @@ def generator(seed: int, purpose: int, *counters: int) -> "torch.Generator":
     return torch.Generator().manual_seed(seed_of(seed, purpose, *counters))
 
 
-def numpy_generator(seed: int, purpose: int) -> np.random.Generator:
-    """NumPy's default generator for `purpose`, seeded by the SeedSequence that `seed_of` mixes."""
-    return np.random.default_rng(np.random.SeedSequence((seed, purpose)))
+def numpy_generator(seed: int, purpose: int, *counters: int) -> np.random.Generator:
+    """NumPy's default generator, seeded by the SeedSequence that `seed_of` mixes."""
+    return np.random.default_rng(np.random.SeedSequence((seed, purpose, *counters)))

@@ -25,9 +25,10 @@ def nan_if_infinite(losses: Tensor) -> Tensor:
     return losses * torch.where(losses.isfinite(), 1.0, math.nan)
 
 
-def backward(run: Training, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Leave a batch's gradients in the parameters; its mean loss and its hits, not waited for.
 
+    The targets are classes (B,), or of mixed images their shares (B, C): then the largest counts.
     The batch is computed in `grad_accum` parts (the memory is that of one): but for batch norms
     and dropout, the gradients are those of the whole batch up to rounding. Processes exchange them
     once, with the last part.
@@ -36,14 +37,15 @@ def backward(run: Training, images: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     size = math.ceil(len(images) / config.grad_accum)
     losses, hits = [], []
     for start in range(0, len(images), size):
-        part, classes = images[start : start + size], labels[start : start + size]
+        part, target = images[start : start + size], targets[start : start + size]
         is_last = start + size >= len(images)
         with nullcontext() if is_last else accelerator.no_sync(run.learner):
             logits = run.learner(part)
-            loss = F.cross_entropy(logits, classes, label_smoothing=config.label_smoothing)
+            loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
             loss = loss * (len(part) / len(images))
             accelerator.backward(nan_if_infinite(loss))
         losses.append(loss.detach())
+        classes = target if target.ndim == 1 else target.argmax(1)
         hits.append((logits.detach().argmax(1) == classes).sum())
     return torch.stack(losses).sum(), torch.stack(hits).sum()
 
@@ -139,10 +141,10 @@ def train_epoch(
 
     run.learner.train()
     batches = run.batches(epoch=at.epoch + 1, start=at.batch)
-    for batch, (images, labels) in enumerate(batches, 1):
+    for batch, (images, targets) in enumerate(batches, 1):
         step = first_step + batch
         torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
-        loss, hits = backward(run, images, labels)
+        loss, hits = backward(run, images, targets)
         broken = clip_gradients(run)
         if accelerator.scaler is None:  # which skips such steps by itself
             checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, loss_of_last))
@@ -157,9 +159,9 @@ def train_epoch(
             run.ema.update(step)
 
         loss_of_last = loss
-        sums[0] += loss * len(labels)
+        sums[0] += loss * len(images)
         sums[1] += hits
-        sums[2] += len(labels)
+        sums[2] += len(images)
         advance()
         if pauses():
             break

@@ -28,6 +28,7 @@ from stl10bench.data.loader import (
     load_images,
     make_normalise,
 )
+from stl10bench.data.mix import mixed_batches
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import checkpoint, registry
@@ -134,6 +135,9 @@ def set_up(
         views = features_of_views(model, train, normalise, config, accelerator)
         batches = partial(cached_batches, views, train.labels, config, accelerator)
         learner = model.get_submodule("head")
+    if config.mixup or config.cutmix:
+        classes = len(dataset.class_names)
+        batches = partial(mixed_batches, batches, config, accelerator, classes)
     optimizer = make_optimizer(config, model)
     ema = None if config.ema is None else Ema(model, config.ema)
     learner, optimizer = accelerator.prepare(learner, optimizer)
@@ -190,6 +194,12 @@ def load_training_images(
         raise UsageError(
             f"batch_size = {config.batch_size}: the global batch must be divisible by the "
             f"{accelerator.num_processes} processes"
+        )
+    share = config.batch_size // accelerator.num_processes
+    if (config.mixup or config.cutmix) and accelerator.num_processes > 1 and share % 2:
+        raise UsageError(
+            f"batch_size = {config.batch_size}: mixup and cutmix need an even number of images on "
+            f"each of the {accelerator.num_processes} processes; change --batch-size"
         )
     train = load_images(dataset.train, train_rows, config, accelerator.device)
     return train, load_images(dataset.train, val_rows, config, accelerator.device)

@@ -35,9 +35,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"model": "timm:test_vit", "freeze": False, "pretrained": False, "image_size": 32},
         **{"layer_decay": 0.7, "freeze_stages": 2},
     },
-    "random_resized_crop": {"random_resized_crop": (0.2, 0.9)},
+    "mixup": {"mixup": 0.4, "label_smoothing": 0.1, "grad_accum": 3},
+    "a batch's": {"mixup": 0.4, "cutmix": 1.0, "random_resized_crop": (0.2, 0.9)},
 }
-TOGETHER = ["a step's", "a backbone's", "random_resized_crop"]
+TOGETHER = ["a step's", "a backbone's", "a batch's"]
 
 
 def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) -> Any:
@@ -229,3 +230,24 @@ def test_a_batch_in_parts_is_the_whole_batch_up_to_rounding(
     for key, value in weights(whole, tmp_path).items():
         torch.testing.assert_close(weights(row, tmp_path)[key], value, rtol=1e-4, atol=1e-6)
     assert row["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
+
+
+# Mixed images.
+
+
+def test_a_mixed_batch_that_processes_cannot_share_in_pairs_is_refused(
+    forks: Forks, data_dir: Path, tmp_path: Path
+) -> None:
+    words = ["train", "logistic", "--image-size", "8", "--batch-size", "6", "--mixup", "0.2"]
+    ended = forks.run(*words, "--data-dir", data_dir, "--runs-dir", tmp_path, processes=2)
+    assert "batch_size = 6: mixup and cutmix need an even number of images" in ended.err
+
+
+def test_a_hit_on_a_mixed_image_is_its_larger_part(data_dir: Path, tmp_path: Path) -> None:
+    """A model that knows the classes by their colours hits nearly all of them."""
+    plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "optimizer": "adam"}
+    row = train(data_dir, tmp_path, **plain, epochs=20, lr=0.01, mixup=0.2)
+    lines = (tmp_path / row["run"] / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-2])
+    assert last["train/accuracy"] > 0.8
+    assert row["test_accuracy"] > 0.9
