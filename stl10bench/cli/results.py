@@ -1,7 +1,6 @@
 """table, compare, report and plot: what finished runs tell."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_options
-from stl10bench.core.console import stderr, stdout
+from stl10bench.core.console import muted_stderr, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results import benchmark_table, comparison
@@ -58,8 +57,7 @@ def table(
         keys, sort, descending=descending, baselines=baselines, combine=combine
     )
     benchmark_table.show_rows(rows, style, stdout(), view)
-    if damaged:  # the good rows are shown first
-        raise typer.Exit(CheckpointError.exit_code)
+    _end_with(damaged)
 
 
 _NOTE = (
@@ -94,16 +92,13 @@ def compare(
             loaded.append(comparison.load_run(folder))
         except CheckpointError as error:
             damaged.append(error)
-    if damaged and (runs or len(loaded) < 2):
-        raise damaged[0]  # a run that was named, or too few are left
-    for fault in damaged:
-        warnings.warn(str(fault), stacklevel=1)
+    if damaged and len(loaded) < 2:
+        raise damaged[0]
     comparison.check_same_images(loaded)
     loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
     pairs = comparison.differences(loaded, stderr())
     _show_differences(loaded, pairs, "json" if as_json else style)
-    if damaged:
-        raise typer.Exit(CheckpointError.exit_code)
+    _end_with(damaged)
 
 
 def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: str) -> None:
@@ -224,6 +219,7 @@ def report(
     path = output or Path("report.html" if style == "html" else "report.md")
     files.write(path, write(title, groups).encode())
     typer.echo(path)
+    _end_with([error for group in groups for error in group.damaged])
 
 
 @app.command()
@@ -250,5 +246,23 @@ def plot(
     style.check_output(output or Path("curves.png"))
     folders = history.find_runs(runs_dir, run or [])
     output = output or Path(f"{folders[0].name if len(folders) == 1 else 'curves'}.png")
-    style.save(curves([history.read(folder) for folder in folders]), output)
+    histories: list[history.History] = []
+    damaged: list[CheckpointError] = []
+    for folder in folders:
+        try:
+            histories.append(history.read(folder))
+        except CheckpointError as error:
+            damaged.append(error)
+    if damaged and not histories:
+        raise damaged[0]
+    style.save(curves(histories), output)
     typer.echo(output)
+    _end_with(damaged)
+
+
+def _end_with(damaged: Sequence[CheckpointError]) -> None:
+    """Name what could not be read, after all that could; then end with its exit code."""
+    for text in dict.fromkeys(map(str, damaged)):
+        typer.echo(f"warning: {text}", file=muted_stderr())
+    if damaged:
+        raise typer.Exit(CheckpointError.exit_code)

@@ -27,7 +27,7 @@ from stl10bench.cli.options import (
 from stl10bench.config import DERIVED, RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
-from stl10bench.results.rows import Failure
+from stl10bench.results.rows import Failure, has_damage
 from stl10bench.studies.plan import Common, Planned, Start
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.record import Record
@@ -65,18 +65,20 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
     """
     from stl10bench.studies import parse, ranking, record, summary
 
-    lines, ran = [], record.names(runs_dir)
+    lines, ran, damaged = [], record.names(runs_dir), False
     for name in dict.fromkeys([*parse.PRESETS, *ran]):
         stored, problem = None, ""
         try:
             stored = record.read(runs_dir, name)
         except CheckpointError as error:
-            problem = str(error)
+            problem, damaged = str(error), True
         if stored is None:
             study = parse.preset(name) if name in parse.PRESETS else None
             lines.append((name, *((study.factors, study.finding) if study else ("", "")), problem))
             continue
-        places = ranking.rank(record.trained(stored, runs_dir))
+        trained = record.trained(stored, runs_dir)
+        damaged |= has_damage(run.row for run in trained)
+        places = ranking.rank(trained)
         here = summary.best(stored, places)
         if stored.study.finding:
             here += f" ({summary.held(stored, places)})"
@@ -91,6 +93,8 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
     for line in lines:
         table.add_row(*(escape(clean(cell)) for cell in line[: len(table.columns)]))
     stdout().print(table)
+    if damaged:
+        raise typer.Exit(CheckpointError.exit_code)
 
 
 @app.command()
@@ -119,7 +123,10 @@ def show(
         return
     if style == "table":
         _declare(stored.study)
-    _rank(stored, record.trained(stored, runs_dir), style)
+    trained = record.trained(stored, runs_dir)
+    _rank(stored, trained, style)
+    if has_damage(run.row for run in trained):  # the good ones are shown first
+        raise typer.Exit(CheckpointError.exit_code)
 
 
 def _stored(name: str, runs_dir: Path) -> Record | None:
@@ -242,10 +249,12 @@ def run(
     for path in _draw(new, trained, output, common.runs_dir):
         stderr().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if trained and all(
-        run.row is None or (isinstance(run.row, Failure) and run.row.state == "failed")
+        run.row is None or (isinstance(run.row, Failure) and run.row.state in ("failed", "damaged"))
         for run in trained
     ):
         raise UsageError("no run succeeded; the table says why")
+    if has_damage(run.row for run in trained):
+        raise typer.Exit(CheckpointError.exit_code)
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:

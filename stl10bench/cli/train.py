@@ -30,10 +30,10 @@ from stl10bench.cli.options import (
 )
 from stl10bench.config import RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
-from stl10bench.core.errors import DifferentError, UsageError
+from stl10bench.core.errors import CheckpointError, DifferentError, UsageError
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results.benchmark_table import FORMATS, show_rows
-from stl10bench.results.rows import Row
+from stl10bench.results.rows import Row, has_damage
 from stl10bench.results.run_folder import find_run
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ def benchmark(
     show_rows([row for row in rows if row is not None], style, stdout())
     if not any(isinstance(row, Row) for row in rows):
         raise UsageError("no run succeeded; the table says why")
+    if has_damage(rows):
+        raise typer.Exit(CheckpointError.exit_code)
 
 
 def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:

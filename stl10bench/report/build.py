@@ -7,7 +7,7 @@ from stl10bench.core.errors import DataError
 from stl10bench.data.load import data_folder
 from stl10bench.report import predictions
 from stl10bench.report.document import Gallery, GroupReport, Section, Text
-from stl10bench.report.load import load_groups
+from stl10bench.report.load import load_groups, without_folder
 from stl10bench.report.provenance import environment
 from stl10bench.report.results import costs, curves, results_table, summary
 from stl10bench.report.studies import load_studies, study_section
@@ -25,11 +25,12 @@ def build_report(
     has_pictures = False
     groups = load_groups(runs_dir, names)
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
+    study_notes = [without_folder(runs_dir, error) for error in damaged]
     for number, group in enumerate(groups):
         worst = predictions.worst_mistakes(group, data_folder(data_dir))
         galleries = (block for block in worst.blocks if isinstance(block, Gallery)) if worst else ()
         has_pictures |= any(gallery.mistakes[0].png is not None for gallery in galleries)
-        notes = dict.fromkeys([*group.notes, *damaged])
+        notes = dict.fromkeys([*group.notes, *study_notes])
         sections = [
             results_table(group),
             costs(group),
@@ -44,7 +45,8 @@ def build_report(
             Section("Notes", tuple(Text(note, "note") for note in notes)) if notes else None,
         ]
         kept = tuple(section for section in sections if section is not None)
-        reports.append(GroupReport(group.title, summary(group), kept))
+        all_damaged = (*group.damaged, *damaged)
+        reports.append(GroupReport(group.title, summary(group), kept, all_damaged))
     if data_dir is not None and not has_pictures:
         raise DataError(
             f"--data-dir {data_dir}: it does not hold the images that these runs were tested on "

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
+from stl10bench.core.errors import CheckpointError
 from stl10bench.results.table import Table
 
 
@@ -102,3 +103,4 @@ class GroupReport:
     title: str
     summary: str
     sections: tuple[Section, ...]
+    damaged: tuple[CheckpointError, ...] = ()  # of files that could not be read

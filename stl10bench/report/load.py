@@ -46,6 +46,7 @@ class LoadedRun(NamedTuple):
     history: History | None
     predictions: RunPredictions | None
     notes: tuple[str, ...]  # on files that cannot be read, and figures that are missing
+    damaged: tuple[CheckpointError, ...]  # of those files
 
 
 class Setting(NamedTuple):
@@ -70,6 +71,7 @@ class RunGroup(NamedTuple):
     failures: tuple[tuple[str, Failure], ...]  # each with a name that differs from all others
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    damaged: tuple[CheckpointError, ...]  # of these runs, and of those that are left out
 
 
 def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
@@ -95,38 +97,41 @@ def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
                 "name only one of them"
             )
         runs[name] = load_run(folder, row.model_copy(update={"run": name}))
-    failures = [] if names else _unfinished(runs_dir, notes)
+    failures = [] if names else _unfinished(runs_dir, notes, damaged)
     if not runs and not failures:
         if damaged:
             raise damaged[0]
         raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
     rows = sorted((run.row for run in runs.values()), key=ranking.best_first)
-    return [_group(title, part, runs, notes) for title, part in by_protocol([*rows, *failures])]
+    groups = [_group(title, part, runs, notes) for title, part in by_protocol([*rows, *failures])]
+    return [group._replace(damaged=(*damaged, *group.damaged)) for group in groups]
 
 
 def load_run(folder: RunFolder, row: Row) -> LoadedRun:
     """A finished run; a file that cannot be read becomes a note."""
     notes = []
+    damaged = []
     logged = predictions = None
     try:
         row = folder.with_hits(row)
         predictions = read_predictions(folder, row)
     except CheckpointError as error:
-        notes.append(without_folder(folder.path, error))
+        damaged.append(error)
     try:
         with warnings.catch_warnings(record=True) as torn:
             warnings.simplefilter("always")
             logged = history.read(folder)
         notes += ["the torn last line of metrics.jsonl is left out" for _ in torn]
         if any(abs(epoch) > _EPOCHS for epoch in logged.epochs):
-            raise CheckpointError(f"metrics.jsonl has an epoch beyond {_EPOCHS:,}")
+            raise CheckpointError(f"{folder.log_file} has an epoch beyond {_EPOCHS:,}")
         if not logged.epochs:
             notes.append("metrics.jsonl has no epoch, so there are no curves")
     except CheckpointError as error:
-        notes.append(without_folder(folder.path, error))
+        damaged.append(error)
         logged = None
-    name = clean(str(row.run))
-    return LoadedRun(row, folder, logged, predictions, tuple(f"{name}: {note}" for note in notes))
+    notes += [without_folder(folder.path, error) for error in damaged]
+    named = (f"{clean(str(row.run))}: {note}" for note in notes)
+    return LoadedRun(row, folder, logged, predictions, tuple(named), tuple(damaged))
 
 
 def read_predictions(folder: RunFolder, row: Row) -> RunPredictions:
@@ -147,15 +152,17 @@ def _reliability(logits: calibration.Logits, labels: calibration.Labels) -> Reli
     return None
 
 
-def _unfinished(runs_dir: Path, notes: list[str]) -> list[Failure]:
+def _unfinished(runs_dir: Path, notes: list[str], damaged: list[CheckpointError]) -> list[Failure]:
     """The runs that failed; `notes` gets a line on each other that is not finished."""
     failures = []
     for folder in run_folders(runs_dir):
         if OLD in folder.name or folder.is_finished:
             continue
         failure = None
-        with suppress(CheckpointError):  # its state is then "damaged"
+        try:
             failure = folder.failure()
+        except CheckpointError as error:  # its state is then "damaged"
+            damaged.append(error)
         if failure is not None:
             failures.append(failure)
         else:
@@ -182,6 +189,7 @@ def _group(
             "was edited; name the runs to report on"
         )
     all_notes = list(notes)
+    damaged = [error for each in settings for run in each.runs for error in run.damaged]
     for name, row, runs_of_setting in settings:
         for run in runs_of_setting:
             all_notes += [*run.notes, *(f"{name}: {note}" for note in run.row.test_notes)]
@@ -189,7 +197,8 @@ def _group(
     baselines = tuple(setting for setting in rows if setting.row.baseline)
     failures = tuple((name, row) for name, row in named if isinstance(row, Failure))
     names = _class_names(settings)
-    return RunGroup(title, settings, baselines, failures, names, tuple(dict.fromkeys(all_notes)))
+    kept = tuple(dict.fromkeys(all_notes))
+    return RunGroup(title, settings, baselines, failures, names, kept, tuple(damaged))
 
 
 def without_folder(folder: Path, error: BenchError) -> str:

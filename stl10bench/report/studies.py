@@ -8,7 +8,7 @@ from typing import NamedTuple
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError
 from stl10bench.report.document import Block, Details, Section, Text
-from stl10bench.report.load import RunGroup, without_folder
+from stl10bench.report.load import RunGroup
 from stl10bench.results.table import Table
 from stl10bench.studies import record, summary
 
@@ -22,17 +22,19 @@ class Study(NamedTuple):
     group: int  # the place of the group that has most of its runs
 
 
-def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study], list[str]]:
-    """The studies with runs in the groups, and a note on each whose record cannot be read."""
+def load_studies(
+    runs_dir: Path, groups: Sequence[RunGroup]
+) -> tuple[list[Study], list[CheckpointError]]:
+    """The studies with runs in the groups, and the faults of those whose record cannot be read."""
     group_of: dict[str | None, int] = {}
     for number, group in enumerate(groups):
         group_of |= {run.row.run: number for setting in group.settings for run in setting.runs}
-    studies, notes = [], []
+    studies, damaged = [], []
     for name in record.names(runs_dir):
         try:
             stored = record.read(runs_dir, name)
         except CheckpointError as error:
-            notes.append(f"study {clean(name)}: {without_folder(runs_dir, error)}")
+            damaged.append(error)
             continue
         if stored is None:
             continue
@@ -43,7 +45,7 @@ def load_studies(runs_dir: Path, groups: Sequence[RunGroup]) -> tuple[list[Study
         findings, ranking = summary.findings(stored, jobs), summary.study_to_table(stored, jobs)
         ((largest, _),) = counts.most_common(1)
         studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, largest))
-    return studies, notes
+    return studies, damaged
 
 
 def study_section(studies: Sequence[Study]) -> Section | None:

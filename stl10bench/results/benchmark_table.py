@@ -2,7 +2,6 @@
 
 import json
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,8 @@ _CHANCE = "at chance: the interval includes the accuracy of a uniform guess or o
 def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointError]]:
     """The rows of all finished runs below `runs_dir`, then the failed.
 
-    One damaged file hides no other: each is a warning, and one of the errors that come second. A
-    row whose predictions are damaged is kept, but cannot be ranked.
+    One damaged file hides no other: the errors come second. A row whose predictions are damaged is
+    kept, but cannot be ranked.
     """
     rows: list[Row] = []
     failures: list[Failure] = []
@@ -51,7 +50,6 @@ def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointErr
                 failures.append(failure)
         except CheckpointError as error:
             damaged.append(error)
-            warnings.warn(str(error), stacklevel=2)
     return [*rows, *failures], damaged
 
 

@@ -1,7 +1,7 @@
 """A result.json -> a typed row that a table can believe; a run without one -> a failure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,7 +166,7 @@ _NOT_STORED = {
 
 
 class Failure(BaseModel):
-    """A run without a row: it failed, diverged, was pruned, or cannot be."""
+    """A run without a row: it failed, diverged, was pruned, cannot be, or cannot be read."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -174,7 +174,7 @@ class Failure(BaseModel):
     model: str
     model_options: dict[str, Any] = {}
     config: RunConfig | None = None  # None for settings that are refused
-    state: Literal["failed", "diverged", "pruned"] = "failed"
+    state: Literal["failed", "diverged", "pruned", "damaged"] = "failed"
     error: str
 
     @property
@@ -184,6 +184,11 @@ class Failure(BaseModel):
             return None
         selection = "validation" if self.config.val_fraction else "last epoch"
         return protocol_id(self.config, selection)
+
+
+def has_damage(rows: Iterable[object]) -> bool:
+    """Whether the files of one of them cannot be believed: a command then ends with that code."""
+    return any(isinstance(row, Failure) and row.state == "damaged" for row in rows)
 
 
 def read_row(path: Path) -> Row:

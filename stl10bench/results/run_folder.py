@@ -183,18 +183,21 @@ class RunFolder:
             self._check_same(self.config(), config, self.config_file)
 
     def describe(self) -> dict[str, Any]:
-        """What the folder holds: name, model, state, reason, epochs done and planned, bytes.
+        """What the folder holds: name, model, state, reason, since when, epochs, accuracy, bytes.
 
         A run whose process is gone without a word is `killed`, one that was moved aside `old`. A
         file that cannot be believed makes the state `damaged`, and its fault the reason.
         """
         facts: dict[str, Any] = {"run": self.name, "model": None, "epoch": None, "epochs": None}
+        facts |= {"state": "damaged", "since": None, "test_accuracy": None}
         try:
             config = files.read_json(self.config_file, CheckpointError)
             facts |= {"model": str(config.get("model")), "epochs": config.get("epochs")}
+            facts["epoch"] = self._last_epoch()
+            facts["test_accuracy"] = self.row().test_accuracy if self.is_finished else None
             status = self.status()
             facts |= {"state": status["state"], "reason": status["reason"]}
-            facts["epoch"] = self._last_epoch()
+            facts["since"] = status.get("since")
         except CheckpointError as error:
             facts |= {"state": "damaged", "reason": str(error)}
         if OLD in self.name:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
-from stl10bench.core.errors import BenchError, BusyError, DivergedError
+from stl10bench.core.errors import BenchError, BusyError, CheckpointError, DivergedError
 from stl10bench.core.launcher import LAUNCHED, without_launcher
 from stl10bench.results.rows import Failure, Row
 from stl10bench.training.job import Job, write_job
@@ -52,7 +52,7 @@ class Interrupted(NamedTuple):
 def known_outcome(job: Job) -> Row | Failure | None:
     """The row of a finished run, or why it diverged; None for a run that is still to do.
 
-    A run that failed is to do: it is tried again. A folder that cannot be read is a failure.
+    A run that failed is to do: it is tried again. A folder that cannot be read is "damaged".
     """
     if job.overwrite:
         return None
@@ -62,6 +62,8 @@ def known_outcome(job: Job) -> Row | Failure | None:
         return None  # it is being finished
     except DivergedError:
         return job.folder.failure()
+    except CheckpointError as error:
+        return failure(job.config, str(error)).model_copy(update={"state": "damaged"})
     except BenchError as error:
         return failure(job.config, str(error))
 

@@ -109,7 +109,7 @@ def _why(group: Sequence[Trained]) -> str:
     for state, texts in reasons.items():
         count = "" if len(texts) == len(group) else f"{len(texts)} of {len(group)} "
         parts.append(texts[0] if state == "pruned" else f"{count}{state}")
-        if state == "failed":
+        if state in ("failed", "damaged"):
             parts[-1] += f": {texts[0]}"
     return "; ".join(parts)
 

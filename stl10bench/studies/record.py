@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stl10bench.core import files
-from stl10bench.core.errors import BenchError, CheckpointError, first_problem
+from stl10bench.core.errors import CheckpointError, first_problem
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.studies.plan import Common, Planned, base_run
@@ -167,5 +167,6 @@ def _outcome(folder: RunFolder, record: Record) -> Row | Failure | None:
     """A run's row, or how it failed or diverged; None while it is neither."""
     try:
         return folder.row() if folder.is_finished else folder.failure()
-    except BenchError as error:
-        return Failure(run=folder.name, model=record.study.model, error=str(error))
+    except CheckpointError as error:
+        model = record.study.model
+        return Failure(run=folder.name, model=model, state="damaged", error=str(error))

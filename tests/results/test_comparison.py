@@ -185,9 +185,11 @@ def test_missing_and_damaged_predictions_are_named_and_hide_no_other_run(
     code, out, err = compare("--json")
     assert (code, len(json.loads(out)["runs"])) == (4, 2)
     assert f"warning: {missing}" in err
-    code, out, err = compare("mlp-aa", "mlp-bb")  # named: it cannot be left out
+    code, out, err = compare("mlp-aa", "mlp-bb")  # nothing is left to compare it with
     assert (code, out) == (4, "")
     assert missing in err
+    code, out, err = compare("mlp-aa", "mlp-bb", "cnn-cc")
+    assert (code, "cnn-cc" in out, missing in err) == (4, True, True)
     (runs_dir / "cnn-cc" / "predictions.safetensors").unlink()
     assert compare()[0] == 4  # fewer than two are left
 
