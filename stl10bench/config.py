@@ -60,6 +60,9 @@ class RunConfig(BaseModel):
 
     epochs: int = Field(20, ge=1)
     """Number of passes over the training images."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better validation epoch after which training ends; the rates stay those of
+    --epochs."""
     batch_size: int = Field(128, ge=1)
     """Images per training step, over all processes together."""
     optimizer: str = Field("adamw", min_length=1)
@@ -114,6 +117,8 @@ class RunConfig(BaseModel):
 
     cache_views: int = Field(0, ge=0, le=1000)
     """Augmented views per image whose frozen features are computed once and reused; 0: no cache."""
+    tta: Literal["none", "flip"] = "none"
+    """Test-time augmentation, reported beside the plain test result: flip (mirrored as well)."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Precision: auto (chosen by device and model), no (fp32), bf16 or fp16."""
 
@@ -134,6 +139,11 @@ class RunConfig(BaseModel):
                     f"{name} = {getattr(self, name)}: images are mixed, and cache_views = "
                     f"{self.cache_views} trains on stored features; leave out one of them"
                 )
+        if self.patience is not None and not self.val_fraction:
+            raise ValueError(
+                f"patience = {self.patience}: it waits for a better validation epoch, and "
+                "val_fraction = 0 has none; leave it out, or raise val_fraction"
+            )
         if self.fold is not None and (self.val_fraction or self.labels_per_class):
             raise ValueError(
                 f"fold = {self.fold}: training uses the whole fold; set val_fraction = 0 and leave "

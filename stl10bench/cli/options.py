@@ -146,7 +146,7 @@ _GROUPS = {  # of settings: the first field of each, and its heading
     "epochs": "Optimization (the recipe's, unless given)",
     "label_smoothing": "Steps and weights (the recipe's, unless given)",
     "brightness": "Augmentation (the recipe's, unless given)",
-    "cache_views": "Frozen backbone and precision (the recipe's, unless given)",
+    "cache_views": "Features, test and precision (the recipe's, unless given)",
 }
 
 _model, _workers = (partial(option, panel=name) for name in ("Model", "Workers"))

@@ -136,6 +136,8 @@ COLUMNS = {
     for column in (
         Column("test_loss", "test loss", _share),
         Column("test_accuracy", "test accuracy [95 %]", _share),
+        Column("tta_accuracy", "accuracy with TTA", _share),
+        Column("tta_loss", "loss with TTA", _share),
         Column("runs", "runs", str),
         Column("test_accuracy_sd", "SD over runs", "{:.4f}".format),
         Column("vs_best", "vs best", str),
@@ -170,7 +172,7 @@ COLUMNS = {
     )
 }
 DEFAULT = (
-    *("test_loss", "test_accuracy", "runs", "test_accuracy_sd", "vs_best"),
+    *("test_loss", "test_accuracy", "tta_accuracy", "runs", "test_accuracy_sd", "vs_best"),
     *("parameters", "trainable_parameters", "macs", "image_size", "contamination", "precision"),
     *("train_seconds", "images_per_second"),
 )

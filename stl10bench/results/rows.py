@@ -59,6 +59,8 @@ class Row(BaseModel):
     test_loss_scaled: Amount | None = None
     test_ece_scaled: Share | None = None
     test_brier_scaled: Amount | None = None
+    tta_accuracy: Share | None = None  # of the mean logits of each test image and its mirror image
+    tta_loss: Amount | None = None
     test_notes: tuple[str, ...] = ()
     per_class_accuracy: tuple[Share | None, ...] | None = None
 
@@ -66,7 +68,8 @@ class Row(BaseModel):
     trainable_parameters: Count | None = None
     macs: Count | None = None
     image_size: Count = 64
-    epochs: Count | None = None
+    epochs: Count | None = None  # asked for
+    trained_epochs: Count | None = None  # fewer where patience ended
     seed: Count | None = None
     precision: Literal["no", "bf16", "fp16"] | None = None
     memory_format: str | None = None

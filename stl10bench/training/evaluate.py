@@ -49,6 +49,19 @@ def compute_logits(
     return gathered[: len(images)].cpu()
 
 
+class Mirrored(nn.Module):
+    """A model that sees each image from left to right."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, C) of float images (N, 3, H, W)."""
+        logits: Tensor = self.model(images.flip(3))
+        return logits
+
+
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
     """`<split>/loss`, the mean NLL in nats, and `<split>/accuracy`, top-1 in 0..1.
 

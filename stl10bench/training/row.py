@@ -179,6 +179,7 @@ class Effort(NamedTuple):
     steps: int
     seconds: float
     images_per_second: float
+    epochs: int | None = None  # fewer than asked for where patience ended
 
 
 def write_result(
@@ -192,8 +193,10 @@ def write_result(
     """Write the tested checkpoint, the predictions and the row of a run; returns the row.
 
     The model holds the weights that were tested, `header` is theirs; `arrays` are those of the
-    predictions file, and `images` some uint8 test images (N, 3, S, S) to time inference on.
+    predictions file, with `mirrored_logits` of the mirrored test images where `tta` asks for them,
+    and `images` some uint8 test images (N, 3, S, S) to time inference on.
     """
+    mirrored = arrays.pop("mirrored_logits", None)
     logits, labels = (torch.from_numpy(arrays[key]) for key in ("logits", "labels"))
     tested = none_if_not_finite(score(logits, labels, "test"))
     log.write(tested, step=effort.steps)
@@ -201,6 +204,10 @@ def write_result(
     if run.is_main:
         checkpoint.save(run.tested_file, run.model, header)
     row = make_row(run, header, arrays, images, effort)
+    if mirrored is not None:
+        both = score((logits + torch.from_numpy(mirrored)) / 2, labels, "tta")
+        tta = {key.replace("/", "_"): value for key, value in none_if_not_finite(both).items()}
+        row = row.model_copy(update=tta)
     if run.is_main:
         log.summary(row.stored())
         predictions.save(run.folder.predictions_file, arrays)
@@ -244,6 +251,7 @@ def make_row(
         macs=macs,
         weights={"source": config.weights, "sha256": run.weights.sha256},
         fold_overlap=None if config.fold is None else fold_overlap(run.dataset),
+        trained_epochs=effort.epochs,
         train_seconds=effort.seconds,
         images_per_second=effort.images_per_second,
         checkpoint=f"{run.folder.name}/{run.tested_file.name}",

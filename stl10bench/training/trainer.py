@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from stl10bench.config import RunConfig
 from stl10bench.core.errors import InterruptedRunError
 from stl10bench.data.stl10 import Dataset
 from stl10bench.metrics.classification import none_if_not_finite
@@ -20,7 +21,7 @@ from stl10bench.models.pretrained import Weights
 from stl10bench.results.rows import Row
 from stl10bench.training import resume
 from stl10bench.training.epoch import diverged, epoch_line, epoch_values, loss_before, train_epoch
-from stl10bench.training.evaluate import compute_logits, score
+from stl10bench.training.evaluate import Mirrored, compute_logits, score
 from stl10bench.training.interrupt import Watch, deferred_signals
 from stl10bench.training.job import Job
 from stl10bench.training.resume import Best, Position, State
@@ -54,7 +55,7 @@ def train(
         watch = Watch(accelerator, signalled, job.limits)
         task = bar.add_task(config.model, total=config.epochs * steps, completed=at.step(steps))
         try:
-            while at.epoch < config.epochs:
+            while at.epoch < config.epochs and not out_of_patience(config, header, best):
                 before = loss_before(at, header)
                 at = train_epoch(run, at, before, watch.pauses, lambda: bar.advance(task))
                 if at.batch < steps:  # paused: to stop, or because a checkpoint is due
@@ -100,10 +101,13 @@ def validate(run: Training, check: Callable[[], None]) -> dict[str, float]:
     return score(logits_of(run, run.validation.images, check), run.validation.labels, "val")
 
 
-def logits_of(run: Run, images: Tensor, check: Callable[[], None]) -> Tensor:
+def logits_of(
+    run: Run, images: Tensor, check: Callable[[], None], *, mirrored: bool = False
+) -> Tensor:
     """The model's logits (N, C), float32 on the CPU, of uint8 images (N, 3, S, S)."""
     size = run.config.image_size
-    return compute_logits(run.model, images, run.normalise, size, run.accelerator, check=check)
+    model = Mirrored(run.model) if mirrored else run.model
+    return compute_logits(model, images, run.normalise, size, run.accelerator, check=check)
 
 
 def save(run: Training, at: Position, header: Header, best: Best | None, log: Log) -> None:
@@ -124,6 +128,13 @@ def save(run: Training, at: Position, header: Header, best: Best | None, log: Lo
         ema=run.ema.weights if run.ema is not None else {},
     )
     resume.save_state(run.folder, run.config, at.step(run.steps_per_epoch), state)
+
+
+def out_of_patience(config: RunConfig, header: Header, best: Best | None) -> bool:
+    """Whether the last epoch, of `header`, is `patience` epochs after the best one."""
+    if config.patience is None or best is None:
+        return False
+    return header.epoch - best.header.epoch >= config.patience
 
 
 def better(best: Best | None, header: Header, model: nn.Module) -> Best:
@@ -158,8 +169,10 @@ def final_evaluation(
         if len(run.validation.labels):
             arrays["val_logits"] = logits_of(run, run.validation.images, check).numpy()
             arrays["val_labels"] = run.validation.labels.cpu().numpy()
+        if run.config.tta == "flip":
+            arrays["mirrored_logits"] = logits_of(run, test.images, check, mirrored=True).numpy()
         speed = steps * run.config.batch_size / at.trained_seconds
-        effort = Effort(steps, at.total_seconds, speed)
+        effort = Effort(steps, at.total_seconds, speed, epochs=at.epoch)
         return write_result(run, best.header, arrays, test.images, effort, log)
 
 

@@ -15,10 +15,13 @@ from helpers.killer import contents
 from safetensors.torch import load_file, save_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
+from torch.nn import functional as F
 
 import stl10bench
 from stl10bench.config import make_config
 from stl10bench.core.errors import DivergedError
+from stl10bench.data.stl10 import open_dataset
+from stl10bench.results import columns
 from stl10bench.training import epoch
 from stl10bench.training.ema import Ema
 
@@ -38,7 +41,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.4, "label_smoothing": 0.1, "grad_accum": 3},
     "a batch's": {"mixup": 0.4, "cutmix": 1.0, "random_resized_crop": (0.2, 0.9)},
 }
-TOGETHER = ["a step's", "a backbone's", "a batch's"]
+SETTINGS["an end's"] = {"patience": 1, "tta": "flip", "epochs": 6, "lr": 1e-9, "schedule": "step"}
+TOGETHER = ["a step's", "a backbone's", "a batch's", "an end's"]
 
 
 def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) -> Any:
@@ -48,6 +52,12 @@ def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) ->
 
 def weights(row: Any, runs_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return load_file(runs_dir / row["run"] / f"{name}.safetensors")
+
+
+def log_of(row: Any, runs_dir: Path) -> list[dict[str, Any]]:
+    """What a run has logged of its epochs."""
+    lines = (runs_dir / row["run"] / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "epoch" in line]
 
 
 def stop_after(steps: int, *arguments: Any, **options: Any) -> None:
@@ -247,7 +257,54 @@ def test_a_hit_on_a_mixed_image_is_its_larger_part(data_dir: Path, tmp_path: Pat
     """A model that knows the classes by their colours hits nearly all of them."""
     plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "optimizer": "adam"}
     row = train(data_dir, tmp_path, **plain, epochs=20, lr=0.01, mixup=0.2)
-    lines = (tmp_path / row["run"] / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-2])
-    assert last["train/accuracy"] > 0.8
+    assert log_of(row, tmp_path)[-1]["train/accuracy"] > 0.8
     assert row["test_accuracy"] > 0.9
+
+
+# Patience and test-time augmentation.
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_training_ends_when_the_best_epoch_is_that_long_ago(
+    data_dir: Path, tmp_path: Path, patience: int
+) -> None:
+    """What was trained is what a run without patience has trained so far: its rates stay."""
+    options = {"epochs": 12, "lr": 0.3, "val_fraction": 0.3, "schedule": "cosine"}
+    whole = train(data_dir, tmp_path, **options)
+    row = train(data_dir, tmp_path, **options, patience=patience)
+    logs = [log_of(run, tmp_path) for run in (whole, row)]
+    ranks = [(line["val/accuracy"], -line["val/loss"]) for line in logs[0]]
+    best = [max(range(n), key=ranks.__getitem__) for n in range(1, 13)]  # after n epochs
+    ends = [n for n in range(1, 13) if n - 1 - best[n - 1] >= patience]
+    assert ends[0] < 12, "another seed or rate: the test must see it end"
+    assert (row["trained_epochs"], row["epochs"], row["best_epoch"]) == (
+        *(ends[0], 12, best[ends[0] - 1] + 1),
+    )
+    assert whole["trained_epochs"] == 12
+    for one, two in zip(*logs, strict=False):
+        for key in ("train/loss", "val/loss", "lr"):
+            assert one[key] == two[key]
+    again = train(data_dir, tmp_path, **options, patience=patience)
+    assert again == row, "it is finished"
+
+
+def test_a_flipped_view_stands_beside_the_plain_result(data_dir: Path, tmp_path: Path) -> None:
+    options = {"lr": 0.01, "val_fraction": 0.0}
+    plain = train(data_dir, tmp_path, **options)
+    row = train(data_dir, tmp_path, **options, tta="flip")
+    assert (plain["tta_accuracy"], plain["tta_loss"]) == (None, None)
+    for key in ("test_accuracy", "test_loss"):
+        assert row[key] == plain[key]
+    model = stl10bench.load(tmp_path / row["checkpoint"])
+    test = open_dataset(data_dir).test
+    images, labels = (torch.from_numpy(part.copy()) for part in (test.images, test.labels))
+    with torch.no_grad():
+        logits = (model(images) + model(images.flip(3))) / 2
+    assert row["tta_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert row["tta_accuracy"] == (logits.argmax(1) == labels).float().mean().item()
+    assert row["tta_loss"] != row["test_loss"]
+    shown = [
+        [column.key for column in columns.informative(columns.DEFAULT, rows)]
+        for rows in ([row, plain], [plain])
+    ]
+    assert ["tta_accuracy" in keys for keys in shown] == [True, False]
