@@ -15,6 +15,7 @@ from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.files import read_json
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
+from stl10bench.models.pretrained import NO_WEIGHTS
 from stl10bench.training.job import Job
 
 Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
@@ -221,24 +222,43 @@ def with_options(
     return decorate
 
 
-def settings(options: dict[str, Any]) -> dict[str, Any]:
-    """A command's options -> the keywords of `train`; unset options are left out."""
+def settings(options: dict[str, Any], models: Iterable[str] = ()) -> dict[str, Any]:
+    """A command's options -> the keywords of `train`; unset options are left out.
+
+    Raises UsageError for a --config of another model than `models`, and for weights that it names.
+    """
     keywords = {key: value for key, value in options.items() if value is not None}
     load_plugin(keywords.pop("plugin", None))
     model_options = key_values(keywords.pop("model_option", None))
     stored: dict[str, Any] = {}
     if path := keywords.pop("config", None):
-        stored = read_json(path, UsageError)
-        for key in ("model", "data", "weights"):
-            stored.pop(key, None)
-        if not isinstance(stored.get("model_options", {}), dict):
-            raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
+        stored = _read_config(path, models)
+        weights = stored.pop("weights", None)
+        if weights == NO_WEIGHTS and "weights" not in keywords:
+            keywords["pretrained"] = False
+        elif str(weights).startswith("sha256:") and "weights" not in keywords:
+            raise UsageError(f"{path}: its run starts from weights {weights}: pass --weights FILE")
     for name in RANGES:
         if name in keywords:
             keywords[name] = tuple(keywords[name].split(","))
             if len(keywords[name]) != 2:
                 raise UsageError(f"{name} = {options[name]}: must be LOW,HIGH, e.g. 0,20")
     return {**stored, **keywords, **model_options}
+
+
+def _read_config(path: Path, models: Iterable[str]) -> dict[str, Any]:
+    """The settings in a file; the data are those of --dataset. Raises UsageError."""
+    stored = read_json(path, UsageError)
+    stored.pop("data", None)
+    model = stored.pop("model", None)
+    if model is not None and (others := [name for name in models if name != model]):
+        raise UsageError(
+            f"{path} holds the settings of {model}, not of {others[0]}: name {model}, or remove "
+            "model and model_options from a copy of the file"
+        )
+    if not isinstance(stored.get("model_options", {}), dict):
+        raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
+    return stored
 
 
 def key_values(pairs: list[str] | None) -> dict[str, str]:

@@ -72,7 +72,7 @@ def train(
     elif model is None:
         raise UsageError("Missing model: 'stl10bench models' lists them")
     else:
-        row = train(model, console=stderr(), **settings(options))
+        row = train(model, console=stderr(), **settings(options, [model]))
     if not is_main():
         return
     if as_json:
@@ -151,8 +151,8 @@ def benchmark(
         models or [], everything=everything, freeze=freeze, seeds=seeds, protocol=protocol
     )
     workers = {key: options.pop(key) for key in WORKERS}
-    keywords = settings(options)
-    start = plan.Start(options["weights"], options["pretrained"])
+    keywords = settings(options, [entry.model for entry in entries])
+    start = plan.Start(options["weights"], keywords["pretrained"])
     not_settings = {*TRAINING} - {*RunConfig.model_fields, "hidden", "dropout"}
     changed = {key: value for key, value in keywords.items() if key not in not_settings}
     list(plan.fit_settings(entries, changed))  # raises before the data are opened

@@ -73,6 +73,7 @@ class Watch:
             )
         self._interval = 60 * limits.checkpoint_minutes
         self._end = time.monotonic() + 60 * (limits.max_minutes or math.inf)
+        self._has_stepped = False
         self._saved_at = time.monotonic()
         self._launcher = launcher_pid()
         self._travelling: tuple[distributed.Work, torch.Tensor] | None = None
@@ -91,7 +92,11 @@ class Watch:
             self._travelling = None
 
     def pauses(self) -> bool:
-        """Whether a checkpoint is due or the run is to stop; to be asked by all processes."""
+        """Whether a checkpoint is due or the run is to stop; to be asked by all after each step."""
+        self._has_stepped = True
+        return self._agree()
+
+    def _agree(self) -> bool:
         reason = self._look()
         if self._group is not None:
             answer, self._travelling = self._travelling, self._send(reason)
@@ -114,8 +119,8 @@ class Watch:
             )
 
     def check(self) -> None:
-        """Ask, and raise InterruptedRunError when the run is to stop."""
-        self.pauses()
+        """Raise InterruptedRunError when the run is to stop; to be called by all processes."""
+        self._agree()
         self.raise_if_stopped()
 
     def _look(self) -> int:
@@ -124,7 +129,9 @@ class Watch:
         if self._launcher is not None and os.getppid() != self._launcher:
             return _ORPHAN
         now = time.monotonic()
-        if now >= self._end:
+        # Not before the session has taken a step, which the next one need not take again: an
+        # evaluation that is longer than the limit would begin anew in each session, for ever.
+        if now >= self._end and self._has_stepped:
             return _TIME_IS_UP
         return _SAVE if now - self._saved_at >= self._interval else _GO_ON
 

@@ -14,6 +14,7 @@ import pytest
 from helpers.forks import Forks
 
 from stl10bench.cli.main import COMMANDS, main
+from stl10bench.cli.options import settings
 
 TINY = [
     *("--image-size", "8", "--epochs", "1", "--batch-size", "8"),
@@ -117,6 +118,31 @@ def test_an_option_beats_the_config_file_and_the_file_beats_the_recipe(
     )
     assert (row["config"]["lr"], row["config"]["epochs"]) == (0.125, 1)
     assert row["config"]["weight_decay"] == 0.25
+
+
+@pytest.mark.parametrize("command", [("train", "mlp"), ("benchmark", "logistic", "mlp")])
+def test_a_config_of_another_model_is_refused(
+    cli: Any, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model": "logistic", "lr": 0.5}')
+    ended = cli(*command, *TINY, "--config", "config.json")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "config.json holds the settings of logistic, not of mlp: name logistic, or" in ended.err
+
+
+def test_a_config_says_what_a_backbone_starts_from(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights stay random; those of a file that is not given are asked for."""
+    config = {"model": "mobilenetv2", "model_options": {"freeze": False}, "weights": "none"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = {"config": tmp_path / "config.json", "pretrained": True}
+    assert settings(options, ["mobilenetv2"])["pretrained"] is False
+    (tmp_path / "config.json").write_text(json.dumps(config | {"weights": "sha256:12ab"}))
+    ended = cli("train", "mobilenetv2", *TINY, "--config", "config.json")
+    assert ended.code == 2
+    assert "starts from weights sha256:12ab: pass --weights FILE" in ended.err
+    assert settings(options | {"weights": Path("w")}, ["mobilenetv2"])["pretrained"] is True
 
 
 def test_the_config_of_a_run_reproduces_the_run(cli: Any, tmp_path: Path) -> None:

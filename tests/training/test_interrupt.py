@@ -176,6 +176,19 @@ def test_a_run_out_of_time_saves_and_the_same_command_goes_on(
     assert contents(tmp_path) == straight
 
 
+@pytest.mark.parametrize("done", [11, 12])
+def test_a_limit_shorter_than_any_evaluation_still_ends(
+    forks: Forks, data_dir: Path, tmp_path: Path, straight: dict[str, Any], done: int
+) -> None:
+    """One session for each step, of which it is sure, and one for what comes after the last."""
+    first = by("stl10bench.training.epoch", "nan_if_infinite", signal.SIGTERM, call=done)
+    assert forks.run(*train("mlp", data_dir, tmp_path), before=first).code == 143
+    command = train("mlp", data_dir, tmp_path, "--max-minutes", "1e-9")
+    codes = [forks.run(*command).code for _ in range(13 - done)]
+    assert codes == [143] * (12 - done) + [0]
+    assert contents(tmp_path) == straight
+
+
 LAUNCHERS = {  # -> what they set for their child
     "accelerate launch": (
         "os.environ['ACCELERATE_MIXED_PRECISION'] = 'no'; import psutil; "
