@@ -270,7 +270,8 @@ def test_a_benchmark_that_dies_or_is_stopped_takes_its_run_along_saved(
     second.signal(signal.SIGINT)
     ended = second.wait()
     assert_stopped(ended, tmp_path, 130)  # and so there is one run folder
-    assert "going on after epoch" in ended.err
+    assert "Resuming at epoch" in ended.err
+    assert ended.err.count("error: ") == 1  # the driver's: the child has the same to say
     assert checkpoints(tmp_path)[-1] > saved
 
 
