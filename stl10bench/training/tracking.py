@@ -150,6 +150,7 @@ def _open(path: Path, mark: LogMark | None) -> TextIO:
 
 def _start(accelerator: Accelerator, folder: RunFolder, config: RunConfig, tracker: str) -> None:
     settings = {tracker: _wandb(folder, config)} if tracker == "wandb" else {}
+    accelerator.trackers.clear()  # accelerate keeps those of an earlier log, and starts them anew
     accelerator.init_trackers(PROJECT, _flat(config), settings)
 
 

@@ -86,6 +86,29 @@ def test_an_offline_wandb_run_holds_config_epochs_and_summary(
     assert summary["test_loss"] == pytest.approx(row["test_loss"])
 
 
+def test_two_runs_in_one_process_are_two_runs_of_the_tracker(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    names = [train(data_dir, tmp_path, tracker="wandb", seed=seed)["run"] for seed in range(2)]
+    accelerator = Accelerator(cpu=True, log_with="wandb")
+    for name in ("third", "fourth"):  # not even two logs of one Accelerator mix
+        (tmp_path / name).mkdir()
+        with Log(RunFolder(tmp_path / name), config(), accelerator, "wandb") as log:
+            log.write({"train/loss": 1.0}, step=1)
+        names.append(name)
+    ids = {}
+    for name in names:
+        (path,) = (tmp_path / name).glob("wandb/offline-run-*/*.wandb")
+        until, written = time.monotonic() + 10, list(records(path))
+        while not (written and written[-1].HasField("exit")) and time.monotonic() < until:
+            written = list(records(path))  # W&B's own process writes it a moment later
+        ids |= {r.run.run_id: r.run.display_name for r in written if r.HasField("run")}
+        steps = sum(record.HasField("history") for record in written)
+        assert steps == (1 if name in ("third", "fourth") else 2)
+    assert sorted(ids.values()) == sorted(names)
+
+
 def test_without_a_tracker_only_the_metrics_are_written(data_dir: Path, tmp_path: Path) -> None:
     row = train(data_dir, tmp_path, tracker="none")
     folder = tmp_path / row["run"]
