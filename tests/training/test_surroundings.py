@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.forks import Forks
 from helpers.layout import write_layout
 
 SOURCE = Path(__file__).parents[2]
@@ -65,3 +66,33 @@ def test_a_run_needs_few_open_files(tmp_path: Path, data_dir: Path) -> None:
         limits=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)),
     )
     assert ended.returncode == 0, ended.stderr
+
+
+# Python code for the child: our modules, all of them, find nothing that Windows or macOS lacks.
+ELSEWHERE = """
+import builtins, importlib, os, pkgutil, sys
+original = builtins.__import__
+def elsewhere(name, globals=None, *more, **keywords):
+    ours = str((globals or {}).get("__name__")).partition(".")[0] == "stl10bench"
+    if ours and name in ("resource", "fcntl", "termios", "pwd", "grp", "tty", "pty"):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+    return original(name, globals, *more, **keywords)
+builtins.__import__ = elsewhere
+del os.sched_getaffinity
+for name in [name for name in sys.modules if name.partition(".")[0] == "stl10bench"]:
+    del sys.modules[name]
+import stl10bench
+for module in pkgutil.walk_packages(stl10bench.__path__, "stl10bench."):
+    if module.name != "stl10bench.__main__":
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every test shows it")
+def test_no_module_needs_what_one_system_alone_has(
+    forks: Forks, data_dir: Path, tmp_path: Path
+) -> None:
+    where = ("--data-dir", data_dir, "--runs-dir", tmp_path)
+    ended = forks.run("train", "logistic", *TINY, *where, "--json", before=ELSEWHERE)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["peak_memory_mb"] > 100
