@@ -52,10 +52,9 @@ class Finding(NamedTuple):
 @app.command()
 @with_options({name: TRAINING[name] for name in ("dataset", "data_dir", "runs_dir")}, JSON)
 def doctor(*, dataset: str, data_dir: Path, runs_dir: Path, as_json: bool) -> None:
-    """It prints what to do about each problem. The exit code is
-    that of the first one: 3 for data, 7 for the disk. Nothing is
-    written but the data's stamp of checksums, and no network is
-    used.
+    """Says what to do about each problem. The exit code is that of
+    the first one: 3 for data, 7 for the disk. Uses no network and
+    writes nothing but the checksums of the data, beside them.
 
     Examples:
     stl10bench doctor
@@ -91,7 +90,7 @@ def _packages() -> Finding:
         import torch  # noqa: F401  what is installed may still fail to load
     except (ImportError, OSError) as error:
         code = 2 if isinstance(error, PackageNotFoundError) else 7
-        remedy = "install the package again, or give it memory (ulimit -v)"
+        remedy = "install it again, or raise the memory limit (ulimit -v)"
         return Finding("packages", f"a package cannot be loaded: {error}", remedy, code)
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     return Finding("packages", f"{system}, stl10bench {__version__}, {versions}")
@@ -106,7 +105,7 @@ def _data(dataset: str, data_dir: Path) -> Finding:
     try:
         data = open_data(dataset, data_dir, download=False, verify=True, console=stderr())
     except BenchError as error:
-        remedy = "" if "stl10bench " in str(error) else "move it away, or give another --data-dir"
+        remedy = "" if "stl10bench " in str(error) else "move it away, or pass another --data-dir"
         return Finding("data", str(error), remedy, error.exit_code)
     return Finding("data", f"{data.folder}: {data.summary()}")
 
@@ -116,19 +115,19 @@ def _weights() -> Finding:
     try:
         if isinstance(cached := try_to_load_from_cache(HUB, "model.safetensors"), str):
             read_safetensors(Path(cached))
-            return Finding("weights", "mobilenetv2's are in the Hugging Face cache")
+            return Finding("weights", "those of mobilenetv2 are in the Hugging Face cache")
     except BenchError as error:
         return Finding("weights", str(error), "delete it and download it again")
     offline = ", and HF_HUB_OFFLINE forbids a download" if constants.HF_HUB_OFFLINE else ""
-    text = f"mobilenetv2's (14 MB) are not in the Hugging Face cache{offline}"
-    return Finding("weights", text, "offline pass --weights FILE, or --no-pretrained --no-freeze")
+    text = f"those of mobilenetv2 (14 MB) are not in the Hugging Face cache{offline}"
+    return Finding("weights", text, "offline, pass --weights FILE or --no-pretrained --no-freeze")
 
 
 def _runs(runs_dir: Path) -> Finding:
     """Write access and free space, against what the largest of the report's models writes."""
     free = files.free_space(runs_dir.absolute())
     text = f"{decimal(free)} free for {runs_dir}; the cnn writes up to {decimal(_CNN_DISK)}"
-    full = Finding("runs", text, "make room, or give --runs-dir on another disk", 7)
+    full = Finding("runs", text, "make room, or pass a --runs-dir on another disk", 7)
     return _unwritable("runs", runs_dir) or (full if free < _CNN_DISK else Finding("runs", text))
 
 
@@ -140,7 +139,7 @@ def _unwritable(subject: str, folder: Path) -> Finding | None:
             file.write(b"\0")
     except OSError as error:
         text = f"{folder} cannot be written: {error.strerror} ({place})"
-        return Finding(subject, text, f"give a --{subject}-dir that you can write to", 7)
+        return Finding(subject, text, f"pass a --{subject}-dir that you can write to", 7)
     return None
 
 
@@ -148,7 +147,9 @@ def _memory() -> Finding:
     """Free memory, against what the hungriest of the report's models takes."""
     free = psutil.virtual_memory().available
     text = f"{decimal(free)} free; the cnn takes about {decimal(_CNN_MEMORY)} at batch 128"
-    return Finding("memory", text, "lower its --batch-size" if free < _CNN_MEMORY else "")
+    return Finding(
+        "memory", text, "train it with a smaller --batch-size" if free < _CNN_MEMORY else ""
+    )
 
 
 def _tracker() -> Finding:
@@ -161,7 +162,7 @@ def _tracker() -> Finding:
     with warnings.catch_warnings(record=True, action="always") as unreadable:
         key = has_key(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     if unreadable:
-        return Finding("wandb", "offline: .netrc cannot be read", "wandb login")
+        return Finding("wandb", "offline: .netrc cannot be read", "run 'wandb login'")
     return Finding("wandb", "online if the server answers within 2 s" if key else "offline: no key")
 
 
@@ -172,10 +173,10 @@ def _gpu() -> Finding:
     from stl10bench.core.device import choose_device
 
     kind = choose_device("auto")
-    text, remedy = f"none: a run takes {kind} ({os.cpu_count()} cores)", ""
+    text, remedy = f"no CUDA device: runs use {kind} ({os.cpu_count()} cores)", ""
     if kind == "cuda":
         name, free = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
         text = f"{torch.cuda.device_count()} x {name}; {decimal(free)} free"
     elif kind == "cpu" and shutil.which("nvidia-smi"):
-        remedy = "for yours install torch as https://pytorch.org/get-started/locally/ says"
+        remedy = "to use yours, install torch as https://pytorch.org/get-started/locally/ says"
     return Finding("gpu", text, remedy)

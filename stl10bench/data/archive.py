@@ -77,7 +77,7 @@ def _take(plain: "_Plain", path: Path, expected: FileSum, report: Callable[[int]
                 os.fsync(file.fileno())
             check_sum(path, (size, md5.hexdigest()), expected, f"it came from {plain.source}")
             if path.exists():
-                raise DataError(f"{path} has appeared meanwhile: it is left as it is")
+                raise DataError(f"another process wrote {path} meanwhile: it is left unchanged")
             part.rename(path)
             files.sync_folder(path.parent)
         finally:

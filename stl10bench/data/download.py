@@ -73,7 +73,7 @@ def download_stl10(
     names = stl10.encode_class_names(stl10.CLASS_NAMES)
     names_sum = stl10.OFFICIAL["class_names.txt"]
     folder, part = data_dir / stl10.FOLDER, data_dir / _PART
-    busy = f"another process downloads into {data_dir}: let it finish"
+    busy = f"another process is downloading into {data_dir}: wait until it has finished"
     with files.locked(data_dir / f".{stl10.FOLDER}.lock", lambda: busy, timeout=0):
         for _ in range(_STARTS):
             missing = _missing(folder, {name: expected[name] for name in members})
@@ -121,7 +121,7 @@ def _unpack(
             if isinstance(source, Path):
                 raise
             remove_part(part)
-            raise DataError(f"{error}; removed what had arrived: try again") from None
+            raise DataError(f"{error}; the partial download was removed: try again") from None
 
 
 def _say(console: Console, text: str) -> None:

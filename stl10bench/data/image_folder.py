@@ -119,10 +119,10 @@ def _roots(source: Path) -> dict[Path, str]:
     if sorted(kinds) not in (["test", "train"], ["train", "val"], ["test", "train", "val"]):
         return {source: ""}
     if "val" in kinds:
-        name, meaning = folders[kinds.index("val")].name, "is the test split"
+        name, meaning = folders[kinds.index("val")].name, "are the test split: there is no other"
         if "test" in kinds:
-            meaning = "joins the training split, from which a run draws its validation images"
-        _say(f"{source}: {name}/ {meaning}")
+            meaning = "join the training split, from which runs split their validation images"
+        _say(f"{source}: the images in {name}/ {meaning}")
     validation = "train" if "test" in kinds else "test"
     splits = (validation if kind == "val" else kind for kind in kinds)
     return dict(zip(folders, splits, strict=True))
@@ -189,8 +189,10 @@ def _without_known_others(source: Path, photos: Sequence[Photo]) -> list[Photo]:
     others = [photo for photo in photos if photo.path.suffix.lower() in _NO_PHOTOS]
     if others:
         names = _shown(photo.path.relative_to(source).as_posix() for photo in others)
-        noun = "1 file is no photo" if len(others) == 1 else f"{len(others)} files are no photos"
-        _say(f"{source}: {noun} by name, skipped: {names}")
+        noun = "1 file that is no photo"
+        if len(others) > 1:
+            noun = f"{len(others)} files that are no photos"
+        _say(f"{source}: skipped {noun}: {names}")
     return [photo for photo in photos if photo.path.suffix.lower() not in _NO_PHOTOS]
 
 
@@ -233,7 +235,7 @@ def _convert(
         )
         if not skip_broken:
             raise DataError(f"{problem}; repair or remove them, or skip them with --skip-broken")
-        warnings.warn(f"{problem}; they are left out", stacklevel=3)
+        warnings.warn(f"{problem}; they are skipped", stacklevel=3)
     return readable
 
 
@@ -278,13 +280,16 @@ def _tell_copies(
         copies[photo.content].append((photo, in_test))
     across = [group for group in copies.values() if len({test for _, test in group}) > 1]
     mislabelled = [group for group in copies.values() if len({p.label for p, _ in group}) > 1]
-    for groups, what in ((across, "in both splits"), (mislabelled, "under two labels")):
+    for groups, what in (
+        (across, "in both the training and the test split"),
+        (mislabelled, "under two labels"),
+    ):
         if groups:
             example = _shown(photo.path.relative_to(source).as_posix() for photo, _ in groups[0])
             noun = "1 image is" if len(groups) == 1 else f"{len(groups)} images are"
             _say(
-                f"{source}: {noun} {what}, e.g. {example}; 'stl10bench data audit --data-dir "
-                f"{shlex.quote(str(data_dir))}' finds all copies, exact and near"
+                f"{source}: {noun} {what}, e.g. {example}; find all exact and near copies with "
+                f"'stl10bench data audit --data-dir {shlex.quote(str(data_dir))}'"
             )
 
 

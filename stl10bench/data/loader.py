@@ -136,8 +136,8 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     means, stds = [], []
     for channel in range(3):
         share = torch.zeros(256, dtype=torch.float64)
-        for chunk in torch.split(images[:, channel], 1000):
-            share += torch.bincount(chunk.flatten().cpu(), minlength=256)
+        for piece in pieces(len(images), images.shape[-1]):
+            share += torch.bincount(images[piece, channel].flatten().cpu(), minlength=256)
         share /= share.sum()
         mean = (share @ values).item()
         means.append(mean)

@@ -1,14 +1,17 @@
 """The importer: a folder of class folders becomes data that open_dataset takes."""
 
+import json
 import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stl10bench.cli.main import main
 from stl10bench.core.errors import DataError, StorageError, UsageError
 from stl10bench.data.image_folder import import_folder
 from stl10bench.data.stl10 import CLASS_NAMES, open_dataset
@@ -109,8 +112,8 @@ def test_folders_of_splits_are_taken_under_their_usual_names(
     tested = [30, 40] if test else [50]
     assert sorted(greys(data.test.images)) == [*tested, *(100 + grey for grey in tested)]
     told = capfd.readouterr().err
-    meaning = "joins the training split" if test else "is the test split"
-    assert (f"{val}/ {meaning}" in told) if val else told == ""
+    meaning = "join the training split" if test else "are the test split"
+    assert (f"the images in {val}/ {meaning}" in told) if val else told == ""
 
 
 def test_other_layouts_are_told_which_are_taken(source: Path, tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_files_known_to_be_no_photos_are_skipped_and_counted(
     counts = import_folder(source, tmp_path / "data")
     assert counts == {"classes": 2, "train": 16, "test": 4, "skipped": 7}
     told = capfd.readouterr().err
-    assert "7 files are no photos by name, skipped: 'ant/Thumbs.db', 'ant/_classes.CSV'" in told
+    assert "skipped 7 files that are no photos: 'ant/Thumbs.db', 'ant/_classes.CSV'" in told
     assert "'ant/b.md', 'ant/c.xml' and 2 more\n" in told
     (source / "ant" / "photo.heic").write_bytes(b"x")
     with pytest.raises(
@@ -160,9 +163,9 @@ def test_copies_across_the_splits_and_under_two_labels_are_told(
     data_dir = tmp_path / "my data"
     import_folder(tmp_path / "both", data_dir)
     told = capfd.readouterr().err
-    command = f"'stl10bench data audit --data-dir {shlex.quote(str(data_dir))}'"
-    example = "e.g. 'train/ant/1.png', 'test/ant/1.png'"
-    assert f"1 image is in both splits, {example}; {command}" in told
+    example = "1 image is in both the training and the test split, e.g. 'train/ant/1.png', 'test"
+    assert example in told
+    assert f"'stl10bench data audit --data-dir {shlex.quote(str(data_dir))}'" in told
     assert "1 image is under two labels, e.g. 'train/ant/2.png', 'train/bee/2.png'" in told
 
 
@@ -274,7 +277,7 @@ def test_all_broken_images_are_named_with_their_reason(source: Path, tmp_path: P
 
 def test_broken_images_are_left_out_when_asked(source: Path, tmp_path: Path) -> None:
     (source / "ant" / "1.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"'ant/1.png' \(.*they are left out"):
+    with pytest.warns(UserWarning, match=r"'ant/1.png' \(.*they are skipped"):
         counts = import_folder(source, tmp_path / "data", skip_broken=True)
     assert counts == {"classes": 2, "train": 15, "test": 4, "skipped": 1}
 
@@ -362,3 +365,25 @@ def test_a_target_that_cannot_be_written_is_a_storage_error(source: Path, tmp_pa
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot import"):
         import_folder(source, tmp_path / "file")
+
+
+def test_the_command_says_what_it_wrote(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["stl10bench", "data", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    folder = tmp_path / "a" / "stl10_binary"
+    told = run("import", str(source), "--data-dir", str(tmp_path / "a"), "--size", "32")
+    assert told == (f"Wrote {folder}: 2 classes, 16 training and 4 test images; 0 files skipped\n")
+    counts = {"classes": 2, "train": 16, "test": 4}
+    told = run("import", str(source), "--data-dir", str(tmp_path / "b"), "--json")
+    other = str(tmp_path / "b" / "stl10_binary")
+    assert json.loads(told) == {"folder": other, "image_size": 96, **counts, "skipped": 0}
+    facts = json.loads(run("verify", "--data-dir", str(tmp_path / "a"), "--json"))
+    assert facts["data"] == open_dataset(tmp_path / "a").fingerprint
+    assert facts.items() >= {"folder": str(folder), "image_size": 32, **counts}.items()
