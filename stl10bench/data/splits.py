@@ -73,7 +73,10 @@ def training_rows(config: RunConfig, dataset: Dataset) -> tuple[Rows, Rows]:
 
 
 def fold_overlap(dataset: Dataset) -> float:
-    """The mean share of a fold's images that are in another fold too, over all pairs, 0..1."""
+    """The mean share of a fold's images that are in another fold too, over all pairs, 0..1.
+
+    0 for a single fold.
+    """
     sets = [set(fold.tolist()) for fold in read_folds(dataset)]
     shares = [len(a & b) / len(a) for a, b in permutations(sets, 2)]
-    return sum(shares) / len(shares)
+    return sum(shares) / max(1, len(shares))

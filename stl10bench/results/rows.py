@@ -15,7 +15,7 @@ METRICS_VERSION = 1  # raised when the same logits begin to give other figures
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Amount = Annotated[float, Field(ge=0, le=1e15)]  # of which means can be taken
+Amount = Annotated[float, Field(ge=0, le=1e100)]  # any loss of fp32 logits; squares can be summed
 Scalar = bool | int | float | str | None
 Options = dict[str, Scalar | tuple[Scalar, ...]]
 

@@ -220,23 +220,32 @@ def make_row(
 ) -> Row:
     """The row of a finished run; its arguments are those of `write_result`.
 
-    `header` has the metrics of the tested epoch and of the test. A figure that cannot be had (MACs,
-    latency) is None, and a note says why.
+    `header` has the metrics of the tested epoch and of the test. All else describes the
+    result: what cannot be had (MACs, latency, the commit) is None, and a note says why.
     """
     config, values, accelerator = run.config, header.metrics, run.accelerator
     accuracy, tested = values["test/accuracy"] or 0.0, len(arrays["labels"])
     validated = "val_logits" in arrays
     validation = (arrays["val_logits"], arrays["val_labels"]) if validated else None
+    notes: list[str] = []
+    quality = attempt(
+        "confusion and calibration",
+        lambda: measures(arrays["logits"], arrays["labels"], validation),
+        notes,
+    )
     facts = {
         **describe_model(header, run.model),
-        **provenance(accelerator.device),
-        **measures(arrays["logits"], arrays["labels"], validation),
+        **(attempt("machine", lambda: provenance(accelerator.device), notes) or {}),
+        **(quality or {}),
     }
-    notes = list(facts.pop("test_notes"))
+    notes += facts.pop("test_notes", [])
     with accelerator.autocast():  # a fused backbone has the run's precision
         macs = attempt("macs", lambda: summary.macs(run.model, config.image_size), notes)
     peak = attempt("peak memory", lambda: _peak_bytes(accelerator.device), notes)
     costs = attempt("latency", lambda: measure_cost(run, images), notes) if run.is_main else None
+    overlap = None
+    if config.fold is not None:
+        overlap = attempt("fold overlap", lambda: fold_overlap(run.dataset), notes)
     return Row(
         run=run.folder.name,
         dataset=run.dataset.name,
@@ -250,7 +259,7 @@ def make_row(
         test_notes=tuple(notes),
         macs=macs,
         weights={"source": config.weights, "sha256": run.weights.sha256},
-        fold_overlap=None if config.fold is None else fold_overlap(run.dataset),
+        fold_overlap=overlap,
         trained_epochs=effort.epochs,
         train_seconds=effort.seconds,
         images_per_second=effort.images_per_second,

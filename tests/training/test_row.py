@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.layout import write_layout
 
 import stl10bench
+from stl10bench.results.run_folder import RunFolder
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 1, "batch_size": 8, "tracker": "none"}
 
@@ -75,3 +77,63 @@ def test_a_row_names_the_commit_and_whether_the_code_was_changed(
     commit, dirty = ended.stdout.split()
     assert re.fullmatch(r"[0-9a-f]{40}", commit)
     assert dirty == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "note"),
+    [
+        ("models.summary.macs", ["macs"], "macs"),
+        ("training.row.measure_cost", ["latency_ms", "inference_images_per_second"], "latency"),
+        ("training.row._peak_bytes", ["peak_memory_mb"], "peak memory"),
+        ("training.row.provenance", ["device", "cpu", "commit"], "machine"),
+        ("training.row.measures", ["test_macro_f1", "test_ece"], "confusion and calibration"),
+    ],
+)
+def test_what_describes_a_result_never_loses_it(
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    fields: list[str],
+    note: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("\x1b[31mExpected gradient function to be set\x1b[0m\nand more")
+
+    monkeypatch.setattr(f"stl10bench.{target}", fail)
+    row = stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, **TINY)
+    assert [row[field] for field in fields] == [None] * len(fields)
+    expected = f"{note}: not known (AssertionError: Expected gradient function to be set)"
+    assert expected in row.test_notes
+    assert stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, **TINY) == row
+
+
+def test_a_single_fold_overlaps_with_none_and_has_its_row(tmp_path: Path) -> None:
+    write_layout(tmp_path)
+    (tmp_path / "stl10_binary" / "fold_indices.txt").write_text("0 1 2 3 4 5 6 7\n")
+    options = {**TINY, "data_dir": tmp_path, "runs_dir": tmp_path, "fold": 0, "val_fraction": 0.0}
+    row = stl10bench.train("logistic", **options)
+    assert row.fold_overlap == 0
+
+
+def test_a_finite_loss_of_any_size_has_a_row(data_dir: Path, tmp_path: Path) -> None:
+    options = {**TINY, "data_dir": data_dir, "runs_dir": tmp_path, "optimizer": "sgd"}
+    row = stl10bench.train("logistic", lr=1e17, weight_decay=0.0, schedule="constant", **options)
+    assert row.test_loss is not None
+    assert row.test_loss > 1e15
+    assert RunFolder(tmp_path / str(row.run)).row() == row
+
+
+def test_a_row_of_255_classes_is_small_and_its_confusion_comes_from_the_predictions(
+    tmp_path: Path,
+) -> None:
+    names = tuple(f"class-{number}" for number in range(255))
+    write_layout(tmp_path / "data", train=510, test=255, names=names)
+    row = stl10bench.train(
+        "logistic", data_dir=tmp_path / "data", runs_dir=tmp_path, **TINY, val_fraction=0
+    )
+    folder = RunFolder(tmp_path / str(row.run))
+    assert folder.result_file.stat().st_size < 20_000
+    confusion = folder.with_hits(folder.row()).confusion
+    assert confusion is not None
+    assert (len(confusion), sum(map(sum, confusion))) == (255, 255)
