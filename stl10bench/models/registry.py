@@ -52,11 +52,15 @@ def find_plugin(plugin: str) -> str:
     `my_models` is my_models.py or the folder my_models (with an __init__.py) where one is there,
     else the module of that name.
     """
+    return str(_plugin_path(plugin) or plugin)
+
+
+def _plugin_path(plugin: str) -> Path | None:
     for name in (plugin, f"{plugin}.py"):
         path = Path(os.path.abspath(name))  # noqa: PTH100  without `..`, links as they are
         if (path.is_file() and path.suffix == ".py") or (path / "__init__.py").is_file():
-            return str(path)
-    return plugin
+            return path
+    return None
 
 
 def load_plugin(plugin: str) -> None:
@@ -65,9 +69,9 @@ def load_plugin(plugin: str) -> None:
     The folder in which the file or package lies, for a module the working folder, is searched for
     what it imports. Raises UsageError for what is not there, and whatever its own code raises.
     """
-    path = Path(find_plugin(plugin))
+    path = _plugin_path(plugin)
     name, folder = plugin, Path.cwd()
-    if path.is_absolute():
+    if path is not None:
         name, folder = path.name.removesuffix(".py"), path.parent
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -75,7 +79,9 @@ def load_plugin(plugin: str) -> None:
         f"no plugin {plugin!r}: there is no file {plugin} or {plugin}.py, no folder {plugin} with "
         f"an __init__.py, and no module {plugin} in {folder} or site-packages"
     )
-    if not all(map(str.isidentifier, name.split("."))):
+    if path is not None and "." in name:
+        raise UsageError(f"--plugin {plugin}: {name} has a dot, which Python's imports cannot have")
+    if path is None and not all(map(str.isidentifier, name.split("."))):
         raise missing
     try:
         module = importlib.import_module(name)
@@ -83,7 +89,7 @@ def load_plugin(plugin: str) -> None:
         if error.name not in (name, name.split(".")[0]):
             raise  # something that the plug-in itself imports is missing
         raise missing from None
-    if path.is_absolute() and not Path(module.__file__ or "").is_relative_to(path):
+    if path is not None and not Path(module.__file__ or "").is_relative_to(path):
         raise UsageError(
             f"--plugin {plugin}: there is another module {name!r}, {module.__file__ or 'of Python'}"
             ": rename the plugin"

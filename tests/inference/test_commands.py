@@ -102,3 +102,26 @@ def test_bad_input_is_one_line_with_the_remedy(
     assert (found, out) == (code, "")
     assert text in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_run_folder_stands_for_its_tested_checkpoint(
+    cli: Any, tmp_path: Path, data_dir: Path, photos: str
+) -> None:
+    tiny = ("--image-size", "8", "--epochs", "1", "--batch-size", "8", "--tracker", "none")
+    data = ("--data-dir", str(data_dir))
+    code, out, _ = cli("train", "logistic", *tiny, *data, "--val-fraction", "0", "--json")
+    row = json.loads(out)
+    run = f"runs/{row['run']}"
+    assert row["checkpoint"].endswith("last.safetensors"), "no epoch is chosen"
+    code, out, err = cli("evaluate", run, *data, "--json")
+    assert (code, json.loads(out)["test_loss"]) == (0, row["test_loss"])
+    assert json.loads(out)["checkpoint"] == f"runs/{row['checkpoint']}"
+    assert cli("predict", run, f"{photos}/plain.png")[0] == 0
+    assert cli("export", run, "--to", "hub", "--output", "hub")[0] == 0
+    assert "test accuracy" in (tmp_path / "hub" / "README.md").read_text(), "its row is found"
+    assert cli("evaluate", "hub", *data)[0] == 0
+    (tmp_path / run / "result.json").unlink()
+    for command in (("evaluate", run, *data), ("predict", run, photos)):
+        code, _, err = cli(*command)
+        assert code == 4
+        assert f"the run {run} has no tested checkpoint: its state is finished" in err

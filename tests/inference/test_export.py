@@ -103,31 +103,43 @@ def {name}(num_classes: int, image_size: int) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "code", "text"),
+    ("to", "name", "line", "code", "text"),
     [
         (
-            "other_when_exported",
+            "torch",
+            "my_other",
             "return logits + 1 if torch.compiler.is_exporting() else logits",
             4,
             "the exported model gives other logits at 8x8 px: they differ by 1.0e+00",
         ),
         (
-            "cannot_be_traced",
+            "torch",
+            "my_branch",
             "return logits if logits.sum().item() > 0 else -logits",
             2,
-            "model 'cannot_be_traced' cannot be exported with --to torch",
+            "model 'my_branch' cannot be exported with --to torch: GuardOnDataDependentSymNode: ",
+        ),
+        (
+            "onnx",
+            "my_fourier",
+            "return logits + torch.special.bessel_j0(logits)",
+            2,
+            "model 'my_fourier' cannot be exported with --to onnx: ",
         ),
     ],
 )
-def test_an_export_that_fails_leaves_nothing(
-    cli: Any, tmp_path: Path, name: str, line: str, code: int, text: str
+@pytest.mark.usefixtures("forgetful")
+def test_an_export_that_fails_leaves_nothing_and_says_why_in_one_line(
+    cli: Any, tmp_path: Path, to: str, name: str, line: str, code: int, text: str
 ) -> None:
     (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name, line=line))
     registry.load_plugin(name)
     save(tmp_path / "m.safetensors", name)
     before = sorted(tmp_path.iterdir())
-    found, out, err = cli("export", "m.safetensors", "--to", "torch", "--output", "m.pt2")
+    output = {"torch": "m.pt2", "onnx": "m.onnx"}[to]
+    found, out, err = cli("export", "m.safetensors", "--to", to, "--output", output)
     assert (found, out) == (code, "")
+    assert "[96m" not in err
     assert text in err
     assert len(err.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before

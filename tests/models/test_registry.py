@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.layout import heavy_after
 
+from stl10bench.config import make_config
 from stl10bench.core.errors import UsageError
 from stl10bench.models import registry
 from stl10bench.models.factory import (
@@ -16,6 +17,7 @@ from stl10bench.models.factory import (
     check_options,
     get_builder,
 )
+from stl10bench.training.job import make_job, read_job, write_job
 
 PLUGIN = '''
 from typing import Annotated, Literal
@@ -169,13 +171,77 @@ def test_two_plugins_with_one_name_are_refused(tmp_path: Path, plugin: str) -> N
         registry.load_plugin("my_second")
 
 
-@pytest.mark.parametrize("module", ["my_absent", "my_absent.part"])
+@pytest.mark.parametrize("parts", ["my_file.py", "my_package/__init__.py"])
+@pytest.mark.parametrize("form", ["name", "path", "absolute path", "from beside"])
+def test_a_plugin_is_a_file_or_a_package_folder_named_in_any_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: str, form: str
+) -> None:
+    file = tmp_path / "models" / parts
+    file.parent.mkdir(parents=True)
+    (file.parent / "my_layers.py").write_text("WIDTH = 3\n")  # a plug-in may import its neighbours
+    package = file.name == "__init__.py"
+    place = "from .my_layers" if package else "from my_layers"
+    file.write_text(PLUGIN.format(name="my_net") + f"\n{place} import WIDTH\n")
+    target = file.parent if package else file
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    monkeypatch.chdir(beside if form == "from beside" else target.parent)
+    plugin = {
+        "name": target.name.removesuffix(".py"),
+        "path": target.name,
+        "absolute path": str(target),
+        "from beside": f"../models/{target.name}",
+    }[form]
+    assert registry.find_plugin(plugin) == str(target)
+    registry.load_plugin(plugin)
+    assert "my_net" in registry.names()
+    registry.load_plugin(str(target))  # the same, by another name
+
+
+def test_a_dash_in_a_plugins_name_is_no_matter_but_a_dot_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_a-net.py").write_text(PLUGIN.format(name="my_net"))
+    (tmp_path / "my_b.net.py").write_text(PLUGIN.format(name="my_other"))
+    monkeypatch.chdir(tmp_path)
+    registry.load_plugin("my_a-net.py")
+    assert "my_net" in registry.names()
+    with pytest.raises(UsageError, match=r"my_b\.net has a dot"):
+        registry.load_plugin("my_b.net.py")
+
+
+def test_a_job_finds_its_plugin_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str
+) -> None:
+    config = make_config({"model": "my_net"})
+    write_job(tmp_path / "job", make_job(config, plugin=plugin))
+    monkeypatch.chdir("/")
+    job = read_job(tmp_path / "job")
+    assert job.plugin == str(tmp_path / "my_plugin.py")
+    assert job.config == config
+    assert make_job(config, plugin="a_module").plugin == "a_module"
+
+
+def test_a_plugin_that_is_called_like_another_module_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text(PLUGIN.format(name="my_net"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"there is another module 'json', .*: rename the plugin"):
+        registry.load_plugin("json.py")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["my_absent", "my_absent.part", "my_absent.py", "../my_absent", "my-absent", "", ".", "/"],
+)
 def test_a_plugin_that_is_not_there_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=f"no plugin '{module}': there is no file ") as error:
+    with pytest.raises(UsageError) as error:
         registry.load_plugin(module)
+    assert str(error.value).startswith(f"no plugin {module!r}: there is no file ")
     assert str(tmp_path) in str(error.value)
 
 

@@ -129,9 +129,8 @@ def test_a_row_of_255_classes_is_small_and_its_confusion_comes_from_the_predicti
 ) -> None:
     names = tuple(f"class-{number}" for number in range(255))
     write_layout(tmp_path / "data", train=510, test=255, names=names)
-    row = stl10bench.train(
-        "logistic", data_dir=tmp_path / "data", runs_dir=tmp_path, **TINY, val_fraction=0
-    )
+    options = {**TINY, "data_dir": tmp_path / "data", "runs_dir": tmp_path, "val_fraction": 0}
+    row = stl10bench.train("logistic", **options)
     folder = RunFolder(tmp_path / str(row.run))
     assert folder.result_file.stat().st_size < 20_000
     confusion = folder.with_hits(folder.row()).confusion
