@@ -115,10 +115,13 @@ def check_name(name: str) -> None:
 
 
 def _unknown_model(name: str) -> UsageError:
-    """The error for a name that is not registered; timm, slow to import, is asked at last."""
+    """The error for a name that is not registered.
+
+    timm, slow to import, is asked where nothing of ours is near, or for a number in the name.
+    """
     remedy = "('stl10bench models' lists them; --plugin FILE adds models of your own)"
     error = unknown("model", name, names(), remedy=remedy)
-    if "did you mean" not in str(error):
+    if "did you mean" not in str(error) or any(map(str.isdigit, name)):
         import timm
 
         if timm.is_model(name):

@@ -70,6 +70,7 @@ def test_the_models_of_the_report_are_there() -> None:
         ("cn", "cnn"),
         ("", None),
         ("resnet18", "timm:resnet18"),
+        ("mobilenetv3_small_100", "timm:mobilenetv3_small_100"),
         ("resnet999", None),
         ("../x", None),
     ],
