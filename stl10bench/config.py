@@ -12,7 +12,7 @@ from stl10bench.core.errors import UsageError, suggest, unknown
 
 FORMAT = 1  # raised when the same settings begin to give other numbers
 # Fields that are worked out from other options, so no option or sweep sets them directly.
-DERIVED = ("model", "model_options", "data", "data_size", "weights")
+DERIVED = ("model", "model_options", "method_options", "data", "data_size", "weights")
 RANGES = ("rotation", "random_resized_crop")  # a command line writes them LOW,HIGH
 
 Scalar = bool | int | float | str
@@ -44,6 +44,11 @@ class RunConfig(BaseModel):
     """Height and width of the data's images in pixels."""
     weights: str = "none"
     """Initial weights of the backbone: none (random), sha256:<checksum>, or hub:<repository>."""
+
+    method: Literal["supervised", "probe", "knn"] = "supervised"
+    """How labels are learned: by gradient steps, or from a frozen backbone's features alone."""
+    method_options: dict[str, Scalar] = {}
+    """Method options that differ from their defaults."""
 
     image_size: int = Field(64, ge=8, le=1024)
     """Height and width of the model's input in pixels."""

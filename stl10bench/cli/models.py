@@ -61,7 +61,7 @@ def describe(
     from stl10bench.models.check import check_logits
 
     load_plugin(plugin)
-    options = key_values(model_option)
+    options = key_values("model", model_option)
     module = build_model(model, num_classes, image_size, options)
     check_logits(model, module, num_classes, image_size)
     total, trainable = summary.parameters(module)

@@ -108,6 +108,14 @@ ModelOptions = Annotated[
         rich_help_panel="Model",
     ),
 ]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any option of the method, e.g. views=2 of probe, k=20 of knn; repeatable.",
+        metavar="KEY=VALUE",
+        rich_help_panel="Model",
+    ),
+]
 Checkpoint = Annotated[
     Path, typer.Argument(help="A run's folder, its best.safetensors, or what --to hub wrote.")
 ]
@@ -182,6 +190,8 @@ TRAINING: Specification = {
     ),
     **_field_options(Limits, "Checkpoints and time"),
     **_field_options(RunConfig, None, groups=_GROUPS),
+    **_field_options(RunConfig, "Model", ("method",)),
+    "method_option": (MethodOptions, None),
 }
 WORKERS: Specification = {
     "workers": _workers(int, "Runs to train at once, each in its own process.", min=1, metavar="N"),
@@ -229,7 +239,9 @@ def settings(options: dict[str, Any], models: Iterable[str] = ()) -> dict[str, A
     """
     keywords = {key: value for key, value in options.items() if value is not None}
     load_plugin(keywords.pop("plugin", None))
-    model_options = key_values(keywords.pop("model_option", None))
+    model_options = key_values("model", keywords.pop("model_option", None))
+    if of_method := key_values("method", keywords.pop("method_option", None)):
+        keywords["method_options"] = of_method
     stored: dict[str, Any] = {}
     if path := keywords.pop("config", None):
         stored = _read_config(path, models)
@@ -261,9 +273,9 @@ def _read_config(path: Path, models: Iterable[str]) -> dict[str, Any]:
     return stored
 
 
-def key_values(pairs: list[str] | None) -> dict[str, str]:
-    """--model-option's pairs; raises UsageError for one without an equals sign."""
+def key_values(kind: str, pairs: list[str] | None) -> dict[str, str]:
+    """The pairs of --model-option or --method-option; raises UsageError for one that is none."""
     for pair in pairs or []:
         if "=" not in pair:
-            raise UsageError(f"--model-option {pair}: must be KEY=VALUE, e.g. dropout=0.5")
+            raise UsageError(f"--{kind}-option {pair}: must be KEY=VALUE, e.g. dropout=0.5")
     return dict(pair.split("=", 1) for pair in pairs or [])

@@ -262,7 +262,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     keys = [*(key for key in RunConfig.model_fields if key not in DERIVED)]
     keys += ["freeze", "hidden", "dropout"]
     values = {key: options[key] for key in keys if options.get(key) is not None}
-    return values | key_values(options["model_option"])
+    return values | key_values("model", options["model_option"])
 
 
 def _search(

@@ -22,7 +22,7 @@ from stl10bench.data import augment, image_file
 from stl10bench.inference.hub import load_folder
 from stl10bench.models import checkpoint
 from stl10bench.models.check import check_logits
-from stl10bench.models.factory import build_model
+from stl10bench.models.factory import build_run_model
 from stl10bench.results.run_folder import RunFolder
 
 BATCH = 64  # images that go through the model at once
@@ -235,8 +235,8 @@ def load(path: str | Path) -> Predictor:
     path = find_checkpoint(Path(path))
     tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)
     config = header.config
-    options = config.model_options
-    build = partial(build_model, config.model, len(header.class_names), config.image_size, options)
+    bank = len(tensors.get("head.labels", ()))  # images that a knn head holds
+    build = partial(build_run_model, config, len(header.class_names), bank=bank)
     try:
         # No memory taken yet. What cannot be built there fails below as well, or works.
         with torch.device("meta"), suppress(RuntimeError, UsageError):

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stl10bench.models.mlp import Head
-
 
 @torch.no_grad()
 def fuse_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
@@ -70,7 +68,7 @@ class Classifier(nn.Module):
     mode, for in training mode the batch-norm statistics would still move.
     """
 
-    def __init__(self, backbone: nn.Module, head: Head, *, freeze: bool) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, *, freeze: bool) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stl10bench.config import RunConfig, Scalar
 from stl10bench.core.errors import UsageError, suggest
+from stl10bench.models.methods import SUPERVISED, method_options
 from stl10bench.models.registry import backbone_name, check_name, load_builder
 
 if TYPE_CHECKING:
@@ -121,4 +122,33 @@ def build_model(
         if not isinstance(model, nn.Module):
             raise UsageError(f"model {name!r} is a {type(model).__name__}, not an nn.Module")
         materialise(model, image_size)
+    return model
+
+
+def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "nn.Module":
+    """The model of a run with random weights, on the CPU, under the head of the run's method.
+
+    `bank` is the number of images that a knn head holds. Raises UsageError as `build_model` does,
+    and for a method that needs a frozen backbone where there is none.
+    """
+    model = build_model(config.model, num_classes, config.image_size, config.model_options)
+    if config.method == SUPERVISED:
+        return model
+    import torch
+
+    from stl10bench.models.classifier import Classifier
+    from stl10bench.models.feature_heads import KnnHead, ProbeHead
+    from stl10bench.models.mlp import Head
+
+    if not (isinstance(model, Classifier) and model.frozen and isinstance(model.head, Head)):
+        raise UsageError(
+            f"--method {config.method} needs a frozen backbone, which model {config.model!r} has "
+            "not: use mobilenetv2, timm:NAME, or --method supervised"
+        )
+    features, options = model.head.num_features, method_options(config)
+    if config.method == "probe":
+        model.head = ProbeHead(features, num_classes, power=options.power)
+    else:
+        images, labels = torch.zeros(bank, features), torch.zeros(bank, dtype=torch.int64)
+        model.head = KnnHead(images, labels, num_classes, options.k, options.temperature)
     return model

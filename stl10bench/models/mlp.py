@@ -29,6 +29,11 @@ class Head(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
         self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in hidden)
 
+    @property
+    def num_features(self) -> int:
+        """F of the features that it takes."""
+        return int(self.linears[0].in_features)  # type: ignore[arg-type]
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, C) of features (N, ...), which are flattened."""
         features = features.flatten(1)

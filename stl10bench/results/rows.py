@@ -41,6 +41,9 @@ class Row(BaseModel):
     run: str | None = None  # None for a row of no run: a baseline, a published result
     model: str
     model_options: Options = {}  # all of them, defaults included
+    method: str = "supervised"
+    method_options: Options = {}  # all of them, defaults included
+    chosen: Options = {}  # what the method chose by itself, and on what
     config: RunConfig
     dataset: str  # STL-10, STL-10 layout or demo
     selection: Literal["validation", "last epoch", "not stated"] = "not stated"

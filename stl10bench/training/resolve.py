@@ -12,6 +12,7 @@ from stl10bench.core.errors import UsageError
 from stl10bench.core.launcher import asked_precision
 from stl10bench.models import registry
 from stl10bench.models.factory import changed_options, check_freeze, check_options, get_builder
+from stl10bench.models.methods import FEW_LABELS, SUPERVISED, changed_method_options, check_effect
 from stl10bench.models.pretrained import Weights, choose_weights
 
 if TYPE_CHECKING:
@@ -38,10 +39,17 @@ def check_settings(
     if registry.backbone_name(model) is not None:
         frozen = check_freeze(options.get("freeze", True))
     base = recipe_settings(recipe, model, frozen=frozen)
+    if fields.get("method", SUPERVISED) != SUPERVISED:  # a recipe is of gradient steps
+        base = {}
     options = {**base.get("model_options", {}), **options}
-    if fields.get("fold") is not None:  # all 1,000 images train: 10 percent of them decide little
+    # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.
+    few = fields.get("labels_per_class")
+    if fields.get("fold") is not None or (few is not None and int(few) < FEW_LABELS):
         base = {**base, "val_fraction": 0.0}
     config = make_config({**base, **fields, "model": model, "model_options": options})
+    changed = changed_method_options(config.method, config.method_options)
+    config = config.model_copy(update={"method_options": changed})
+    check_effect(config)
     if config.cache_views and not frozen:
         raise UsageError(
             f"cache_views = {config.cache_views}: only the features of a frozen backbone stay the "

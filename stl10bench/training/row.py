@@ -5,10 +5,11 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stl10bench.config import RunConfig
 from stl10bench.core import files
 from stl10bench.core.device import memory_format
 from stl10bench.core.errors import cause
@@ -26,6 +28,7 @@ from stl10bench.metrics.significance import wilson_interval
 from stl10bench.models import checkpoint, summary
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.factory import check_options
+from stl10bench.models.methods import SUPERVISED, method_options
 from stl10bench.models.pretrained import NO_WEIGHTS, contamination
 from stl10bench.results import predictions
 from stl10bench.results.rows import Row
@@ -152,18 +155,21 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
     """The part of a row that a checkpoint's header and its model know."""
     config = header.config
+    stepped = config.method == SUPERVISED
     total, trainable = summary.parameters(model)
     return {
         "model": config.model,
-        "model_options": check_options(config.model, config.model_options),
+        "model_options": _options(config),
+        "method": config.method,
+        "method_options": method_options(config).model_dump(),
         "config": config,
         "parameters": total,
         "trainable_parameters": trainable,
         "image_size": config.image_size,
         "pretrained": config.weights != NO_WEIGHTS,
         "contamination": contamination(config.weights),
-        "epochs": config.epochs,
-        "best_epoch": header.epoch,
+        "epochs": config.epochs if stepped else None,
+        "best_epoch": header.epoch if stepped else None,
         "seed": config.seed,
         "precision": config.precision,
         "memory_format": str(memory_format(model)).removeprefix("torch."),
@@ -180,6 +186,7 @@ class Effort(NamedTuple):
     seconds: float
     images_per_second: float
     epochs: int | None = None  # fewer than asked for where patience ended
+    chosen: Mapping[str, Any] = MappingProxyType({})  # what the method itself chose, and on what
 
 
 def write_result(
@@ -213,6 +220,13 @@ def write_result(
         predictions.save(run.folder.predictions_file, arrays)
         files.write_json(run.folder.result_file, row.stored())
     return row
+
+
+def _options(config: RunConfig) -> dict[str, Any]:
+    """All options of a run's model, but those of a head that its method replaced."""
+    options = check_options(config.model, config.model_options)
+    replaced = () if config.method == SUPERVISED else ("hidden", "dropout")
+    return {key: value for key, value in options.items() if key not in replaced}
 
 
 def make_row(
@@ -268,6 +282,7 @@ def make_row(
         processes=accelerator.num_processes,
         compiled=run.job.compile,
         peak_memory_mb=None if peak is None or not run.is_main else peak / 1e6,
+        chosen=dict(effort.chosen),
         **(costs or {}),
         **facts,
     )

@@ -15,6 +15,7 @@ from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import registry
+from stl10bench.models.methods import SUPERVISED
 from stl10bench.models.pretrained import NO_WEIGHTS, Weights, choose_weights, fetch_weights
 from stl10bench.results.rows import Row
 from stl10bench.training.job import OPTIONS, Job, make_job
@@ -94,7 +95,7 @@ def _open(job: Job, console: Console) -> Dataset:
 def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
     """Train in the run folder, which is ours meanwhile, unless its row is there already."""
     from stl10bench.core import device as machine
-    from stl10bench.training import tracking, trainer
+    from stl10bench.training import probe, tracking, trainer
     from stl10bench.training.interrupt import translate_errors
 
     folder = job.folder
@@ -124,4 +125,5 @@ def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
         accelerator.wait_for_everyone()  # until the folder is there, and ours
         console.print(machine.describe_machine(accelerator, job.config.precision), markup=False)
         quiet = Console(quiet=True)
-        return trainer.train(job, accelerator, dataset, start, console if main else quiet)
+        method = trainer.train if job.config.method == SUPERVISED else probe.train
+        return method(job, accelerator, dataset, start, console if main else quiet)

@@ -34,7 +34,7 @@ from stl10bench.data.stl10 import Dataset
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.check import check_training
 from stl10bench.models.classifier import Classifier
-from stl10bench.models.factory import build_model
+from stl10bench.models.factory import build_run_model
 from stl10bench.models.pretrained import Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.results.run_folder import RunFolder
@@ -107,7 +107,9 @@ def set_up(
     config = job.config
     train, validation = load_training_images(config, dataset, accelerator)
     steps = len(train.labels) // config.batch_size
-    model, normalise, header = create_model(config, dataset, weights, train, accelerator)
+    model, normalise, header = create_model(
+        config, dataset, weights, lambda: train.images, accelerator
+    )
     resume.check_room(job.folder, model, averaged=config.ema is not None)
     state = resume.newest(job.folder, config)
     taken = 0
@@ -205,14 +207,20 @@ def load_training_images(
     return train, load_images(dataset.train, val_rows, config, accelerator.device)
 
 
-def load_test_images(config: RunConfig, dataset: Dataset, accelerator: Accelerator) -> Images:
-    """All images of the test split."""
-    rows = np.arange(len(dataset.test.labels))
+def load_test_images(
+    config: RunConfig, dataset: Dataset, accelerator: Accelerator, *, count: int | None = None
+) -> Images:
+    """All images of the test split, or the first `count`."""
+    rows = np.arange(len(dataset.test.labels))[:count]
     return load_images(dataset.test, rows, config, accelerator.device)
 
 
 def create_model(
-    config: RunConfig, dataset: Dataset, weights: Weights, train: Images, accelerator: Accelerator
+    config: RunConfig,
+    dataset: Dataset,
+    weights: Weights,
+    training_images: Callable[[], Tensor],
+    accelerator: Accelerator,
 ) -> tuple[nn.Module, Normalise, checkpoint.Header]:
     """The model with its first weights, what normalises its input, and its checkpoints' header.
 
@@ -221,13 +229,13 @@ def create_model(
     """
     torch.manual_seed(seed_of(config.seed, WEIGHTS))
     classes = len(dataset.class_names)
-    model = build_model(config.model, classes, config.image_size, config.model_options)
+    model = build_run_model(config, classes)
     model = model.to(memory_format=memory_format(model))
     if config.freeze_stages:
         freeze_stages(model, config.freeze_stages)
     name = registry.backbone_name(config.model)
     if name is None or weights.file is None:
-        mean, std = channel_statistics(train.images)
+        mean, std = channel_statistics(training_images())
     else:
         tensors, _ = checkpoint.read_tensors(weights.file)
         checkpoint.check_finite(tensors, weights.file)

@@ -1,0 +1,94 @@
+"""What `--method` names: the options of each, and the settings that have an effect with it.
+
+Light: a mistyped option is answered before torch is imported.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stl10bench.config import RunConfig, Scalar, checked
+from stl10bench.core.errors import UsageError, suggest
+
+SUPERVISED = "supervised"
+FEW_LABELS = 25  # per class; with fewer nothing is chosen: a validation split would be noise
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NoOptions(BaseModel):
+    """Of `supervised`, whose settings are those of RunConfig."""
+
+    model_config = _STRICT
+
+
+class ProbeOptions(BaseModel):
+    """Of `probe`: multinomial logistic regression on frozen features."""
+
+    model_config = _STRICT
+
+    views: Literal[1, 2] = 1
+    """2: the mirrored training images are learned from as well."""
+    power: float = Field(default=0.5, gt=0, le=1)
+    """Power to which features are raised, their sign kept, before they get length 1."""
+    penalty: float | None = Field(default=None, gt=0, le=1e6)
+    """Strength of the L2 penalty, scikit-learn's 1/C; unset, it is chosen."""
+
+
+class KnnOptions(BaseModel):
+    """Of `knn`: a vote of the nearest training images."""
+
+    model_config = _STRICT
+
+    k: int = Field(default=20, ge=1, le=10_000)
+    """Neighbours that vote."""
+    temperature: float = Field(default=0.1, gt=0, le=100)
+    """A neighbour's vote weighs exp(cosine similarity / temperature)."""
+
+
+METHODS: dict[str, type[BaseModel]] = {
+    SUPERVISED: NoOptions,
+    "probe": ProbeOptions,
+    "knn": KnnOptions,
+}
+# What decides a run on frozen features; all other settings are of gradient steps.
+_OF_FEATURES = {
+    *("model", "model_options", "data", "weights", "method", "method_options"),
+    *("image_size", "input", "val_fraction", "fold", "labels_per_class", "seed", "precision"),
+    *("data_size", "tta"),
+}
+
+
+def method_options(config: RunConfig) -> Any:
+    """The options of a config's method, defaults included: one of METHODS' values."""
+    return METHODS[config.method].model_validate(config.method_options)
+
+
+def changed_method_options(method: str, options: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The checked options that differ from the method's defaults: what a config stores.
+
+    Raises UsageError for an option that the method does not have, or a value out of its range.
+    """
+    model = METHODS[method]
+    for key in options:
+        if key not in model.model_fields:
+            choices = f"it has: {', '.join(model.model_fields) or 'none'}"
+            hint = suggest(key, list(model.model_fields), otherwise=choices)
+            raise UsageError(f"method {method!r} has no option {key!r}: {hint}")
+    return checked(model, options).model_dump(exclude_defaults=True)
+
+
+def check_effect(config: RunConfig) -> None:
+    """Raise UsageError for settings that have no effect with the config's method."""
+    if config.method == SUPERVISED:
+        return
+    idle = sorted(config.changed().keys() - _OF_FEATURES)
+    idle += sorted(config.model_options.keys() & {"hidden", "dropout"})
+    if not config.model_options.get("freeze", True):
+        idle.append("no-freeze")
+    if idle:
+        raise UsageError(
+            f"{', '.join(idle)}: no effect with --method {config.method}, which fits a classifier "
+            "to the features of a frozen backbone; leave it out"
+        )
