@@ -60,6 +60,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.999},
     "grad_accum": {"grad_accum": 2},
     "data_size": {"data_size": 128},
+    "method": {"method": "probe"},
+    "method_options": {"method_options": {"views": 2}},
 }
 
 

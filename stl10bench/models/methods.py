@@ -4,7 +4,7 @@ Light: a mistyped option is answered before torch is imported.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +28,7 @@ class ProbeOptions(BaseModel):
 
     model_config = _STRICT
 
-    views: Literal[1, 2] = 1
+    views: int = Field(default=1, ge=1, le=2)
     """2: the mirrored training images are learned from as well."""
     power: float = Field(default=0.5, gt=0, le=1)
     """Power to which features are raised, their sign kept, before they get length 1."""

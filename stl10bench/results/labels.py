@@ -31,19 +31,21 @@ def row_label(row: Row | Failure) -> str:
 def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
     """The label of each row, by `tell_apart`; rows that combine seeds or folds hide these."""
     combined = any(isinstance(row, Row) and row.runs is not None for row in rows)
-    left_out = {"model", "model_options", "freeze", *(("seed", "fold") if combined else ())}
+    left_out = {"model", "model_options", "method", "method_options", "freeze"}
+    left_out |= {"seed", "fold"} if combined else set()
     settings = []
     for row in rows:
         config = {} if row.config is None else dict(row.config)
-        values = {**config, **row.model_options}
+        values = {**config, **row.model_options, **config.get("method_options", {})}
         settings.append({key: value for key, value in values.items() if key not in left_out})
     return tell_apart([clean(_with_marks(row, [])) for row in rows], settings)
 
 
 def _with_marks(row: Row | Failure, marks: Sequence[str]) -> str:
     """The model's name, and in brackets what is trained of a backbone, and `marks`."""
-    tuned = []
-    if "freeze" in row.model_options:
+    method = "supervised" if row.config is None else row.config.method
+    tuned: list[str] = [] if method == "supervised" else [method]
+    if "freeze" in row.model_options and not tuned:
         from_scratch = isinstance(row, Row) and not row.pretrained
         fine_tuned = "from scratch" if from_scratch else "fine-tuned"
         tuned.append("frozen" if row.model_options["freeze"] else fine_tuned)
