@@ -338,7 +338,7 @@ def test_another_number_of_classes_does_not_fit(tmp_path: Path, classes: int) ->
         {"model": "../../x"},
         {"model": "x" * 500_000},
     ],
-    ids=str,
+    ids=lambda config: str(config)[:60],
 )
 def test_a_header_that_asks_for_another_model_gets_no_memory_and_no_network(
     path: Path, config: dict[str, Any]
@@ -346,7 +346,7 @@ def test_a_header_that_asks_for_another_model_gets_no_memory_and_no_network(
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path.write_bytes(resign(path.read_bytes(), lambda inner, _: inner["config"].update(config)))
-    with pytest.raises(CheckpointError, match=r"does not fit|cannot be built") as error:
+    with pytest.raises(CheckpointError, match=r"does not fit|cannot be (built|used)") as error:
         load(path)
     assert len(str(error.value)) < 500 + len(str(path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
