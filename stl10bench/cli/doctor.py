@@ -53,8 +53,8 @@ class Finding(NamedTuple):
 @with_options({name: TRAINING[name] for name in ("dataset", "data_dir", "runs_dir")}, JSON)
 def doctor(*, dataset: str, data_dir: Path, runs_dir: Path, as_json: bool) -> None:
     """Says what to do about each problem. The exit code is that of
-    the first one: 3 for data, 7 for the disk. Uses no network and
-    writes nothing but the checksums of the data, beside them.
+    the first one: 3 for data, 7 for the disk. Writes nothing and
+    uses no network.
 
     Examples:
     stl10bench doctor
@@ -103,7 +103,7 @@ def _data(dataset: str, data_dir: Path) -> Finding:
         text = f"not in {demo} yet: the first run draws the demo images (20 s)"
         return _unwritable("data", demo) or Finding("data", text)
     try:
-        data = open_data(dataset, data_dir, download=False, verify=True, console=stderr())
+        data = open_data(dataset, data_dir, download=False, verify=True, console=stderr(), dry=True)
     except BenchError as error:
         remedy = "" if "stl10bench " in str(error) else "move it away, or pass another --data-dir"
         return Finding("data", str(error), remedy, error.exit_code)

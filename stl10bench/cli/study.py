@@ -234,7 +234,7 @@ def run(
             engine.serve(workers)
         return
 
-    common = plan.prepare(start, options, stderr())
+    common = plan.prepare(start, options, stderr(), dry=dry_run)
     grid = [] if search is not None else points(study)
     planned = plan.plan_study(study, grid, common)
     if dry_run:

@@ -156,7 +156,7 @@ def benchmark(
     not_settings = {*TRAINING} - {*RunConfig.model_fields, "hidden", "dropout"}
     changed = {key: value for key, value in keywords.items() if key not in not_settings}
     list(plan.fit_settings(entries, changed))  # raises before the data are opened
-    common = plan.prepare(start, options, stderr())
+    common = plan.prepare(start, options, stderr(), dry=dry_run)
     planned = plan.plan_benchmark(entries, changed, options["recipe"], common)
     if dry_run:
         show_forecast(planned, common)

@@ -1,5 +1,7 @@
 """Ten classes drawn by code -> files in STL-10's layout: data to try everything on, not STL-10."""
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from stl10bench.core import files
 from stl10bench.core.errors import DataError
 from stl10bench.data import stl10
 
+TRAIN, TEST = 2000, 1000  # images
 _SCALE = 2  # drawn larger, then averaged: smooth edges
 
 Points = NDArray[np.float64]
@@ -281,7 +284,7 @@ GENERATOR = 1  # raised when the same seed begins to draw other images
 FOLDS = 10
 
 
-def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int = 0) -> None:
+def make_demo(data_dir: Path, *, train: int = TRAIN, test: int = TEST, seed: int = 0) -> None:
     """Write the demo data as `data_dir`/stl10_binary, whole or not at all.
 
     `train` and `test` images, whose classes take turns, and ten folds of a fifth of the train
@@ -298,21 +301,41 @@ def make_demo(data_dir: Path, *, train: int = 2000, test: int = 1000, seed: int 
         return
     failure = f"cannot write the demo data {folder}"
     with files.storage_errors(failure), files.new_folder(folder) as part:
-        _write_files(part, train, test, seed)
+        for name, content in _draw_files(train, test, seed):
+            (part / name).write_bytes(content)
         sums = {name: files.digests(part / name, "sha256")[0] for name in stl10.NEEDED}
         files.write_json(part / stl10.MARKER, {**recipe, "sha256": sums})
 
 
-def _write_files(folder: Path, train: int, test: int, seed: int) -> None:
+def draw_demo(data_dir: Path, *, train: int = TRAIN, test: int = TEST) -> stl10.Dataset:
+    """What `make_demo` would write there, in memory alone: for a dry run."""
+    contents = dict(_draw_files(train, test, seed=0))
+    sums = {name: hashlib.sha256(contents[name]).hexdigest() for name in stl10.NEEDED}
+    splits = {}
+    for name in ("train", "test"):
+        pixels = np.frombuffer(contents[f"{name}_X.bin"], np.uint8)
+        labels = np.frombuffer(contents[f"{name}_y.bin"], np.uint8).astype(np.int64) - 1
+        splits[name] = stl10.Split(stl10.as_images(pixels, stl10.SIDE), labels)
+    return stl10.Dataset(
+        name="demo",
+        fingerprint=stl10.fingerprint(sums),
+        class_names=stl10.CLASS_NAMES,
+        folder=data_dir / stl10.FOLDER,
+        fold_lines=contents["fold_indices.txt"],
+        **splits,
+    )
+
+
+def _draw_files(train: int, test: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """The name and the content of each file."""
     for split, (name, count) in enumerate((("train", train), ("test", test))):
         labels = np.arange(count) % len(stl10.CLASS_NAMES)
-        with (folder / f"{name}_X.bin").open("wb") as file:
-            for index, label in enumerate(labels):
-                planes = draw_image(int(label), seed, split, index).transpose(2, 1, 0)
-                file.write(planes.tobytes())  # channel, column, row
-        (folder / f"{name}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
-    (folder / "class_names.txt").write_bytes(stl10.encode_class_names(stl10.CLASS_NAMES))
+        images = (draw_image(int(label), seed, split, i) for i, label in enumerate(labels))
+        # channel, column, row
+        yield f"{name}_X.bin", b"".join(image.transpose(2, 1, 0).tobytes() for image in images)
+        yield f"{name}_y.bin", (labels + 1).astype(np.uint8).tobytes()
+    yield "class_names.txt", stl10.encode_class_names(stl10.CLASS_NAMES)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 2)))
     folds = [np.sort(rng.choice(train, max(1, train // 5), replace=False)) for _ in range(FOLDS)]
     lines = "".join(" ".join(map(str, fold)) + " \n" for fold in folds)
-    (folder / "fold_indices.txt").write_bytes(lines.encode())
+    yield "fold_indices.txt", lines.encode()

@@ -4,7 +4,7 @@ import hashlib
 import re
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Dataset:
     folder: Path
     train: Split
     test: Split
+    fold_lines: bytes | None = None  # of data that are in no file
 
     @property
     def image_size(self) -> int:
@@ -74,19 +75,20 @@ class Dataset:
         return f"{self.name}: {images}, {classes}, fingerprint {self.fingerprint[:12]}"
 
 
-def open_dataset(data_dir: Path, *, verify: bool = True) -> Dataset:
+def open_dataset(data_dir: Path, *, verify: bool = True, stamp: bool = True) -> Dataset:
     """The dataset in `data_dir`/stl10_binary: mapped, not loaded.
 
     Every file is checked for its size, counts and labels. Files with the official class names
     must have the official MD5 checksums, unless make-demo wrote them; `verify=False` takes them as
-    "STL-10 layout" instead. Raises DataError with the file, what was expected and what was found,
-    StorageError for a file that cannot be read.
+    "STL-10 layout" instead. Without `stamp` the checksums are not noted beside the files. Raises
+    DataError with the file, what was expected and what was found, StorageError for a file that
+    cannot be read.
     """
     with files.storage_errors(f"cannot read {data_dir / FOLDER}"):
-        return _open(data_dir / FOLDER, verify=verify)
+        return _open(data_dir / FOLDER, verify=verify, stamp=stamp)
 
 
-def _open(folder: Path, *, verify: bool) -> Dataset:
+def _open(folder: Path, *, verify: bool, stamp: bool) -> Dataset:
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise DataError(
             f"{folder} lacks {', '.join(missing)}: get STL-10 with {_download(folder.parent)}, "
@@ -98,7 +100,7 @@ def _open(folder: Path, *, verify: bool) -> Dataset:
     if absent := sorted(set(range(len(class_names))) - set(train.labels.tolist())):
         raise DataError(f"{folder / 'train_y.bin'}: no image of class {class_names[absent[0]]!r}")
 
-    sums = _sums(folder)
+    sums = _sums(folder, write=stamp)
     name = "STL-10 layout"
     if (folder / MARKER).exists():
         _check_marker(folder, sums)
@@ -109,9 +111,14 @@ def _open(folder: Path, *, verify: bool) -> Dataset:
             remedy = "download it again, or use it as other data with --no-verify"
             check_sum(folder / file, size_md5, OFFICIAL[file], remedy)
         name = "STL-10"
-    content = "".join(f"{file} {sums[file]['sha256']}\n" for file in sums)
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    return Dataset(name, fingerprint, class_names, folder, train, test)
+    identity = fingerprint({file: entry["sha256"] for file, entry in sums.items()})
+    return Dataset(name, identity, class_names, folder, train, test)
+
+
+def fingerprint(sums: Mapping[str, str]) -> str:
+    """The fingerprint of data, from the sha256 of each file."""
+    content = "".join(f"{file} {sha256}\n" for file, sha256 in sums.items())
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def open_unlabelled(data_dir: Path) -> Images:
@@ -138,20 +145,9 @@ def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
     """
     path = dataset.folder / "fold_indices.txt"
     count = len(dataset.train.labels)
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
-            raise DataError(f"cannot read {path}: no regular file")
-        with path.open("rb") as file:
-            content = file.read(_FOLDS_LIMIT + 1)
-    except OSError as error:
-        remedy = "only STL-10 and the demo data have folds"
-        if dataset.name == "STL-10":
-            remedy = f"get it with {_download(dataset.folder.parent, '--folds')}"
-        raise DataError(f"cannot read {path} ({error.strerror}): {remedy}") from None
-    if dataset.name == "STL-10":
-        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        remedy = "move it away and download it again"
-        check_sum(path, (len(content), md5), OFFICIAL[path.name], remedy)
+    content = dataset.fold_lines
+    if content is None:
+        content = _read_fold_lines(dataset, path)
     lines = content.splitlines()
     if not 1 <= len(lines) <= _FOLDS or len(content) > _FOLDS_LIMIT:
         raise DataError(
@@ -169,6 +165,24 @@ def read_folds(dataset: Dataset) -> tuple[Labels, ...]:
                 f"{number}, found {len(fold)}: {fold[:5].tolist()}..."
             )
     return folds
+
+
+def _read_fold_lines(dataset: Dataset, path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+            raise DataError(f"cannot read {path}: no regular file")
+        with path.open("rb") as file:
+            content = file.read(_FOLDS_LIMIT + 1)
+    except OSError as error:
+        remedy = "only STL-10 and the demo data have folds"
+        if dataset.name == "STL-10":
+            remedy = f"get it with {_download(dataset.folder.parent, '--folds')}"
+        raise DataError(f"cannot read {path} ({error.strerror}): {remedy}") from None
+    if dataset.name == "STL-10":
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        remedy = "move it away and download it again"
+        check_sum(path, (len(content), md5), OFFICIAL[path.name], remedy)
+    return content
 
 
 def check_sum(path: Path, content: FileSum, expected: FileSum, remedy: str) -> None:
@@ -238,11 +252,15 @@ def _images(path: Path, size: int) -> Images:
             f"{path}: a multiple of {image} bytes expected (3x{size}x{size}); found {found}, "
             f"which is {found // image} images and {found % image} bytes"
         )
-    stored = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, size, size)
-    return stored.transpose(0, 1, 3, 2)
+    return as_images(np.memmap(path, dtype=np.uint8, mode="r"), size)
 
 
-def _sums(folder: Path) -> dict[str, dict[str, Any]]:
+def as_images(stored: Images, size: int) -> Images:
+    """uint8 (N, 3, S, S) of the bytes of a file."""
+    return stored.reshape(-1, 3, size, size).transpose(0, 1, 3, 2)
+
+
+def _sums(folder: Path, *, write: bool) -> dict[str, dict[str, Any]]:
     """Size, times, MD5 and sha256 of the files that are the data, by name.
 
     From the stamp where that is up to date.
@@ -266,7 +284,7 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
         else:
             md5, sha256 = files.digests(folder / name, "md5", "sha256")
             sums[name] = {**current, "md5": md5, "sha256": sha256}
-    if sums != stored:
+    if write and sums != stored:
         try:
             files.write_json(stamp, sums)
         except StorageError as error:

@@ -140,16 +140,17 @@ class RunFolder:
             error=status["reason"],
         )
 
-    def ended(self, config: RunConfig) -> Row | None:
+    def ended(self, config: RunConfig, *, tidy: bool = True) -> Row | None:
         """The row of a run that is finished, or None for one that is still to do.
 
         Raises the DivergedError of a run that diverged, as it would again, and CheckpointError for
-        a folder that is not this config's. What a killed process left in a finished folder goes.
+        a folder that is not this config's. What a killed process left in a finished folder goes,
+        unless `tidy` is False.
         """
         if self.is_finished:
             row = self.row()
             self._check_same(row.config, config, self.result_file)
-            if is_main() and self.status()["state"] != "finished":
+            if tidy and is_main() and self.status()["state"] != "finished":
                 with self.lock():
                     self._tidy()
             return row
@@ -202,12 +203,10 @@ class RunFolder:
             facts |= {"state": "damaged", "reason": str(error)}
         if OLD in self.name:
             facts["state"] = "old"
+        elif facts["state"] == "running" and self.is_owned():
+            facts["reason"] = self._owner()
         elif facts["state"] == "running":
-            try:
-                with self.lock():
-                    facts |= {"state": "killed", "reason": "its process ended without a word"}
-            except BusyError:
-                facts["reason"] = self._owner()
+            facts |= {"state": "killed", "reason": "its process ended without a word"}
         facts["bytes"] = sum(files.sizes(self.path).values())
         return facts
 
@@ -217,6 +216,21 @@ class RunFolder:
         with self.lock(), files.storage_errors(f"cannot remove {self.path}"):
             files.remove_folder(self.path)
         return freed
+
+    def is_owned(self) -> bool:
+        """Whether a process is at work in the folder; makes no file. Raises StorageError."""
+        if not (self.path.exists() and self._lock_file.exists()):
+            return False
+        try:
+            with self.lock():
+                return False
+        except BusyError:
+            return True
+
+    @property
+    def _lock_file(self) -> Path:
+        """Beside the folder, so that --overwrite can move the folder away."""
+        return self.path.with_name(f".{self.name}.lock")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -231,9 +245,7 @@ class RunFolder:
         def busy() -> str:
             return f"{self.path} is being written by {self._owner()}: wait for it, or stop it"
 
-        # Beside the folder, so that --overwrite can move the folder away.
-        beside = self.path.with_name(f".{self.name}.lock")
-        with files.locked(beside, busy, timeout=0.2):  # longer than `describe` holds it
+        with files.locked(self._lock_file, busy, timeout=0.2):  # longer than `is_owned` holds it
             yield
 
     @contextmanager

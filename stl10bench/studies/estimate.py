@@ -44,7 +44,7 @@ def forecast(planned: Sequence[Planned], common: Common) -> list[Forecast]:
             assert place.failure is not None
             forecasts.append(Forecast(place, f"failed: {place.failure.error}", None, False))
             continue
-        outcome = jobs.known_outcome(place.job)
+        outcome = jobs.known_outcome(place.job, tidy=False)
         if isinstance(outcome, Failure):
             state = f"{outcome.state}: {outcome.error}"
             forecasts.append(Forecast(place, state, None, False))
@@ -72,13 +72,14 @@ def estimate_seconds(job: Job, common: Common) -> float:
     """What training and testing will take on the job's device, without the start of a process.
 
     Steps are taken for two seconds with random weights, and 250 images tested. With
-    `cache_views` the steps are those without: too much is said, not too little. Raises what a run
-    raises for settings that do not fit.
+    `cache_views` or `--compile` the steps are those without: too much is said, not too little.
+    Nothing is written. Raises what a run raises for settings that do not fit.
     """
     config = job.config.model_copy(update={"cache_views": 0})
     accelerator = make_accelerator(job.device, config.precision, "none", None)
     # Its own folder has a checkpoint, perhaps; this one is never made.
-    job = job.model_copy(update={"config": config, "runs_dir": job.runs_dir / ".estimate"})
+    changes = {"config": config, "runs_dir": job.runs_dir / ".estimate", "compile": False}
+    job = job.model_copy(update=changes)
     run, _, _ = set_up(job, accelerator, common.data, Weights(), Console(quiet=True))
     stamps: list[float] = []
 

@@ -49,7 +49,7 @@ class Interrupted(NamedTuple):
     exit_code: int  # 130 or 143
 
 
-def known_outcome(job: Job) -> Row | Failure | None:
+def known_outcome(job: Job, *, tidy: bool = True) -> Row | Failure | None:
     """The row of a finished run, or why it diverged; None for a run that is still to do.
 
     A run that failed is to do: it is tried again. A folder that cannot be read is "damaged".
@@ -57,7 +57,7 @@ def known_outcome(job: Job) -> Row | Failure | None:
     if job.overwrite:
         return None
     try:
-        return job.folder.ended(job.config)
+        return job.folder.ended(job.config, tidy=tidy)
     except BusyError:
         return None  # it is being finished
     except DivergedError:
@@ -101,7 +101,7 @@ def train(task: Task, environment: Mapping[str, str]) -> Row | Failure | Interru
         while True:
             if numbers := _signals(task):
                 return Interrupted(128 + numbers[0])
-            if _is_owned(job):
+            if job.folder.is_owned():
                 waited = True
                 time.sleep(_LOOK)
                 continue
@@ -116,16 +116,6 @@ def train(task: Task, environment: Mapping[str, str]) -> Row | Failure | Interru
             waited = True
     except BenchError as error:
         return failure(job.config, str(error))
-
-
-def _is_owned(job: Job) -> bool:
-    if not job.folder.path.exists():
-        return False
-    try:
-        with job.folder.lock():
-            return False
-    except BusyError:
-        return True
 
 
 def _outcome(job: Job, code: int, printed: str) -> Row | Failure | Interrupted:

@@ -89,8 +89,13 @@ class Planned(NamedTuple):
         return None if self.job is None else self.job.config.name
 
 
-def prepare(start: Start, options: Mapping[str, Any], console: Console) -> Common:
-    """Open the data; `options` are those of `train`, unset ones None. Raises what it raises."""
+def prepare(
+    start: Start, options: Mapping[str, Any], console: Console, *, dry: bool = False
+) -> Common:
+    """Open the data; `options` are those of `train`, unset ones None. Raises what it raises.
+
+    With `dry` nothing is written.
+    """
     from stl10bench.core.device import choose_device
 
     check_environment()  # the runs' own has nothing of a launcher: they would not see it
@@ -105,6 +110,7 @@ def prepare(start: Start, options: Mapping[str, Any], console: Console) -> Commo
         download=chosen["download"],
         verify=chosen["verify"],
         console=console,
+        dry=dry,
     )
     chosen["device"] = choose_device(chosen["device"])
     limits = {key: value for key, value in set_ones.items() if key in Limits.model_fields}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stl10bench.core.errors import DataError, StorageError
-from stl10bench.data.demo import draw_image, make_demo
-from stl10bench.data.stl10 import CLASS_NAMES, NEEDED, Split, open_dataset, read_folds
+from stl10bench.data.demo import draw_demo, draw_image, make_demo
+from stl10bench.data.stl10 import CLASS_NAMES, NEEDED, STAMP, Split, open_dataset, read_folds
 
 
 def files(data_dir: Path) -> dict[str, bytes]:
@@ -23,6 +23,20 @@ def test_the_demo_data_open_under_their_own_name(tmp_path: Path) -> None:
     assert np.bincount(data.train.labels).tolist() == [4] * 10
     assert np.bincount(data.test.labels).tolist() == [2] * 10
     assert set(files(tmp_path)) == {*NEEDED, "fold_indices.txt", "demo.json"}
+
+
+def test_what_is_drawn_in_memory_is_what_would_be_written(tmp_path: Path) -> None:
+    drawn = draw_demo(tmp_path, train=40, test=20)
+    assert not list(tmp_path.iterdir())
+    make_demo(tmp_path, train=40, test=20)
+    stored = open_dataset(tmp_path, stamp=False)
+    assert not (tmp_path / "stl10_binary" / STAMP).exists()
+    assert (drawn.fingerprint, drawn.folder) == (stored.fingerprint, stored.folder)
+    for split in ("train", "test"):
+        one, other = getattr(drawn, split), getattr(stored, split)
+        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.labels, other.labels)
+    assert np.array_equal(read_folds(drawn), read_folds(stored))
 
 
 def test_the_folds_are_ten_fifths_of_the_train_split(tmp_path: Path) -> None:
