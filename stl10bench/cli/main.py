@@ -151,7 +151,8 @@ def _print_error(error: "BenchError | typer.TyperException") -> int:
     if "--json" in sys.argv and has_json and is_main():
         with contextlib.suppress(BrokenPipeError):
             typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
-    elif line:  # without arguments the help was printed instead
+            return error.exit_code
+    if line:  # without arguments the help was printed instead
         typer.echo(f"error: {line}", file=muted_stderr())
     return error.exit_code
 

@@ -30,6 +30,23 @@ def _models(incomplete: str) -> list[str]:
     return completing([*registry.names(), registry.TIMM])(incomplete)
 
 
+def _runs(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of the runs in the command's runs folder."""
+    from stl10bench.results.run_folder import run_folders
+
+    folders = run_folders(Path(context.params.get("runs_dir") or RUNS))
+    return completing([folder.name for folder in folders])(incomplete)
+
+
+def _checkpoints(incomplete: str) -> list[str]:
+    """The checkpoints of the runs; a shell that is offered none offers files."""
+    from stl10bench.results.run_folder import run_folders
+
+    folders = run_folders(RUNS)
+    files = [file for folder in folders for file in (folder.best_file, folder.last_file)]
+    return completing([str(file) for file in files if file.is_file()])(incomplete)
+
+
 def choice(kind: str, values: Sequence[str], *names: str, help_text: str | None = None) -> Any:
     """An option that takes one of `values`; another is a UsageError that names the nearest."""
 
@@ -116,12 +133,14 @@ MethodOptions = Annotated[
         rich_help_panel="Model",
     ),
 ]
-Checkpoint = Annotated[
-    Path, typer.Argument(help="A run's folder, its best.safetensors, or what --to hub wrote.")
+_CHECKPOINT = "A run's folder, its best.safetensors, or what --to hub wrote."
+Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT, autocompletion=_checkpoints)]
+RunName = Annotated[
+    str, typer.Argument(help="A run's name, its beginning, or its folder.", autocompletion=_runs)
 ]
-RunName = Annotated[str, typer.Argument(help="A run's name, its beginning, or its folder.")]
 RunNames = Annotated[
-    list[str] | None, typer.Argument(help="Names of runs, their beginnings, or their folders.")
+    list[str] | None,
+    typer.Argument(help="Names of runs, their beginnings, or their folders.", autocompletion=_runs),
 ]
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]

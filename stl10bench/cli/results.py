@@ -57,7 +57,7 @@ def table(
         keys, sort, descending=descending, baselines=baselines, combine=combine
     )
     benchmark_table.show_rows(rows, style, stdout(), view)
-    _end_with(damaged)
+    end_with(damaged)
 
 
 _NOTE = (
@@ -98,7 +98,7 @@ def compare(
     loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
     pairs = comparison.differences(loaded, stderr())
     _show_differences(loaded, pairs, "json" if as_json else style)
-    _end_with(damaged)
+    end_with(damaged)
 
 
 def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: str) -> None:
@@ -219,7 +219,7 @@ def report(
     path = output or Path("report.html" if style == "html" else "report.md")
     files.write(path, write(title, groups).encode())
     typer.echo(path)
-    _end_with([error for group in groups for error in group.damaged])
+    end_with([error for group in groups for error in group.damaged])
 
 
 @app.command()
@@ -257,10 +257,10 @@ def plot(
         raise damaged[0]
     style.save(curves(histories), output)
     typer.echo(output)
-    _end_with(damaged)
+    end_with(damaged)
 
 
-def _end_with(damaged: Sequence[CheckpointError]) -> None:
+def end_with(damaged: Sequence[CheckpointError]) -> None:
     """Name what could not be read, after all that could; then end with its exit code."""
     for text in dict.fromkeys(map(str, damaged)):
         typer.echo(f"warning: {text}", file=muted_stderr())

@@ -19,6 +19,7 @@ from stl10bench.cli.options import (
     RunsDir,
     Specification,
     choice,
+    completing,
     key_values,
     load_plugin,
     option,
@@ -97,9 +98,20 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
         raise typer.Exit(CheckpointError.exit_code)
 
 
+def _names(context: typer.Context, incomplete: str) -> list[str]:
+    """The named studies, and those that ran in the command's runs folder."""
+    from stl10bench.studies import parse, record
+
+    ran = record.names(Path(context.params.get("runs_dir") or RUNS))
+    return completing([*dict.fromkeys([*parse.PRESETS, *ran])])(incomplete)
+
+
+_NAME = typer.Argument(help="A study's name, or a .toml file.", autocompletion=_names)
+
+
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A study's name, or a .toml file.")],
+    name: Annotated[str, _NAME],
     *,
     runs_dir: RunsDir = RUNS,
     style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
@@ -180,7 +192,7 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 @app.command()
 @with_options(_RUNNING, _SEARCH, WORKERS)
 def run(
-    name: Annotated[str | None, typer.Argument(help="A study's name, or a .toml file.")] = None,
+    name: Annotated[str | None, _NAME] = None,
     *,
     model: Annotated[str | None, typer.Option(help="Another model than the study's.")] = None,
     recipe: _RECIPE = None,

@@ -21,6 +21,7 @@ from stl10bench.cli.options import (
     RUNS,
     TRAINING,
     WORKERS,
+    Checkpoint,
     RunName,
     RunsDir,
     choice,
@@ -28,13 +29,14 @@ from stl10bench.cli.options import (
     settings,
     with_options,
 )
+from stl10bench.cli.results import end_with
 from stl10bench.config import RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError
 from stl10bench.metrics.significance import SIGNIFICANCE
-from stl10bench.results.benchmark_table import FORMATS, show_rows
-from stl10bench.results.rows import Row, has_damage
-from stl10bench.results.run_folder import find_run
+from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
+from stl10bench.results.rows import Failure, Row, has_damage
+from stl10bench.results.run_folder import RunFolder, find_run
 
 if TYPE_CHECKING:
     from stl10bench.studies.plan import Common, Planned
@@ -84,7 +86,7 @@ def train(
 @app.command()
 @with_options(PLUGIN, DATA, MACHINE, JSON)
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run's best.safetensors.")],
+    checkpoint: Checkpoint,
     *,
     split: Annotated[
         str, typer.Option(help="test, train, or val: the run's validation images.")
@@ -111,8 +113,12 @@ def evaluate(
         typer.echo(
             f"{row['model']} on {row['dataset']}, {split} split, {row[f'{split}_images']:,} "
             f"images: accuracy {row[f'{split}_accuracy']:.4f} [{low:.4f}, {high:.4f}], "
-            f"loss {row[f'{split}_loss']}"
+            f"loss {_four_digits(row[f'{split}_loss'])}"
         )
+
+
+def _four_digits(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"
 
 
 @app.command()
@@ -172,10 +178,14 @@ def benchmark(
     progress = Progress("benchmark", planned, stderr(), live=several)
     batch = Batch("benchmark", common, Workers(**workers), logs)
     outcomes = train(planned, batch, progress)
-    rows = [outcomes[place.run] if place.run else place.failure for place in planned]
-    show_rows([row for row in rows if row is not None], style, stdout())
+    trained = [outcomes[place.run] if place.run else place.failure for place in planned]
+    finished = (common.runs_dir / str(row.run) for row in trained if isinstance(row, Row))
+    rows, damaged = read_rows(map(RunFolder, finished))  # with what a ranking needs
+    rows += [row for row in trained if isinstance(row, Failure)]
+    show_rows(rows, style, stdout())
     if not any(isinstance(row, Row) for row in rows):
         raise UsageError("no run succeeded; the table says why")
+    end_with(damaged)
     if has_damage(rows):
         raise typer.Exit(CheckpointError.exit_code)
 

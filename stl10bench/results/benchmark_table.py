@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stl10bench.results.aggregate import aggregate
 from stl10bench.results.columns import Column
 from stl10bench.results.labels import data_title, row_label, row_labels
 from stl10bench.results.rows import Failure, Row, parse_row
-from stl10bench.results.run_folder import current_folders
+from stl10bench.results.run_folder import RunFolder, current_folders
 from stl10bench.results.table import Table, print_table, to_csv, to_html, to_latex, to_markdown
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
@@ -33,7 +33,12 @@ _CHANCE = "at chance: the interval includes the accuracy of a uniform guess or o
 
 
 def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointError]]:
-    """The rows of all finished runs below `runs_dir`, then the failed.
+    """What `read_rows` reads of all runs below `runs_dir`."""
+    return read_rows(current_folders(runs_dir))
+
+
+def read_rows(folders: Iterable[RunFolder]) -> tuple[list[Row | Failure], list[CheckpointError]]:
+    """The rows of the finished runs, then those that failed; others are left out.
 
     One damaged file hides no other: the errors come second. A row whose predictions are damaged is
     kept, but cannot be ranked.
@@ -41,7 +46,7 @@ def stored_rows(runs_dir: Path) -> tuple[list[Row | Failure], list[CheckpointErr
     rows: list[Row] = []
     failures: list[Failure] = []
     damaged: list[CheckpointError] = []
-    for folder in current_folders(runs_dir):
+    for folder in folders:
         try:
             if folder.is_finished:
                 rows.append(folder.row())

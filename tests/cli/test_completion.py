@@ -1,6 +1,7 @@
 """What a shell offers, and what `--help` shows of each command in use."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from typer.main import get_command
 
 from stl10bench.cli.main import COMMANDS, app
 
+OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "runs-0.1.0"
 
-def offered(*words: str) -> list[str]:
+
+def offered(*words: str, folder: Path | None = None) -> list[str]:
     """What bash would offer after the words, the last of which is incomplete."""
     ended = subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv[0] = 'stl10bench'\n"
@@ -26,6 +29,7 @@ def offered(*words: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
     )  # fmt: skip
     assert ended.stderr == ""
     return ended.stdout.split()
@@ -50,6 +54,26 @@ def test_commands_models_options_and_values_are_completed(
     words: tuple[str, ...], expected: list[str]
 ) -> None:
     assert offered(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("runs", "show", "ml"), ["mlp-6585d2c6"]),
+        (("compare", "logistic-3ccf0de0", "ml"), ["mlp-6585d2c6"]),
+        (("report", "--runs-dir", "nowhere", ""), []),
+        (("study", "show", "logistic-by"), ["logistic-by-lr"]),
+        (("study", "run", "logistic-o"), ["logistic-optimizer"]),
+        (("predict", "runs/mlp"), ["runs/mlp-6585d2c6/best.safetensors"]),
+        (("visualize", "filters", "runs/mlp"), ["runs/mlp-6585d2c6/best.safetensors"]),
+        (("evaluate", "runs/mlp"), ["runs/mlp-6585d2c6/best.safetensors"]),
+    ],
+)
+def test_runs_studies_and_checkpoints_are_completed(
+    tmp_path: Path, words: tuple[str, ...], expected: list[str]
+) -> None:
+    shutil.copytree(OLD_RUNS, tmp_path / "runs")
+    assert offered(*words, folder=tmp_path) == expected
 
 
 def leaves() -> dict[str, Any]:

@@ -106,7 +106,8 @@ def test_evaluate_needs_only_the_checkpoint_and_the_data(cli: Any, tmp_path: Pat
     found = json.loads(cli("evaluate", str(moved), "--json").out)
     assert found["test_accuracy"] == row["test_accuracy"]
     ended = cli("evaluate", str(moved))
-    assert f"accuracy {row['test_accuracy']:.4f}" in ended.out
+    assert f"accuracy {row['test_accuracy']:.4f} [" in ended.out
+    assert re.search(r", loss \d+\.\d{4}$", ended.out.strip()), "no more digits than these"
 
 
 def test_an_option_beats_the_config_file_and_the_file_beats_the_recipe(
@@ -152,20 +153,25 @@ def test_the_config_of_a_run_reproduces_the_run(cli: Any, tmp_path: Path) -> Non
     assert json.loads(again.out)["run"] == row["run"]
 
 
-def test_benchmark_puts_a_failed_model_in_its_place_and_goes_on(cli: Any, tmp_path: Path) -> None:
+def test_benchmark_puts_failed_models_last_and_goes_on(cli: Any, tmp_path: Path) -> None:
     options = [*TINY, "--image-size", "32", "--no-pretrained"]
     ended = cli("benchmark", "logistic", "cnn", "mobilenetv2", *options, "--format", "json")
     assert ended.code == 0
     rows = json.loads(ended.out)
-    assert [row["model"] for row in rows] == ["logistic", "cnn", "mobilenetv2", "mobilenetv2"]
-    assert "needs at least 61 px" in rows[1]["error"]
-    assert rows[2]["error"].startswith("A frozen backbone with random weights cannot learn.")
-    assert (rows[3]["model_options"]["freeze"], rows[3]["pretrained"]) == (False, False)
-    assert rows[0]["test_accuracy"] >= 0
+    finished = [row for row in rows if "test_accuracy" in row]
+    accuracies = [row["test_accuracy"] for row in finished]
+    assert rows[:2] == finished
+    assert accuracies == sorted(accuracies, reverse=True)
+    logistic, mobilenet = sorted(finished, key=lambda row: row["model"])
+    assert (logistic["model"], logistic["vs_best"] is not None) == ("logistic", True)
+    assert (mobilenet["model_options"]["freeze"], mobilenet["pretrained"]) == (False, False)
+    assert [row["model"] for row in rows[2:]] == ["cnn", "mobilenetv2"]
+    assert "needs at least 61 px" in rows[2]["error"]
+    assert rows[3]["error"].startswith("A frozen backbone with random weights cannot learn.")
     again = cli("benchmark", "logistic", *options, "--format", "csv")
     (line,) = csv.DictReader(io.StringIO(again.out))
-    assert line["run"] == rows[0]["run"]
-    assert float(line["test_accuracy"]) == rows[0]["test_accuracy"]
+    assert line["run"] == logistic["run"]
+    assert float(line["test_accuracy"]) == logistic["test_accuracy"]
     shown = cli("table").out
     assert "logistic" in shown
     assert "mobilenetv2 (from scratch)" in shown
@@ -199,7 +205,8 @@ def test_folds_are_ten_runs_and_one_row(cli: Any) -> None:
     assert (plan.count("done"), plan.count("missing")) == (2, 8)
     shown = cli("table", "--runs-dir", "folds").out
     assert "each trained on one of the pre-defined folds, which share" in shown
-    (row,) = json.loads(cli("table", "--runs-dir", "folds", "--format", "json").out)[2:]
+    listed = json.loads(cli("table", "--runs-dir", "folds", "--format", "json").out)
+    (row,) = [row for row in listed if not row["baseline"]]
     assert (row["runs"], row["selection"]) == (2, "last epoch")
     apart = ["--no-combine", "--no-baselines", "--format", "json"]
     assert len(json.loads(cli("table", "--runs-dir", "folds", *apart).out)) == 2
