@@ -80,7 +80,7 @@ def audit(
     verify: bool,
     distance: Annotated[
         int, typer.Option(help="Near copies differ in at most so many of 63 bits.", min=0, max=16)
-    ] = 4,
+    ] = duplicates.DISTANCE,
     examples: Annotated[int, typer.Option(help="Examples to list of each kind.", min=0)] = 5,
     unlabelled: Annotated[bool, typer.Option(help="Audit the unlabelled images too.")] = True,
     as_json: bool,

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from stl10bench.data.stl10 import Images, Labels, pieces
 
-BITS = 63  # of a perceptual hash
-DISTANCE = 4  # bits in which the hashes of near copies may differ
+DISTANCE = 4  # of the 63 bits of a hash, in which near copies may differ
 _TILE = 256, 2048  # pairs compared at once: 4 MB
 _FREQUENCIES = 8
 

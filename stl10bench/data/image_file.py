@@ -16,8 +16,8 @@ from stl10bench.data.stl10 import SIDE
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"),
-    *(("JPEG2000",) if features.check_codec("jpg_2000") else ()),
-    *(("AVIF",) if "avif" in features.get_supported_modules() else ()),  # since Pillow 11.3
+    *(("JPEG2000",) if features.check("jpg_2000") else ()),
+    *(("AVIF",) if features.check("avif") else ()),
 )
 PIXEL_LIMIT = 89_478_485  # Pillow's own: 256 MB at 24 bits a pixel
 REDUCED_LIMIT = 3 * PIXEL_LIMIT  # of what is decoded at a fraction of its size: phones make 200 MP

@@ -122,7 +122,7 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
     pixels = np.zeros((96, 96, 4), dtype=np.uint8)
     pixels[:, 48:, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "half.png")
-    palette = Image.fromarray(np.repeat([[0] * 48 + [1] * 48], 96, axis=0).astype(np.uint8), "P")
+    palette = Image.frombytes("P", (96, 96), bytes(([0] * 48 + [1] * 48) * 96))
     palette.putpalette([9, 9, 9, 0, 0, 0])
     palette.save(tmp_path / "half.gif", transparency=0)
     for name in ("half.png", "half.gif"):

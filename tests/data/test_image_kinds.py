@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from stl10bench.core.errors import DataError
 from stl10bench.data import image_file
@@ -159,10 +159,19 @@ def tiffs() -> dict[str, Kind]:
 KINDS = kinds()
 
 
+def read(path: Path) -> Pixels:
+    try:
+        return image_file.read(path).astype(int)
+    except UnidentifiedImageError:
+        if path.name == "premultiplied-alpha2.tiff":
+            pytest.skip("this Pillow knows no premultiplied grey")
+        raise
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_shows_its_colours_on_white(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(KINDS[name].content)
-    shown = image_file.read(tmp_path / name)
+    shown = read(tmp_path / name)
     assert np.abs(shown - KINDS[name].on_white()).max() <= 2.5  # Pillow rounds twice
 
 
@@ -187,7 +196,7 @@ _OTHERWISE = ("white-is-zero2", "white-is-zero4", "signed", "in-32")
 @pytest.mark.parametrize("name", [name for name in KINDS if not any(o in name for o in _OTHERWISE)])
 def test_every_kind_is_what_imagemagick_shows(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(KINDS[name].content)
-    shown = image_file.read(tmp_path / name).astype(int)
+    shown = read(tmp_path / name)
     assert np.abs(shown - by_imagemagick(tmp_path / name)).max() <= 3
 
 
@@ -198,7 +207,12 @@ def smooth(channels: int) -> Pixels:
 
 
 FORMATS = {
-    **{"CMYK.jpg": {"quality": 100}, "L.jpg": {"quality": 100}, "CMYK.tiff": {}, "YCbCr.tiff": {}},
+    **{
+        "CMYK.jpg": {"quality": 100},
+        "L.jpg": {"quality": 100},
+        "CMYK.tiff": {},
+        "YCbCr.tiff": {"compression": "tiff_deflate"},
+    },
     **{"RGBA.webp": {"lossless": True, "exact": True}, "RGB.bmp": {}, "P.bmp": {}, "1.bmp": {}},
     **{"P.gif": {"transparency": 3}, "RGBA.jp2": {}, "LA.jp2": {}, "LAB.tiff": {}},
     **{"RGB.avif": {"quality": 100, "subsampling": "4:4:4"}},
@@ -215,7 +229,7 @@ def test_every_format_is_what_imagemagick_shows(tmp_path: Path, name: str) -> No
     if mode == "LAB":
         image = Image.merge("LAB", [Image.new("L", (SIDE, SIDE), v) for v in (140, 20, 250)])
     image.convert(mode).save(tmp_path / name, **FORMATS[name])
-    shown = image_file.read(tmp_path / name).astype(int)
+    shown = read(tmp_path / name)
     assert np.abs(shown - by_imagemagick(tmp_path / name)).max() <= 3
 
 
