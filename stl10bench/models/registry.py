@@ -34,8 +34,12 @@ def register(builder: "Builder") -> "Builder":
 
     The module takes float images (N, 3, image_size, image_size) and returns logits
     (N, num_classes). The keyword-only parameters are the model's options: each needs a type and a
-    default. Raises UsageError for a name that is taken (in a notebook, a new definition replaces
-    the old one).
+    default. A part of the module with a method `fit(images, *, seed)` learns by it, before the
+    first step, from the training images without their labels: `images` yields batches of the
+    module's input, as often as it is gone through.
+
+    Raises UsageError for a name that is taken (in a notebook, a new definition replaces the old
+    one).
     """
     name, module = builder.__name__, builder.__module__
     taken = name in _registered and module != "__main__"  # where notebooks define

@@ -28,7 +28,7 @@ from stl10bench.training.features import split_features
 from stl10bench.training.interrupt import Watch, deferred_signals
 from stl10bench.training.job import Job
 from stl10bench.training.row import Effort, write_result
-from stl10bench.training.setup import Run, create_model, load_test_images
+from stl10bench.training.setup import InputBatches, Run, create_model, fit_modules, load_test_images
 from stl10bench.training.tracking import Log
 
 PENALTIES = tuple(2.0**power for power in range(6, -11, -1))  # scikit-learn's 1/C, strong to weak
@@ -58,6 +58,9 @@ def train(
     model, normalise, header = create_model(config, dataset, weights, training_images, accelerator)
     assert isinstance(model, Classifier)  # or it would not have been built
     model.to(accelerator.device)
+    started = time.monotonic()
+    fit_modules(model, InputBatches(training_images, normalise, config))
+    prepared = time.monotonic() - started
     few = load_images(dataset.train, train_rows[:4], config, accelerator.device)
     fuse_frozen(model, few, normalise, config)
     run = Run(
@@ -68,7 +71,7 @@ def train(
         console=console,
         model=model,
         normalise=normalise,
-        started=time.monotonic(),
+        started=started,
     )
     with (
         deferred_signals() as signalled,
@@ -94,6 +97,7 @@ def train(
             chosen = _fit_probe(run, labelled, validation, mirrored, watch.check)
         fitted = time.monotonic() - started
         seconds *= len(used) / len(features.values)
+        spent = prepared + seconds + fitted
 
         logits = partial(_logits, model.head, accelerator.device)
         values = {}
@@ -101,7 +105,7 @@ def train(
             values = score(logits(labelled.features), labelled.labels, "train")
         if len(val_rows):
             values |= score(logits(validation.features), validation.labels, "val")
-        speed = {"seconds": seconds + fitted, "images_per_second": len(used) / seconds}
+        speed = {"seconds": spent, "images_per_second": len(used) / seconds}
         logged = none_if_not_finite({"epoch": 1, **values, **speed, "time": time.time()})
         log.write(logged, step=1)
         header = header.at(0, 0, logged)
@@ -113,7 +117,7 @@ def train(
             arrays["val_logits"] = logits(validation.features).numpy()
             arrays["val_labels"] = validation.labels.numpy()
         images = load_test_images(config, dataset, accelerator, count=250).images
-        effort = Effort(1, seconds + fitted, len(used) / seconds, chosen=chosen)
+        effort = Effort(1, spent, len(used) / seconds, chosen=chosen)
         return write_result(run, header, arrays, images, effort, log)
 
 

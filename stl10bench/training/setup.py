@@ -5,12 +5,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,7 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from stl10bench.config import RunConfig
 from stl10bench.core.device import memory_format
 from stl10bench.core.errors import CheckpointError, StorageError, UsageError
-from stl10bench.core.seeding import WEIGHTS, seed_of
+from stl10bench.core.seeding import FIT, WEIGHTS, seed_of
+from stl10bench.data import augment
 from stl10bench.data.loader import (
     Images,
     Normalise,
@@ -40,7 +43,7 @@ from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
 from stl10bench.training.ema import Ema
-from stl10bench.training.evaluate import features_of_views, fuse_frozen
+from stl10bench.training.evaluate import EVALUATION_BATCH, features_of_views, fuse_frozen
 from stl10bench.training.job import Job
 from stl10bench.training.optim import make_optimizer, make_schedule
 from stl10bench.training.resume import State
@@ -128,9 +131,11 @@ def set_up(
             batch=config.batch_size // accelerator.num_processes,
             autocast=accelerator.autocast(),
         )
+    started = time.monotonic() - (state.position.total_seconds if state is not None else 0.0)
+    if state is None:
+        fit_modules(model, InputBatches(lambda: train.images, normalise, config))
     fuse_frozen(model, train, normalise, config)
 
-    started = time.monotonic() - (state.position.total_seconds if state is not None else 0.0)
     learner, batches = model, partial(augmented_batches, train, normalise, config, accelerator)
     if config.cache_views:  # only the head learns, on features that are computed once
         assert isinstance(model, Classifier)  # checked with the settings
@@ -245,6 +250,41 @@ def create_model(
     normalise = make_normalise(mean, std, memory_format(model), accelerator.device)
     header = checkpoint.Header(config=config, class_names=dataset.class_names, mean=mean, std=std)
     return model, normalise, header
+
+
+@dataclass(frozen=True)
+class InputBatches:
+    """Images as a model takes them, without labels or augmentation; can be gone through again.
+
+    Yields float (B, 3, image_size, image_size), normalised, on the device, B at most 250, in order.
+    """
+
+    images: Callable[[], Tensor]  # uint8 (N, 3, S, S); called when they are gone through
+    normalise: Normalise
+    config: RunConfig
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images in torch.split(self.images(), EVALUATION_BATCH):
+            images = images.to(self.normalise.mean.device)
+            yield self.normalise(augment.centre(images, self.config.image_size))
+
+
+def fit_modules(model: nn.Module, batches: InputBatches) -> None:
+    """Call `fit(images, seed=...)` of each module that has one, once, before the first step.
+
+    `images` are the training images, `InputBatches`. What a module learns from them (whitening,
+    centroids) it keeps in its parameters and buffers: a checkpoint holds it. All processes fit to
+    the same images, then take the main one's values.
+    """
+    fits = [fit for module in model.modules() if callable(fit := getattr(module, "fit", None))]
+    if not fits:
+        return
+    model.eval()
+    with torch.no_grad():
+        for number, fit in enumerate(fits):
+            fit(batches, seed=seed_of(batches.config.seed, FIT, number))
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.copy_(broadcast(tensor.contiguous()))
 
 
 def fill_weights(model: nn.Module, state: State, folder: RunFolder, steps: int) -> None:
