@@ -40,6 +40,7 @@ COMMANDS = {
     "table": ("results", "Print the table of all finished runs."),
     "compare": ("results", "Compare the accuracies of finished runs, pair by pair."),
     "report": ("results", "Write a self-contained report of all runs, in HTML or Markdown."),
+    "lr-find": ("train", "Find a learning rate: raise it step by step and draw the loss."),
     "reproduce": ("train", "Train a stored run again and compare the results."),
     "study": ("study", "List, show and run studies: what a setting is worth."),
     "models": ("models", "List the models."),

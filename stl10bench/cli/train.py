@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from stl10bench.cli.options import (
     TRAINING,
     WORKERS,
     Checkpoint,
+    Picture,
     RunName,
     RunsDir,
     choice,
@@ -30,9 +32,9 @@ from stl10bench.cli.options import (
     with_options,
 )
 from stl10bench.cli.results import end_with
-from stl10bench.config import RunConfig
+from stl10bench.config import Limits, RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
-from stl10bench.core.errors import CheckpointError, DifferentError, UsageError
+from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
 from stl10bench.results.rows import Failure, Row, has_damage
@@ -81,6 +83,50 @@ def train(
         typer.echo(json.dumps(row.stored()))
     else:
         show_rows([row], "table", stdout())
+
+
+_NO_RUN = ("runs_dir", "tracker", "overwrite", *Limits.model_fields)  # a range test leaves none
+
+
+@app.command()
+@with_options({name: TRAINING[name] for name in TRAINING if name not in _NO_RUN}, JSON)
+def lr_find(
+    model: Annotated[str, MODEL],
+    *,
+    steps: Annotated[int, typer.Option(help="Training steps to take.", min=2, max=100_000)] = 100,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-7,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    output: Picture = Path("lr-find.png"),
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """The suggestion is the rate at which the smoothed loss falls steepest
+    over the logarithm of the rate; the test ends when the loss explodes.
+    Under 60 s for mlp with --dataset demo.
+
+    Examples:
+    stl10bench lr-find cnn
+    stl10bench lr-find mobilenetv2 --no-freeze --batch-size 64
+    """
+    require("matplotlib", extra="plots", purpose="a picture")
+    from stl10bench.plots import style
+    from stl10bench.plots.curves import loss_over_rates
+    from stl10bench.training.run import find_rate
+
+    style.check_output(output)
+    keywords = settings(options) | {"steps": steps, "lowest": lowest, "highest": highest}
+    test = find_rate(model, console=stderr(), **keywords)
+    if not is_main():
+        return
+    style.save(loss_over_rates(test, model), output)
+    if as_json:
+        typer.echo(json.dumps({"model": model, **asdict(test), "picture": str(output)}))
+    elif test.suggestion is None:
+        typer.echo(f"no suggestion: the loss does not fall between {lowest:g} and {highest:g}")
+    else:
+        typer.echo(f"--lr {test.suggestion:.2g}")
+    if not as_json:
+        typer.echo(output)
 
 
 @app.command()

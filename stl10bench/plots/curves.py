@@ -1,6 +1,7 @@
-"""Histories of runs -> a figure of loss, accuracy, learning rate and speed over the epochs."""
+"""What runs have logged over the epochs, and a range test over the rates -> figures."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -8,6 +9,9 @@ from matplotlib.lines import Line2D
 from stl10bench.core.errors import UsageError
 from stl10bench.plots import style
 from stl10bench.results.history import History, labels
+
+if TYPE_CHECKING:  # it imports torch
+    from stl10bench.training.lr_finder import RangeTest
 
 MAX_RUNS = len(style.COLOURS)
 _MAX_MARKED = 40  # epochs; of more, the markers would run into each other
@@ -49,4 +53,29 @@ def curves(histories: Sequence[History]) -> Figure:
     handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in pairs]
     style.legend(figure, handles, labels(histories), "lower left", width=720)
     style.legend(figure, *style.split_handles(), "lower right")
+    return figure
+
+
+@style.figure_style()
+def loss_over_rates(test: "RangeTest", model: str) -> Figure:
+    """A range test: the loss of each step over its rate, smoothed in front, and the suggestion.
+
+    Up to some way above the loss of the first steps: beyond, it only explodes.
+    """
+    figure = Figure(figsize=(7, 4.2))
+    axes = figure.subplots()
+    axes.plot(test.rates, test.losses, color=style.LIGHT_GREY, label="of a step")
+    axes.plot(test.rates, test.smoothed, color=style.BLUE, label="smoothed")
+    if test.suggestion is not None:
+        label = f"suggestion: {test.suggestion:.2g}"
+        axes.axvline(test.suggestion, color=style.ORANGE, linestyle="--", label=label)
+    if test.smoothed:
+        low, first = min(test.smoothed), test.smoothed[0]
+        room = max(first - low, 0.1 * first)
+        axes.set_ylim(low - 0.2 * room, first + room)
+        style.logarithmic(axes, "x")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.legend()
+    style.headline(figure, f"{model}: range test, {len(test.rates)} steps ({test.ended})")
     return figure

@@ -5,7 +5,7 @@ torch takes seconds to import, so what is wrong with the settings or the data is
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -20,6 +20,11 @@ from stl10bench.models.pretrained import NO_WEIGHTS, Weights, choose_weights, fe
 from stl10bench.results.rows import Row
 from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, is_frozen, resolve_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from stl10bench.training.lr_finder import RangeTest
 
 
 def train(
@@ -40,6 +45,47 @@ def train(
     by default nowhere. Raises a BenchError whose text says what to do.
     """
     console = console or Console(quiet=True)
+    options |= {"recipe": recipe, "weights": weights, "pretrained": pretrained}
+    return _train(*_prepare(model, console, **options), console)
+
+
+def find_rate(
+    model: str,
+    *,
+    steps: int = 100,
+    lowest: float = 1e-7,
+    highest: float = 10.0,
+    console: Console | None = None,
+    **options: Any,
+) -> "RangeTest":
+    """What the loss of `model` does in `steps` steps at rates that rise from `lowest` to `highest`.
+
+    `options` are those of `train`; there is no run folder. Raises a BenchError, as `train` does.
+    """
+    console = console or Console(quiet=True)
+    job, dataset, start = _prepare(model, console, **options)
+    if job.config.method != SUPERVISED:
+        raise UsageError(f"--method {job.config.method} has no learning rate: leave it out")
+    from stl10bench.training.interrupt import translate_errors
+    from stl10bench.training.lr_finder import Rates, range_test
+
+    accelerator, start = _start(job.model_copy(update={"tracker": "none"}), start)
+    with translate_errors(accelerator, job.config, job.limits.timeout_minutes):
+        quiet = console if accelerator.is_main_process else Console(quiet=True)
+        rates = Rates(steps, lowest, highest)
+        return range_test(job, accelerator, dataset, start, quiet, rates)
+
+
+def _prepare(
+    model: str,
+    console: Console,
+    *,
+    recipe: str = DEFAULT_RECIPE,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    **options: Any,
+) -> tuple[Job, Dataset, Weights]:
+    """The job that the options of `train` describe, complete; its data and initial weights."""
     check_environment()
     limits = {key: options.pop(key) for key in Limits.model_fields if key in options}
     how = {key: options.pop(key) for key in OPTIONS if key in options}
@@ -54,8 +100,7 @@ def train(
 
     device = choose_device(job.device)
     config = resolve_config(config, dataset, start, device)
-    job = job.model_copy(update={"config": config, "device": device})
-    return _train(job, dataset, start, console)
+    return job.model_copy(update={"config": config, "device": device}), dataset, start
 
 
 def run_job(job: Job, console: Console) -> Row:
@@ -94,7 +139,7 @@ def _open(job: Job, console: Console) -> Dataset:
 
 def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
     """Train in the run folder, which is ours meanwhile, unless its row is there already."""
-    from stl10bench.core import device as machine
+    from stl10bench.core.device import describe_machine
     from stl10bench.training import probe, tracking, trainer
     from stl10bench.training.interrupt import translate_errors
 
@@ -103,6 +148,23 @@ def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
         console.print(f"{folder.path} is finished: --overwrite trains it again", markup=False)
         return row
     tracking.check_tracker(job.tracker)
+    accelerator, start = _start(job, start)
+    main = accelerator.is_main_process
+    with (
+        folder.owned(job.config, overwrite=job.overwrite) if main else nullcontext(),
+        translate_errors(accelerator, job.config, job.limits.timeout_minutes),
+    ):
+        accelerator.wait_for_everyone()  # until the folder is there, and ours
+        console.print(describe_machine(accelerator, job.config.precision), markup=False)
+        quiet = Console(quiet=True)
+        method = trainer.train if job.config.method == SUPERVISED else probe.train
+        return method(job, accelerator, dataset, start, console if main else quiet)
+
+
+def _start(job: Job, start: Weights) -> "tuple[Accelerator, Weights]":
+    """The processes and the device that a job computes with, and its weights, fetched."""
+    from stl10bench.core import device as machine
+
     if job.compile:
         machine.check_compiler(job.device)
     if job.deterministic:
@@ -114,16 +176,7 @@ def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
         machine.choose_device(job.device),
         job.config.precision,
         job.tracker,
-        folder.path,
+        job.folder.path,
         timeout_minutes=job.limits.timeout_minutes,
     )
-    main = accelerator.is_main_process
-    with (
-        folder.owned(job.config, overwrite=job.overwrite) if main else nullcontext(),
-        translate_errors(accelerator, job.config, job.limits.timeout_minutes),
-    ):
-        accelerator.wait_for_everyone()  # until the folder is there, and ours
-        console.print(machine.describe_machine(accelerator, job.config.precision), markup=False)
-        quiet = Console(quiet=True)
-        method = trainer.train if job.config.method == SUPERVISED else probe.train
-        return method(job, accelerator, dataset, start, console if main else quiet)
+    return accelerator, start

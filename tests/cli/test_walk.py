@@ -19,4 +19,4 @@ def test_a_new_user_gets_from_drawn_data_to_a_model_that_runs_elsewhere(tmp_path
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("under") == 7
+    assert ended.stdout.count("under") == 8
