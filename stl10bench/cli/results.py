@@ -45,13 +45,13 @@ def table(
     stl10bench table --columns test_accuracy,test_ece,lr
     """
     if descending and sort is None:
-        raise UsageError("--descending: must go with --sort COLUMN")
+        raise UsageError("--descending needs --sort COLUMN")
     rows, damaged = benchmark_table.stored_rows(runs_dir)
     rows += benchmark_table.all_reference_rows() if reference else []
     if not rows:
         if damaged:
             raise damaged[0]
-        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
+        raise UsageError(f"no finished run in {runs_dir}: train one, or pass --runs-dir")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
     view = benchmark_table.View(
         keys, sort, descending=descending, baselines=baselines, combine=combine
@@ -62,8 +62,9 @@ def table(
 
 _NOTE = (
     "difference: accuracy of the first minus that of the second on the same test images, with its "
-    f"95 % paired-bootstrap interval ({RESAMPLES:,} resamples); p: exact McNemar test, and "
-    f"Holm-corrected for all pairs; *: corrected p < {SIGNIFICANCE}"
+    f"95 % paired-bootstrap interval ({RESAMPLES:,} resamples); only first, only second: images "
+    "that one alone classified correctly; p: exact McNemar test, and Holm-corrected for all pairs; "
+    f"*: corrected p < {SIGNIFICANCE}"
 )
 
 
@@ -125,7 +126,7 @@ def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
     for i, (row, label) in enumerate(zip(rows, row_labels(rows), strict=True)):
         differences = (cells.get((i, j), "") for j in others)
         lines.append((f"{i + 1} {row.run}", label, f"{row.test_accuracy:.3f}", *differences))
-    header = ("run", "model", "test accuracy", *(f"less {j + 1}" for j in others))
+    header = ("run", "model", "test accuracy", *(f"minus {j + 1}" for j in others))
     return Table(data_title(runs[0].row), header, tuple(lines), left=("model",))
 
 

@@ -45,7 +45,7 @@ def list_runs(*, runs_dir: RunsDir = RUNS, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"runs": runs}))
     elif not runs:
-        raise UsageError(f"no run in {runs_dir}: train one, or give --runs-dir")
+        raise UsageError(f"no run in {runs_dir}: train one, or pass --runs-dir")
     else:
         total = decimal(sum(run["bytes"] for run in runs))
         table = _to_table(runs, _labels(folders))
@@ -150,7 +150,7 @@ def rm(
     stl10bench runs rm --state old
     """
     if not run and state is None:
-        raise UsageError("Missing run: give names (stl10bench runs list shows them), or --state")
+        raise UsageError("Missing run: pass names (stl10bench runs list shows them), or --state")
     folders = [find_run(runs_dir, name) for name in run or []]
     if state is not None:
         folders += [run for run in run_folders(runs_dir) if run.describe()["state"] == state]

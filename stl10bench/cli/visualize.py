@@ -32,7 +32,9 @@ app = typer.Typer(no_args_is_help=True)
 Seed = Annotated[int, typer.Option(help="Seed of the random choices.", min=0)]
 Count = Annotated[int, typer.Option(help="Number of images to show.", min=1, max=500)]
 _ORDERS = ("random", "surest", "unsurest")
-Order = Annotated[str, choice("order", _ORDERS, help_text="Images to show first, or random ones.")]
+Order = Annotated[
+    str, choice("order", _ORDERS, help_text="Which images first: random, surest or unsurest.")
+]
 _AUGMENTATION = {
     name: TRAINING[name]
     for name in (
@@ -73,7 +75,9 @@ def augmentations(
     *,
     output: Picture = Path("augmentations.png"),
     draws: Annotated[int, typer.Option(help="Draws of each operation.", min=1, max=50)] = 6,
-    image: Annotated[int | None, typer.Option(help="Image; none: by --seed.", min=0)] = None,
+    image: Annotated[
+        int | None, typer.Option(help=r"Training image \[default: drawn by --seed].", min=0)
+    ] = None,
     dataset: str,
     data_dir: Path,
     verify: bool,
@@ -142,7 +146,7 @@ def filters(
 ) -> None:
     """Draw the filters of the first layer.
 
-    For logistic regression: its weights, an image a class.
+    For logistic regression: its weights, one image per class.
 
     Examples:
     stl10bench visualize filters best.safetensors
@@ -161,11 +165,18 @@ def filters(
 @with_options(DATA, PLUGIN)
 def gradcam(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path] | None, typer.Argument(help="Files; none: by --seed.")] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help=r"Image files \[default: test images drawn by --seed]."),
+    ] = None,
     *,
     output: Picture = Path("gradcam.png"),
-    class_name: Annotated[str | None, typer.Option("--class", help="None: the likeliest.")] = None,
-    layer: Annotated[str | None, typer.Option(help="None: the last with feature maps.")] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help=r"Class to explain \[default: the likeliest].")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help=r"Layer to explain \[default: the last with feature maps].")
+    ] = None,
     count: Count = 10,
     seed: Seed = 0,
     plugin: str | None,

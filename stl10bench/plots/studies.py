@@ -93,7 +93,7 @@ def _read_histories(trained: Sequence[Trained], runs_dir: Path) -> dict[Labels, 
         try:
             group.append(history.read(RunFolder(runs_dir / run.run)))
         except BenchError as error:
-            warnings.warn(f"no curve of {run.run}: {error}", stacklevel=2)
+            warnings.warn(f"no curve for {run.run}: {error}", stacklevel=2)
     return histories
 
 

@@ -50,6 +50,6 @@ def build_report(
     if data_dir is not None and not has_pictures:
         raise DataError(
             f"--data-dir {data_dir}: it does not hold the images that these runs were tested on "
-            "(or no run has a mistake to show); leave it out, or give the folder that they used"
+            "(or no run has a mistake to show); leave it out, or pass the folder that they used"
         )
     return reports

@@ -101,7 +101,7 @@ def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
     if not runs and not failures:
         if damaged:
             raise damaged[0]
-        raise UsageError(f"no finished run in {runs_dir}: train one, or give --runs-dir")
+        raise UsageError(f"no finished run in {runs_dir}: train one, or pass --runs-dir")
     rows = sorted((run.row for run in runs.values()), key=ranking.best_first)
     groups = [_group(title, part, runs, notes) for title, part in by_protocol([*rows, *failures])]
     return [group._replace(damaged=(*damaged, *group.damaged)) for group in groups]
@@ -121,7 +121,7 @@ def load_run(folder: RunFolder, row: Row) -> LoadedRun:
         with warnings.catch_warnings(record=True) as torn:
             warnings.simplefilter("always")
             logged = history.read(folder)
-        notes += ["the torn last line of metrics.jsonl is left out" for _ in torn]
+        notes += ["the last line of metrics.jsonl is incomplete and left out" for _ in torn]
         if any(abs(epoch) > _EPOCHS for epoch in logged.epochs):
             raise CheckpointError(f"{folder.log_file} has an epoch beyond {_EPOCHS:,}")
         if not logged.epochs:

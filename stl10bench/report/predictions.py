@@ -43,8 +43,8 @@ _CALIBRATION_COLUMNS = (
 _CALIBRATION = (
     f"Accuracy over confidence in {BINS} bins of equally many test images: before (orange, dashed) "
     "and after temperature scaling (blue), with the temperature that fits the validation images "
-    "best. Grey diagonal: perfect calibration. ECE is the mean distance from it; noise makes it "
-    "too high, for it is never below 0."
+    "best. Grey diagonal: perfect calibration. ECE is the mean distance from it; noise can "
+    "only raise it."
 )
 _CONFUSION = (
     "A row for each true class, a column for each predicted one; the counts of several runs are "
@@ -98,7 +98,7 @@ def confusion_section(group: RunGroup) -> Section | None:
             blocks.append(Details(setting.name, (table,), open=not blocks))
     if not blocks:
         return None
-    pairs = f"The {_PAIRS} pairs of classes confused most."
+    pairs = f"The {_PAIRS} most confused pairs of classes."
     return Section("Confusion", (Text(_CONFUSION if show is _confusion_matrix else pairs), *blocks))
 
 

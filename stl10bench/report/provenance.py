@@ -17,12 +17,12 @@ _FACTS = {
     **{key: key for key in ("device", "threads", "processes", "platform", "python")},
     "version": "stl10bench",
     "commit": "commit",
-    "dirty": "changed files",
+    "dirty": "uncommitted changes",
 }
 _NOT_VARIED = {"model", "model_options", "data", "seed", "fold"}  # shown elsewhere
 _ENVIRONMENT = (
-    "What made the runs, as they noted it. The command stl10bench reproduce RUN trains a run again "
-    "and says whether it gives the same bits."
+    "The machines and versions that the runs recorded. stl10bench reproduce RUN trains a run again "
+    "and compares it bit by bit."
 )
 
 
@@ -42,7 +42,7 @@ def run_details(setting: Setting) -> Details:
         f"{len(rows)} runs and their settings" if len(rows) > 1 else "run and settings",
         (
             Table(f"Runs of {setting.name}", header, lines),
-            Text(f"Settings that are not the defaults: {clean(text) or 'none'}"),
+            Text(f"Non-default settings: {clean(text) or 'none'}"),
             Code("\n".join(commands)),
         ),
     )

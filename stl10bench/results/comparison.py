@@ -51,7 +51,7 @@ def finished_folders(runs_dir: Path, names: Sequence[str], *, fewest: int = 2) -
     folders = list({folder.path.resolve(): folder for folder in folders}.values())
     if len(folders) < fewest:
         where = "given" if names else f"in {runs_dir}"
-        raise UsageError(f"two finished runs or more can be compared; {len(folders)} {where}")
+        raise UsageError(f"compare needs two finished runs or more; {len(folders)} {where}")
     return folders
 
 
@@ -76,8 +76,8 @@ def check_same_images(runs: Sequence[Run]) -> None:
         data = [clean(f"{row.dataset} {row.config.data[:12]}") for row in rows]
         if first.row.config.data != other.row.config.data:
             raise UsageError(
-                f"{names} were tested on different data ({data[0]}; {data[1]}): only runs on the "
-                "same images can be compared, name those"
+                f"{names} were tested on different data ({data[0]}; {data[1]}): name runs "
+                "that were tested on the same images"
             )
         if first.labels != other.labels:
             raise UsageError(
@@ -87,8 +87,8 @@ def check_same_images(runs: Sequence[Run]) -> None:
         rules = [input_rule(row) for row in rows]
         if rules[0] != rules[1]:
             raise UsageError(
-                f"{names} saw different parts of the images ({rules[0]}; {rules[1]}): only runs "
-                "with the same input rule can be compared, name those"
+                f"{names} saw different parts of the images ({rules[0]}; {rules[1]}): name runs "
+                "with the same input rule"
             )
 
 

@@ -41,7 +41,7 @@ def find_runs(runs_dir: Path, names: Sequence[str]) -> list[RunFolder]:
         stored = [folder.name for folder in run_folders(runs_dir)]
         listed = ", ".join(stored[:_LISTED]) + (", ..." if len(stored) > _LISTED else "")
         there = f"in {runs_dir} are {listed}" if stored else f"there is none in {runs_dir}"
-        raise UsageError(f"Missing run: give a name or its beginning; {there}")
+        raise UsageError(f"Missing run: pass a name or its beginning; {there}")
     return list(dict.fromkeys(find_run(runs_dir, name) for name in names))
 
 
@@ -64,7 +64,7 @@ def read(folder: RunFolder, *, live: bool = False) -> History:
             if number < len(lines):
                 raise CheckpointError(f"{path}: line {number} is damaged: {error}") from None
             if not live:
-                warnings.warn(f"{path}: the torn last line is left out", stacklevel=2)
+                warnings.warn(f"{path}: the last line is incomplete and left out", stacklevel=2)
             continue
         if isinstance(epoch := row.get("epoch"), int):
             rows[epoch] = row

@@ -68,7 +68,7 @@ def read(path: Path) -> Predictions:
         reason = str(error)[:200]
         raise CheckpointError(f"{path} is not a whole safetensors file: {reason}") from None
     if expected is not None and expected != _sum(arrays):
-        raise CheckpointError(f"{path} is damaged: its contents do not have the sum in its header")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match")
     names = {"logits", "labels"}, set(Predictions._fields)
     if (
         arrays.keys() not in names
@@ -76,8 +76,8 @@ def read(path: Path) -> Predictions:
         or (len(arrays) > 2 and not _fit(arrays["val_logits"], arrays["val_labels"]))
     ):
         raise CheckpointError(
-            f"{path} holds no predictions: float32 logits (N, C) and int64 labels (N,) of 0..C-1 "
-            "must be in it, and no more than the same of the validation images"
+            f"{path} holds no predictions: it must have float32 logits (N, C) and int64 labels "
+            "(N,) of 0..C-1, and no more than the same of the validation images"
         )
     return Predictions(**arrays)
 

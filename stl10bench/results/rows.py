@@ -203,7 +203,7 @@ def read_row(path: Path) -> Row:
     try:
         return parse_row(values)
     except ValidationError as error:
-        raise CheckpointError(f"{path} holds no row of a run: {first_problem(error)}") from None
+        raise CheckpointError(f"{path} is not a run's result: {first_problem(error)}") from None
 
 
 def parse_row(values: Mapping[str, Any]) -> Row:

@@ -108,9 +108,10 @@ class RunFolder:
             and (row.test_loss is None or not math.isclose(loss, row.test_loss, rel_tol=1e-6))
         ):
             raise CheckpointError(
-                f"{path} is not of this run: it has {images} images, accuracy {accuracy:.4f} and "
-                f"loss {loss:.4f}; result.json says {row.test_images}, {row.test_accuracy:.4f} and "
-                f"{row.test_loss}; train it again with --overwrite, or leave it out"
+                f"{path} does not belong to this run: it has {images} images, accuracy "
+                f"{accuracy:.4f} and loss {loss:.4f}; result.json says {row.test_images}, "
+                f"{row.test_accuracy:.4f} and {row.test_loss}; train it again with --overwrite, or "
+                "leave it out"
             )
         return predicted
 
@@ -173,8 +174,8 @@ class RunFolder:
         status = files.read_json(self.status_file, CheckpointError)
         if status.get("state") not in STATES or not isinstance(status.get("reason"), str):
             raise CheckpointError(
-                f"{self.status_file} holds no state of a run; delete it, or --overwrite starts the "
-                "run anew"
+                f"{self.status_file} is not a run's status: delete it, or pass --overwrite to "
+                "start the run anew"
             )
         return status
 
@@ -206,7 +207,7 @@ class RunFolder:
         elif facts["state"] == "running" and self.is_owned():
             facts["reason"] = self._owner()
         elif facts["state"] == "running":
-            facts |= {"state": "killed", "reason": "its process ended without a word"}
+            facts |= {"state": "killed", "reason": "its process was killed"}
         facts["bytes"] = sum(files.sizes(self.path).values())
         return facts
 
@@ -375,7 +376,7 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
         return RunFolder(Path(name))
     names = [folder.name for folder in run_folders(runs_dir)]
     if not names:
-        raise UsageError(f"no run {name!r}: there is none in {runs_dir}; give --runs-dir")
+        raise UsageError(f"no run {name!r}: {runs_dir} holds no runs; pass --runs-dir")
     begun = [other for other in names if other.startswith(name) and OLD not in other]
     matching = [name] if name in names else begun
     if len(matching) > 1:

@@ -103,7 +103,7 @@ def test_plot_names_the_picture_after_the_run(cli: Entry, tmp_path: Path) -> Non
     with warnings.catch_warnings(action="always"):
         ended = cli("plot", "mlp", "--output", "again.png")
     assert (ended.code, ended.err.count("\n")) == (0, 1)
-    assert "the torn last line is left out" in ended.err
+    assert "the last line is incomplete and left out" in ended.err
     assert (tmp_path / "again.png").read_bytes() == first
 
 
@@ -121,14 +121,14 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ("plot", 2, "Missing run: give a name or its beginning; in runs are cnn-1, mlp-1, mlp-2"),
+        ("plot", 2, "Missing run: pass a name or its beginning; in runs are cnn-1, mlp-1, mlp-2"),
         ("plot mlp", 2, "run 'mlp' is ambiguous: mlp-1, mlp-2"),
         ("plot mpl-1", 2, "unknown run 'mpl-1': did you mean 'mlp-1'"),
         ("plot mlp-1 --output x.pdf", 2, "--output x.pdf: must end in .png, .svg or .jpg"),
         (
             "plot mlp-1 --runs-dir none",
             2,
-            "no run 'mlp-1': there is none in none",
+            "no run 'mlp-1': none holds no runs",
         ),
         ("plot cnn-1", 4, "metrics.jsonl: line 1 is damaged"),
     ],

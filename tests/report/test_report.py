@@ -309,8 +309,8 @@ def spoil(folder: Path, what: str) -> None:
     [
         ("missing", "predictions.safetensors is missing"),
         ("half", "predictions.safetensors is not a safetensors file"),
-        ("other", "is not of this run"),
-        ("torn", "the torn last line of metrics.jsonl is left out"),
+        ("other", "does not belong to this run"),
+        ("torn", "the last line of metrics.jsonl is incomplete and left out"),
         ("damaged", "line 1 is damaged"),
         ("far", "has an epoch beyond"),
         ("infinite", ""),
@@ -451,7 +451,7 @@ def test_the_details_of_a_row_have_its_settings_and_how_to_train_it_again(
     config = {"lr": 0.02, "rotation": [-5.0, 5.0]}
     add_run(runs_dir, "mlp-cc", 1.2, model_options={"hidden": [64, 32]}, config=config)
     text = report()
-    assert "not the defaults: hidden 64-32, lr 0.02, rotation -5,5" in Seen(text).words
+    assert "Non-default settings: hidden 64-32, lr 0.02, rotation -5,5" in Seen(text).words
     for name in ("mlp-aa", "mlp-bb", "mlp-cc", "cnn-cc"):
         assert f"stl10bench reproduce {name}" in text
 
@@ -551,5 +551,5 @@ def test_the_readers_of_predictions_agree(runs_dir: Path) -> None:
     row = folder.row()
     read = read_predictions(folder, row)
     assert (read.predicted == read.labels).mean() == row.test_accuracy
-    with pytest.raises(CheckpointError, match="is not of this run"):
+    with pytest.raises(CheckpointError, match="does not belong to this run"):
         read_predictions(folder, row.model_copy(update={"test_accuracy": 0.5}))

@@ -94,7 +94,7 @@ def test_the_matrix_holds_each_difference_once(compare: Any) -> None:
     pairs = json.loads(compare("--json")[1])["pairs"]
     signed = [f"{pair['difference']:+.3f}" for pair in pairs]
     lines = compare("--format", "markdown")[1].splitlines()
-    assert lines[2] == "| run | model | test accuracy | less 2 | less 3 |"
+    assert lines[2] == "| run | model | test accuracy | minus 2 | minus 3 |"
     one, two, three = ([c.strip(" \\*") for c in line.split("|")[4:6]] for line in lines[4:7])
     assert (one, two, three) == (signed[:2], ["", signed[2]], ["", ""])
 
@@ -112,11 +112,11 @@ def test_a_run_is_named_by_its_name_a_beginning_of_it_or_a_path(
     [
         (["mlp", "cnn"], "run 'mlp' is ambiguous: mlp-aa, mlp-bb; type more of the name"),
         (["mlp-ax", "cnn"], "unknown run 'mlp-ax': did you mean 'mlp-aa'"),
-        (["cnn", "cnn-cc"], "two finished runs or more can be compared; 1 given"),
+        (["cnn", "cnn-cc"], "compare needs two finished runs or more; 1 given"),
         (["unfinished", "cnn"], "has no result.json: the run is not finished"),
         (["--format", "tabel"], "unknown format 'tabel': did you mean 'table'"),
         (["--format", "csv", "--json"], "--format csv and --json: must be one of them"),
-        (["--runs-dir", "none"], "two finished runs or more can be compared; 0 in none"),
+        (["--runs-dir", "none"], "compare needs two finished runs or more; 0 in none"),
     ],
 )
 def test_what_cannot_be_named_is_told(
@@ -147,9 +147,9 @@ def config_of(**other: Any) -> dict[str, Any]:
             "different parts of the images (the whole image; the central 64x64 px)",
         ),
         ({"labels": (LABELS + 1) % 3}, 2, "have different test labels"),
-        ({"test_accuracy": 0.5}, 4, "is not of this run"),
-        ({"test_loss": 0.1}, 4, "is not of this run"),
-        ({"test_accuracy": "high"}, 4, "holds no row"),
+        ({"test_accuracy": 0.5}, 4, "does not belong to this run"),
+        ({"test_loss": 0.1}, 4, "does not belong to this run"),
+        ({"test_accuracy": "high"}, 4, "is not a run's result"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused_with_what_differs(

@@ -42,7 +42,9 @@ def test_a_log_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
         expected = 0 if complete or end == start else 1
         assert len(caught) == expected, whole[start:end]
         if expected:
-            assert "metrics.jsonl: the torn last line is left out" in str(caught[0].message)
+            assert "metrics.jsonl: the last line is incomplete and left out" in str(
+                caught[0].message
+            )
         assert history.read(folder, live=True).epochs == logged.epochs  # a warning is an error here
 
 

@@ -403,7 +403,7 @@ def test_a_value_that_a_table_would_run_or_cannot_show_is_refused(
     tmp_path: Path, change: Any, place: str
 ) -> None:
     folder = store(tmp_path, row_values(**change))
-    with pytest.raises(CheckpointError, match=rf"holds no row of a run: {place}") as error:
+    with pytest.raises(CheckpointError, match=rf"is not a run's result: {place}") as error:
         folder.row()
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 400 + len(str(tmp_path))
