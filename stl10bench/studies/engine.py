@@ -37,7 +37,7 @@ from stl10bench.core import files
 from stl10bench.core.errors import InterruptedRunError, StorageError, UsageError
 from stl10bench.results.rows import Failure, Row
 from stl10bench.studies import jobs
-from stl10bench.studies.jobs import Interrupted, Task
+from stl10bench.studies.jobs import RESUME, Interrupted, Task
 from stl10bench.studies.plan import Common, Planned
 from stl10bench.studies.progress import Progress
 from stl10bench.training.interrupt import deferred_signals
@@ -52,7 +52,6 @@ _SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,  # no job waits at a busy worker
 }
 _ADDRESS = "scheduler"  # where rank 0 of a launcher says where it is
-RESUME = "Interrupted. Run the same command again to resume."
 
 
 class Workers(NamedTuple):
@@ -173,7 +172,7 @@ def train(planned: Sequence[Planned], batch: Batch, progress: Progress) -> dict[
         while pool.running:
             for run, outcome in pool.ended():
                 if isinstance(outcome, Interrupted):
-                    raise InterruptedRunError(RESUME, outcome.exit_code)
+                    raise InterruptedRunError(outcome.reason, outcome.exit_code)
                 progress.ended(run, outcome)
             progress.tick()
     return progress.outcomes

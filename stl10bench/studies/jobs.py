@@ -24,6 +24,7 @@ from stl10bench.results.rows import Failure, Row
 from stl10bench.training.job import Job, write_job
 
 STORAGE = "STL10BENCH_STORAGE"  # the URL of a search's memory: it may hold a password
+RESUME = "Interrupted. Run the same command again to resume."
 _LOOK = 0.2  # seconds between two looks at a child, a lock or a file
 _TAG_LENGTH = 64  # characters, W&B's limit
 _INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
@@ -47,6 +48,7 @@ class Interrupted(NamedTuple):
     """A run that was asked to stop, saved and left."""
 
     exit_code: int  # 130 or 143
+    reason: str = RESUME
 
 
 def known_outcome(job: Job, *, tidy: bool = True) -> Row | Failure | None:
@@ -122,16 +124,16 @@ def _outcome(job: Job, code: int, printed: str) -> Row | Failure | Interrupted:
     """What a child came to, by its run folder, else by its last words."""
     if code == 0:
         return job.folder.row()
-    if code in _INTERRUPTED:
-        return Interrupted(code if code > 0 else 128 - code)
     if code == DivergedError.exit_code and (diverged := job.folder.failure()) is not None:
         return diverged
     try:
         reason = str(json.loads(printed)["error"])
     except (ValueError, TypeError, KeyError):
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        reason = f"its process ended without a word ({how})"
-    return failure(job.config, reason)
+        reason = ""
+    if code in _INTERRUPTED:
+        return Interrupted(code if code > 0 else 128 - code, reason or RESUME)
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return failure(job.config, reason or f"its process ended without a word ({how})")
 
 
 def _signals(task: Task) -> list[int]:

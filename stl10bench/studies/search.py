@@ -249,7 +249,7 @@ class _Driver:
         for running in self._trials.pop(run):
             running.look()  # what was logged after the last look
             if isinstance(outcome, Interrupted) and running.pruned_after is None:
-                raise InterruptedRunError(engine.RESUME, outcome.exit_code)
+                raise InterruptedRunError(outcome.reason, outcome.exit_code)
             self._tell(running, outcome)
 
     def _prune(self, pool: Pool) -> None:
