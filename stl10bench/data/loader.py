@@ -1,7 +1,7 @@
 """A split -> its images at the input size -> batches of a model's input."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +93,7 @@ def augmented_batches(
 
 
 def cached_batches(
-    views: Tensor,
+    views: Sequence[Tensor],
     labels: Tensor,
     config: RunConfig,
     accelerator: Accelerator,
@@ -101,9 +101,9 @@ def cached_batches(
     epoch: int,
     start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Like `augmented_batches`, of cached features `views` (K, N, F) instead of images.
+    """Like `augmented_batches`, of K cached views, features (N, ...) each, instead of images.
 
-    Epoch e takes view (e - 1) mod K. Yields float32 features (B / processes, F) and int64 labels.
+    Epoch e takes view (e - 1) mod K. Yields float32 features (B / processes, ...) and int64 labels.
     """
     view = views[(epoch - 1) % len(views)]
     for _, _, rows in _shares(len(labels), config, accelerator, epoch, start):

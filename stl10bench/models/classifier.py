@@ -1,12 +1,14 @@
 """A backbone, frozen or fine-tuned, under a head; a frozen one runs with fused batch norms."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from stl10bench.core.errors import UsageError
 
 
 @torch.no_grad()
@@ -61,6 +63,46 @@ def _fuse_pair(model: nn.Module, convolution: str, norm: str) -> None:
     model.set_submodule(norm, nn.Sequential(*rest))
 
 
+class _Reached(BaseException):  # no Exception, which a model might catch
+    """The output at which a forward pass ends."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+
+
+def _output_of(model: nn.Module, part: str, images: Tensor) -> Tensor:
+    """What a part of a model gives for images; what comes behind it is not computed."""
+
+    def stop(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
+        raise _Reached(output)
+
+    hook = model.get_submodule(part).register_forward_hook(stop)
+    try:
+        output: Tensor = model(images)
+    except _Reached as reached:
+        output = reached.output
+    finally:
+        hook.remove()
+    return output
+
+
+def _behind(model: nn.Module, part: str) -> nn.Module:
+    """A model without what is registered up to `part`: it takes that part's output.
+
+    It shares all else with `model`, its parameters and buffers too.
+    """
+    behind = copy.copy(model)
+    behind._modules = dict(model._modules)
+    first, _, inner = part.partition(".")
+    for name, module in model.named_children():
+        behind._modules[name] = nn.Identity()
+        if name == first:
+            if inner:
+                behind._modules[name] = _behind(module, inner)
+            break
+    return behind
+
+
 class Classifier(nn.Module):
     """A backbone and a head: float images (N, 3, H, W) -> logits (N, C).
 
@@ -73,9 +115,9 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.frozen = freeze
-        # In lists: neither submodules of this one nor saved.
+        # In a list and a dictionary: neither submodules of this one nor saved.
         self._fused: list[nn.Module] = []
-        self._still: list[nn.Module] = []  # parts of the backbone that stay in evaluation mode
+        self._still: dict[str, nn.Module] = {}  # frozen parts of the backbone, the largest
         if freeze:
             backbone.requires_grad_(False).eval()
 
@@ -86,10 +128,35 @@ class Classifier(nn.Module):
         """
         for name in names:
             self.backbone.get_parameter(name).requires_grad_(False)
-        for part in self.backbone.modules():
+        for name, part in self.backbone.named_modules():
             learns = [parameter.requires_grad for parameter in part.parameters()]
-            if learns and not any(learns):
-                self._still.append(part.eval())
+            is_inside = any(name.startswith(f"{larger}.") for larger in self._still)
+            if learns and not any(learns) and not is_inside:
+                self._still[name] = part.eval()
+
+    def front_and_rest(self, images: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        """What the frozen part makes of float images, and the rest, which makes logits of that.
+
+        The front is a frozen backbone, whose features are (N, F), or its frozen stages. `images`
+        are any input: raises UsageError where they show that the two are not one after the other.
+        """
+        if self.frozen:
+            return lambda images: self.features(images).flatten(1), self.head
+        self.eval()
+        last = list(self._still)[-1]
+        front = partial(_output_of, self.backbone, last)
+        rest = nn.Sequential(_behind(self.backbone, last), self.head)
+        try:
+            with torch.no_grad():
+                same = torch.allclose(rest(front(images)), self(images), rtol=1e-3, atol=1e-4)
+        except Exception:  # of any model's own code
+            same = False
+        if not same:
+            raise UsageError(
+                "cache_views: this backbone does not compute one stage after the other (a "
+                "transformer, say), so its frozen ones cannot run alone; leave out --cache-views"
+            )
+        return front, rest
 
     def fuse(self, images: Tensor, dtype: torch.dtype) -> None:
         """From now on run a frozen backbone as a copy in `dtype` with fused batch norms.
@@ -104,7 +171,7 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> "Classifier":
         """Like nn.Module's, but what is frozen of the backbone stays in evaluation mode."""
         super().train(mode)
-        for part in [self.backbone] if self.frozen else self._still:
+        for part in [self.backbone] if self.frozen else self._still.values():
             part.eval()
         return self
 

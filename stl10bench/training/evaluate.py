@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stl10bench.config import RunConfig
+from stl10bench.core.errors import StorageError
 from stl10bench.data import augment
 from stl10bench.data.loader import Images, Normalise
 from stl10bench.models.classifier import Classifier
@@ -86,22 +88,44 @@ def fuse_frozen(model: nn.Module, images: Images, normalise: Normalise, config: 
 
 @torch.no_grad()
 def features_of_views(
-    model: Classifier,
+    front: Callable[[Tensor], Tensor],
     train: Images,
     normalise: Normalise,
     config: RunConfig,
     accelerator: Accelerator,
-) -> Tensor:
-    """float32 (cache_views, N, F): the backbone's features of augmented views of each image."""
+) -> list[Tensor]:
+    """float32 (N, ...), `cache_views` times: what `front` makes of augmented views of each image.
+
+    Raises StorageError where they would not fit the memory.
+    """
     device, size = accelerator.device, train.images.shape[-1]
-    views = []
+    views: list[Tensor] = []
     for view in range(1, config.cache_views + 1):
-        parts = []
         for batch, images in enumerate(torch.split(train.images, config.batch_size)):
             draws = augment.draw(config, config.batch_size, size, epoch=view, batch=batch)
             draws = draws.rows(0, len(images), device)
             with accelerator.autocast():
                 augmented = normalise(augment.apply(images.to(device), draws, config))
-                parts.append(model.features(augmented).flatten(1).float())
-        views.append(torch.cat(parts))
-    return torch.stack(views)
+                part = front(augmented).float()
+            if not batch:
+                if not views:
+                    _check_memory(part[0].nbytes * len(train.images), config, accelerator)
+                views.append(part.new_empty(len(train.images), *part.shape[1:]))
+            start = batch * config.batch_size
+            views[-1][start : start + len(part)] = part
+    return views
+
+
+def _check_memory(view: int, config: RunConfig, accelerator: Accelerator) -> None:
+    """Raise StorageError unless the memory has room for the views, of `view` bytes each."""
+    device = accelerator.device
+    if device.type == "cuda":
+        needed, free = view * config.cache_views, torch.cuda.mem_get_info(device)[0]
+    else:  # the processes share it
+        needed = view * config.cache_views * accelerator.num_processes
+        free = psutil.virtual_memory().available
+    if needed > free:
+        raise StorageError(
+            f"cache_views = {config.cache_views}: what is computed once takes {needed / 1e9:.1f} "
+            f"GB of memory, {free / 1e9:.1f} GB are free; lower --cache-views or --image-size"
+        )

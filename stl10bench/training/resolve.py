@@ -50,10 +50,11 @@ def check_settings(
     changed = changed_method_options(config.method, config.method_options)
     config = config.model_copy(update={"method_options": changed})
     check_effect(config)
-    if config.cache_views and not frozen:
+    if config.cache_views and not frozen and not config.freeze_stages:
         raise UsageError(
-            f"cache_views = {config.cache_views}: only the features of a frozen backbone stay the "
-            "same; use --freeze with one, or leave it out"
+            f"cache_views = {config.cache_views}: only the features of a frozen backbone, or of "
+            "its frozen stages, stay the same; use --freeze or --freeze-stages with one, or leave "
+            "it out"
         )
     for name, off in (("layer_decay", 1.0), ("freeze_stages", 0)):
         if getattr(config, name) != off and frozen is not False:

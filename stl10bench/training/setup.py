@@ -137,11 +137,12 @@ def set_up(
     fuse_frozen(model, train, normalise, config)
 
     learner, batches = model, partial(augmented_batches, train, normalise, config, accelerator)
-    if config.cache_views:  # only the head learns, on features that are computed once
+    if config.cache_views:  # only the rest learns, on features that are computed once
         assert isinstance(model, Classifier)  # checked with the settings
-        views = features_of_views(model, train, normalise, config, accelerator)
+        few = augment.centre(train.images[:4].to(accelerator.device), config.image_size)
+        front, learner = model.front_and_rest(normalise(few))
+        views = features_of_views(front, train, normalise, config, accelerator)
         batches = partial(cached_batches, views, train.labels, config, accelerator)
-        learner = model.get_submodule("head")
     if config.mixup or config.cutmix:
         classes = len(dataset.class_names)
         batches = partial(mixed_batches, batches, config, accelerator, classes)

@@ -1,15 +1,18 @@
 """A frozen backbone: folded while it runs, saved as it came, its features cached when asked."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 import stl10bench
-from stl10bench.core.errors import UsageError
+from stl10bench.core.errors import StorageError, UsageError
+from stl10bench.data import augment
 from stl10bench.models import checkpoint
 
 TINY: dict[str, Any] = {
@@ -143,3 +146,42 @@ def test_what_is_for_a_fine_tuned_backbone_is_refused_elsewhere(
         where |= {"weights": weights, "pretrained": True}
     with pytest.raises(UsageError, match=text):
         stl10bench.train(model, **{**TINY, **where, **settings})
+
+
+PARTLY = {**TINY, "freeze": False, "pretrained": False, "freeze_stages": 2, "precision": "no"}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_without_augmentation_cached_stages_train_the_same_rest(
+    data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    """And the frozen stages see each view of each image once: 5 batches of it."""
+    options = {**PARTLY, **PLAIN, "data_dir": data_dir, "runs_dir": tmp_path, "lr": 1e-4}
+    anew = stl10bench.train(f"timm:{name}", **options)
+    calls = []
+    original = augment.apply
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "apply", lambda *given: calls.append(1) or original(*given))
+        once = stl10bench.train(f"timm:{name}", cache_views=1, **options)
+    assert len(calls) == 5
+    assert once["test_loss"] == pytest.approx(anew["test_loss"], rel=1e-4)
+    expected = weights_of(anew, tmp_path)
+    for key, value in weights_of(once, tmp_path).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-5)
+
+
+def test_stages_that_do_not_follow_one_another_are_not_cached(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    options = {**PARTLY, "data_dir": data_dir, "runs_dir": tmp_path, "cache_views": 1}
+    with pytest.raises(UsageError, match="does not compute one stage after the other"):
+        stl10bench.train("timm:test_vit", **options)
+
+
+def test_views_that_do_not_fit_the_memory_are_refused(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000_000))
+    options = {**PARTLY, "data_dir": data_dir, "runs_dir": tmp_path, "cache_views": 1000}
+    with pytest.raises(StorageError, match=r"cache_views = 1000: .* 0.0 GB are free; lower"):
+        stl10bench.train("timm:test_resnet", **options)

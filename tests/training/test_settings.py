@@ -41,6 +41,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.4, "label_smoothing": 0.1, "grad_accum": 3},
     "a batch's": {"mixup": 0.4, "cutmix": 1.0, "random_resized_crop": (0.2, 0.9)},
 }
+SETTINGS["cached stages"] = {
+    **{"model": "timm:test_resnet", "freeze": False, "pretrained": False, "image_size": 32},
+    **{"freeze_stages": 2, "cache_views": 2, "ema": 0.9},
+}
 SETTINGS["an end's"] = {"patience": 1, "tta": "flip", "epochs": 6, "lr": 1e-9, "schedule": "step"}
 TOGETHER = ["a step's", "a backbone's", "a batch's", "an end's"]
 
