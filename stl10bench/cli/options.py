@@ -40,9 +40,9 @@ def _runs(context: typer.Context, incomplete: str) -> list[str]:
 
 def _checkpoints(incomplete: str) -> list[str]:
     """The checkpoints of the runs; a shell that is offered none offers files."""
-    from stl10bench.results.run_folder import run_folders
+    from stl10bench.results.run_folder import default_runs_dir, run_folders
 
-    folders = run_folders(RUNS)
+    folders = run_folders(default_runs_dir())
     files = [file for folder in folders for file in (folder.best_file, folder.last_file)]
     return completing([str(file) for file in files if file.is_file()])(incomplete)
 
@@ -133,16 +133,21 @@ MethodOptions = Annotated[
         rich_help_panel="Model",
     ),
 ]
-_CHECKPOINT = "A run's folder, its best.safetensors, or what --to hub wrote."
+_CHECKPOINT = "A run's name or folder, its best.safetensors, or what --to hub wrote."
 Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT, autocompletion=_checkpoints)]
 RunName = Annotated[
-    str, typer.Argument(help="A run's name, its beginning, or its folder.", autocompletion=_runs)
+    str,
+    typer.Argument(
+        help="A run's name, its beginning, its folder, or a file in it.", autocompletion=_runs
+    ),
 ]
 RunNames = Annotated[
     list[str] | None,
-    typer.Argument(help="Names of runs, their beginnings, or their folders.", autocompletion=_runs),
+    typer.Argument(
+        help="Names of runs, their beginnings, folders, or files in them.", autocompletion=_runs
+    ),
 ]
-RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="STL10BENCH_RUNS")]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]
 DataDir = Annotated[
     Path,

@@ -11,10 +11,11 @@ from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_o
 from stl10bench.core.console import muted_stderr, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
-from stl10bench.results import benchmark_table, comparison
+from stl10bench.results import benchmark_table, comparison, history
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
 from stl10bench.results.labels import data_title, row_labels
+from stl10bench.results.run_folder import current_folders
 from stl10bench.results.table import Table, print_table, to_csv, to_markdown
 
 app = typer.Typer()
@@ -22,7 +23,15 @@ app = typer.Typer()
 
 @app.command()
 def table(
+    run: RunNames = None,
+    *,
     runs_dir: RunsDir = RUNS,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rows in which a column has a value; repeatable.", metavar="COLUMN=VALUE"
+        ),
+    ] = None,
     style: Annotated[str, choice("format", benchmark_table.FORMATS, "--format")] = "table",
     columns: Annotated[
         str | None,
@@ -43,15 +52,19 @@ def table(
     Examples:
     stl10bench table --sort test_loss
     stl10bench table --columns test_accuracy,test_ece,lr
+    stl10bench table --where model=cnn --where lr=0.001
     """
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
-    rows, damaged = benchmark_table.stored_rows(runs_dir)
+    folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
+    rows, damaged = benchmark_table.read_rows(folders)
     rows += benchmark_table.all_reference_rows() if reference else []
+    rows = benchmark_table.select(rows, where or [])
     if not rows:
         if damaged:
             raise damaged[0]
-        raise UsageError(f"no finished run in {runs_dir}: train one, or pass --runs-dir")
+        sought = f" with {', '.join(where)}" if where else ""
+        raise UsageError(f"no finished run{sought} in {runs_dir}: train one, or pass --runs-dir")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
     view = benchmark_table.View(
         keys, sort, descending=descending, baselines=baselines, combine=combine
@@ -74,14 +87,17 @@ def compare(
     runs: RunNames = None,
     *,
     runs_dir: RunsDir = RUNS,
+    everything: Annotated[bool, typer.Option("--all", help="Compare all runs.")] = False,
     style: Annotated[str, choice("format", benchmark_table.FORMATS[:3], "--format")] = "table",
     as_json: bool,
 ) -> None:
-    """Without names all runs are compared. They must be tested on
-    the same images, at any resolution.
+    """Without names the best run of each model is compared, by its
+    validation accuracy. They must be tested on the same images,
+    at any resolution.
 
     Examples:
     stl10bench compare
+    stl10bench compare --all
     stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b
     """
     if as_json and style != "table":
@@ -93,6 +109,8 @@ def compare(
             loaded.append(comparison.load_run(folder))
         except CheckpointError as error:
             damaged.append(error)
+    if not runs and not everything:
+        loaded = comparison.best_of_each_model(loaded)
     if damaged and len(loaded) < 2:
         raise damaged[0]
     comparison.check_same_images(loaded)
@@ -242,7 +260,6 @@ def plot(
     require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
     from stl10bench.plots.curves import curves
-    from stl10bench.results import history
 
     style.check_output(output or Path("curves.png"))
     folders = history.find_runs(runs_dir, run or [])

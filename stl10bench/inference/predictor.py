@@ -23,7 +23,7 @@ from stl10bench.inference.hub import load_folder
 from stl10bench.models import checkpoint
 from stl10bench.models.check import check_logits
 from stl10bench.models.factory import build_run_model
-from stl10bench.results.run_folder import RunFolder
+from stl10bench.results.run_folder import RunFolder, default_runs_dir, find_run, run_folders
 
 BATCH = 64  # images that go through the model at once
 _THREADS = min(8, os.cpu_count() or 1)  # that decode; with two cores, two are 1.9 times one's speed
@@ -209,8 +209,12 @@ class Predictor(nn.Module):
 def find_checkpoint(path: Path) -> Path:
     """A run folder's tested checkpoint; any other `path` that is there, as it is.
 
+    What is not there may be a run's name, or a unique beginning of it, in `default_runs_dir`.
     Raises CheckpointError for a `path` that is not there and a run that is not so far.
     """
+    runs_dir, name = default_runs_dir(), str(path)
+    if not path.exists() and any(run.name.startswith(name) for run in run_folders(runs_dir)):
+        path = find_run(runs_dir, name).path
     folder = RunFolder(path)
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")

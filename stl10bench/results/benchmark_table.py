@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from stl10bench.core.errors import CheckpointError, unknown
+from stl10bench.core.errors import CheckpointError, UsageError, unknown
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate
@@ -71,6 +71,29 @@ def reference_rows(name: str) -> list[Row]:
 def all_reference_rows() -> list[Row]:
     """The rows of all these files."""
     return [row for path in sorted(_REFERENCE.glob("*.json")) for row in reference_rows(path.stem)]
+
+
+def select(rows: Sequence[Row | Failure], conditions: Iterable[str]) -> list[Row | Failure]:
+    """The rows that meet all `COLUMN=VALUE`; values are compared as numbers, else as they read.
+
+    Raises UsageError for a condition without =, and for a column that no row has.
+    """
+    chosen = list(rows)
+    for condition in conditions:
+        key, separator, wanted = condition.partition("=")
+        if not separator:
+            raise UsageError(f"--where {condition}: must be COLUMN=VALUE, e.g. model=cnn")
+        columns.choose([key], rows)
+        chosen = [row for row in chosen if _is(columns.value(row, key), wanted)]
+    return chosen
+
+
+def _is(value: Any, wanted: str) -> bool:
+    texts = {str(value).casefold(), columns.plain(value).casefold()}
+    try:
+        return wanted.casefold() in texts or float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)

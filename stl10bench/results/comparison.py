@@ -12,6 +12,7 @@ from stl10bench.core.console import clean
 from stl10bench.core.errors import UsageError
 from stl10bench.metrics import significance
 from stl10bench.metrics.significance import PairedCounts
+from stl10bench.results.labels import model_label
 from stl10bench.results.ranking import input_rule
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder, current_folders, find_run
@@ -60,6 +61,17 @@ def load_run(folder: RunFolder) -> Run:
     row = folder.row()
     predicted = folder.predictions(row)
     return Run(row, predicted.labels.tobytes(), significance.decode_hits(predicted.hits()))
+
+
+def best_of_each_model(runs: Sequence[Run]) -> list[Run]:
+    """The run of each model with the highest validation accuracy; all where there is one model.
+
+    Not by the test split, on which they are compared then.
+    """
+    best: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.row.val_accuracy or 0.0):
+        best[model_label(run.row)] = run
+    return list(best.values()) if len(best) > 1 else list(runs)
 
 
 def check_same_images(runs: Sequence[Run]) -> None:

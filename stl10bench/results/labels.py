@@ -25,7 +25,7 @@ def row_label(row: Row | Failure) -> str:
     marks = [mark for mark in marks if not mark.startswith("freeze ")]
     if isinstance(row, Row) and row.selection == "last epoch":
         marks.append("last epoch")
-    return _with_marks(row, marks)
+    return model_label(row, marks)
 
 
 def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
@@ -38,10 +38,10 @@ def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
         config = {} if row.config is None else dict(row.config)
         values = {**config, **row.model_options, **config.get("method_options", {})}
         settings.append({key: value for key, value in values.items() if key not in left_out})
-    return tell_apart([clean(_with_marks(row, [])) for row in rows], settings)
+    return tell_apart([clean(model_label(row)) for row in rows], settings)
 
 
-def _with_marks(row: Row | Failure, marks: Sequence[str]) -> str:
+def model_label(row: Row | Failure, marks: Sequence[str] = ()) -> str:
     """The model's name, and in brackets what is trained of a backbone, and `marks`."""
     method = "supervised" if row.config is None else row.config.method
     tuned: list[str] = [] if method == "supervised" else [method]

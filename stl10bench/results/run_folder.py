@@ -367,13 +367,19 @@ def current_folders(runs_dir: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(paths) if OLD not in path.name]
 
 
+def default_runs_dir() -> Path:
+    """Where runs are looked for unless it is said: $STL10BENCH_RUNS, or `runs`."""
+    return Path(os.environ.get("STL10BENCH_RUNS", "runs"))
+
+
 def find_run(runs_dir: Path, name: str) -> RunFolder:
-    """The run folder of a `name`, of the beginning of one name alone, or of a path.
+    """The run that a `name` means: its folder, a file in that, its name or a unique beginning.
 
     Raises UsageError with the nearest name.
     """
-    if RunFolder(Path(name)).config_file.is_file():
-        return RunFolder(Path(name))
+    for path in (Path(name), Path(name).parent):
+        if Path(name).exists() and RunFolder(path).config_file.is_file():
+            return RunFolder(path)
     names = [folder.name for folder in run_folders(runs_dir)]
     if not names:
         raise UsageError(f"no run {name!r}: {runs_dir} holds no runs; pass --runs-dir")

@@ -1,5 +1,6 @@
 """Image files and folders -> classes: what evaluation would say of the same images."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,18 @@ from PIL import Image
 
 import stl10bench
 from stl10bench.config import make_config
-from stl10bench.core.errors import CheckpointError
+from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.data.loader import load_images
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.inference import predictor
-from stl10bench.inference.predictor import BATCH, Broken, Prediction, Predictor, classify
+from stl10bench.inference.predictor import (
+    BATCH,
+    Broken,
+    Prediction,
+    Predictor,
+    classify,
+    find_checkpoint,
+)
 from stl10bench.models import checkpoint
 from stl10bench.models.factory import build_model
 
@@ -161,3 +169,17 @@ def test_resizing_to_the_own_size_changes_no_pixel() -> None:
             given, size=(40, 40), mode="bilinear", antialias=True
         )
         assert torch.equal(resized, images)
+
+
+def test_a_checkpoint_may_be_said_by_the_name_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "runs-0.1.0", tmp_path / "mine")
+    monkeypatch.setenv("STL10BENCH_RUNS", str(tmp_path / "mine"))
+    best = tmp_path / "mine" / "logistic-3ccf0de0" / "best.safetensors"
+    for name in ("logistic-3cc", "logistic-3ccf0de0", best.parent, best):
+        assert find_checkpoint(Path(name)) == best
+    with pytest.raises(UsageError, match="run 'logistic' is ambiguous"):
+        find_checkpoint(Path("logistic"))
+    with pytest.raises(CheckpointError, match="no checkpoint nothing"):
+        find_checkpoint(Path("nothing"))

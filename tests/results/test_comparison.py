@@ -45,10 +45,21 @@ def compare(
     return call
 
 
+def test_without_names_the_best_run_of_each_model_is_compared(compare: Any, runs_dir: Path) -> None:
+    for name, accuracy in (("mlp-aa", 0.7), ("mlp-bb", 0.6)):  # not by the test split
+        path = runs_dir / name / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"val_accuracy": accuracy}))
+    report = json.loads(compare("--json")[1])
+    assert [run["run"] for run in report["runs"]] == ["cnn-cc", "mlp-aa"]
+    (runs_dir / "cnn-cc" / "result.json").unlink()
+    report = json.loads(compare("--json")[1])
+    assert [run["run"] for run in report["runs"]] == ["mlp-bb", "mlp-aa"], "of one model: all"
+
+
 def test_all_finished_runs_are_compared_pair_by_pair(compare: Any, runs_dir: Path) -> None:
     (runs_dir / "unfinished").mkdir()
     make_run(runs_dir, "mlp-aa.old-1", 3.0)
-    report = json.loads(compare("--json")[1])
+    report = json.loads(compare("--all", "--json")[1])
     assert [run["run"] for run in report["runs"]] == ["cnn-cc", "mlp-bb", "mlp-aa"]
     pairs = [(pair["first"], pair["second"]) for pair in report["pairs"]]
     assert pairs == [("cnn-cc", "mlp-bb"), ("cnn-cc", "mlp-aa"), ("mlp-bb", "mlp-aa")]
@@ -91,9 +102,9 @@ def test_every_format_says_the_same(compare: Any) -> None:
 
 
 def test_the_matrix_holds_each_difference_once(compare: Any) -> None:
-    pairs = json.loads(compare("--json")[1])["pairs"]
+    pairs = json.loads(compare("--all", "--json")[1])["pairs"]
     signed = [f"{pair['difference']:+.3f}" for pair in pairs]
-    lines = compare("--format", "markdown")[1].splitlines()
+    lines = compare("--all", "--format", "markdown")[1].splitlines()
     assert lines[2] == "| run | model | test accuracy | minus 2 | minus 3 |"
     one, two, three = ([c.strip(" \\*") for c in line.split("|")[4:6]] for line in lines[4:7])
     assert (one, two, three) == (signed[:2], ["", signed[2]], ["", ""])
@@ -176,13 +187,13 @@ def test_missing_and_damaged_predictions_are_named_and_hide_no_other_run(
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    code, out, err = compare("--json")
+    code, out, err = compare("--all", "--json")
     assert code == 4
     assert f"warning: {path} is damaged" in err
     assert [run["run"] for run in json.loads(out)["runs"]] == ["cnn-cc", "mlp-aa"]
     path.unlink()
     missing = f"{path} is missing: train the run again with --overwrite"
-    code, out, err = compare("--json")
+    code, out, err = compare("--all", "--json")
     assert (code, len(json.loads(out)["runs"])) == (4, 2)
     assert f"warning: {missing}" in err
     code, out, err = compare("mlp-aa", "mlp-bb")  # nothing is left to compare it with
@@ -191,7 +202,7 @@ def test_missing_and_damaged_predictions_are_named_and_hide_no_other_run(
     code, out, err = compare("mlp-aa", "mlp-bb", "cnn-cc")
     assert (code, "cnn-cc" in out, missing in err) == (4, True, True)
     (runs_dir / "cnn-cc" / "predictions.safetensors").unlink()
-    assert compare()[0] == 4  # fewer than two are left
+    assert compare("--all")[0] == 4  # fewer than two are left
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
@@ -199,14 +210,14 @@ def test_other_peoples_names_stay_text(compare: Any, runs_dir: Path) -> None:
     hostile = "[red]|=x\x1b[2J"
     make_run(runs_dir, "other-dd", 1.0, model=hostile, run="=cmd()|<b>")
     for style in ("table", "markdown", "csv"):
-        code, out, _ = compare("--format", style)
+        code, out, _ = compare("--all", "--format", style)
         assert code == 0
         assert "\x1b" not in out
-    assert "'=cmd()|<b>" in compare("--format", "csv")[1]
-    assert r"=cmd()\|\<b\>" in compare("--format", "markdown")[1]
-    assert "[red]|=x [2J" in compare()[1]
+    assert "'=cmd()|<b>" in compare("--all", "--format", "csv")[1]
+    assert r"=cmd()\|\<b\>" in compare("--all", "--format", "markdown")[1]
+    assert "[red]|=x [2J" in compare("--all")[1]
     make_run(runs_dir, "other-ee", 1.0, run="\x1b[2J", config=config_of(data="\x1b[2J"))
-    code, _, err = compare()
+    code, _, err = compare("--all")
     assert code == 4  # a fingerprint is hexadecimal
     assert "\x1b" not in err
 

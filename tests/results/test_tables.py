@@ -359,6 +359,55 @@ def test_a_row_whose_counts_do_not_agree_is_refused(
         assert folder.row().test_hits == HITS
 
 
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        (["cnn-0"], {"cnn"}),
+        (["cn", "runs/mlp-0/result.json"], {"cnn", "mlp"}),
+        (["--where", "model=cnn"], {"cnn"}),
+        (["--where", "lr=1e-3", "--where", "model=MLP"], {"mlp"}),
+        (["--where", "freeze=yes"], {"timm:x"}),
+        (["runs/timm-x"], {"timm:x"}),
+    ],
+)
+def test_a_table_shows_the_runs_that_are_named_or_sought(
+    tmp_path: Path, cli: Any, words: list[str], models: set[str]
+) -> None:
+    backbone = row_of("timm:x", run="timm-x", model_options={"freeze": True})
+    for row in (row_of("cnn"), row_of("mlp", config={"lr": 0.001}), backbone):
+        folder = store(tmp_path / "runs", with_hits(row))
+        folder.config_file.write_text("{}")
+    code, out, err = cli("table", *words, "--format", "json", "--no-baselines")
+    assert (code, err) == (0, "")
+    assert {row["model"] for row in json.loads(out)} == models
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["mpl"], "unknown run 'mpl'"),
+        (["--where", "model"], "--where model: must be COLUMN=VALUE"),
+        (["--where", "modle=cnn"], "unknown column 'modle': did you mean 'model'"),
+        (["--where", "model=vit"], "no finished run with model=vit in runs"),
+    ],
+)
+def test_what_a_table_cannot_find_is_told(
+    tmp_path: Path, cli: Any, words: list[str], text: str
+) -> None:
+    store(tmp_path / "runs", with_hits(row_of())).config_file.write_text("{}")
+    code, out, err = cli("table", *words)
+    assert (code, out) == (2, "")
+    assert text in err
+
+
+def test_runs_are_looked_for_where_the_environment_says(
+    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path / "elsewhere", with_hits(row_of()))
+    monkeypatch.setenv("STL10BENCH_RUNS", "elsewhere")
+    assert "mlp" in cli("table")[1]
+
+
 def test_the_table_needs_no_torch(tmp_path: Path) -> None:
     store(tmp_path, with_hits(row_of()))
     store(tmp_path, with_hits(row_of("cnn", 0.25)))
