@@ -54,7 +54,7 @@ def check_timm_name(name: str) -> None:
         names = timm.list_models(f"{architecture}.*", include_tags=True)
     if name in names:
         return
-    nearest = get_close_matches(name, names, n=3) or (names if tag else [])[:3]
+    nearest = get_close_matches(name.lower(), names, n=3) or (names if tag else [])[:3]
     hint = f"did you mean {' or '.join(map(repr, nearest))}?"
     if not nearest:
         hint = f"timm.list_models() lists the {len(names):,} that there are"

@@ -100,6 +100,26 @@ def test_a_misspelt_timm_model_says_the_nearest() -> None:
         build_model("timm:mobilenetv3_larg_100", 10, 64, {})
 
 
+def test_other_names_of_timm_say_a_few_near_ones_or_where_they_are_listed() -> None:
+    for name, text in (
+        ("resnet18.a1_in1", "did you mean 'resnet18.a1_in1k' or "),
+        ("resnet18.zzz", "did you mean 'resnet18."),
+        ("ResNet18", "did you mean 'resnet18' or "),
+        ("zzzzqq", "timm.list_models() lists the 1,"),
+    ):
+        with pytest.raises(UsageError) as error:
+            get_builder(f"timm:{name}")
+        assert str(error.value).startswith(f"unknown timm model '{name}': {text}")
+        assert len(str(error.value)) < 200
+
+
+def test_a_size_that_a_backbone_cannot_take_is_answered_with_the_nearest_that_it_can() -> None:
+    with pytest.raises(UsageError, match=r"image_size = 50: .* evenly.; use --image-size 64$"):
+        build_model("timm:nest_tiny", 10, 50, {})
+    with pytest.raises(UsageError, match=r"image_size = 250: .*; use --image-size 256$"):
+        build_model("timm:nest_tiny", 10, 250, {})
+
+
 # Registering.
 
 
