@@ -36,10 +36,9 @@ def test_predict_prints_a_line_for_each_image_and_reports_the_rest(
     assert lines[0].strip().startswith("photos/=cmd|' C'[red]")
     assert "\x1b" not in out
     assert [name for name in NAMES if name in lines[1]] != []
-    assert err.splitlines() == [
-        "photos/x[bold] .txt: cannot identify it as JPEG, PNG, WEBP, BMP, GIF, TIFF or PPM",
-        "1 of 3 could not be read as an image",
-    ]
+    reason, count = err.splitlines()  # which formats there are depends on Pillow
+    assert reason.startswith("photos/x[bold] .txt: cannot identify it as JPEG, PNG, WEBP, ")
+    assert count == "1 of 3 could not be read as an image"
 
 
 def test_predict_gives_json_csv_and_python_the_same(
