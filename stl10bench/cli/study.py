@@ -234,7 +234,7 @@ def run(
         stored = _stored(name, Path(options["runs_dir"]))
     changes = parse.Changes(model, recipe, vary or (), seeds, _settings(options))
     study = parse.define(name, changes, None if stored is None else stored.study)
-    start = plan.Start(options["weights"], options["pretrained"])
+    start = plan.make_start(options["weights"], options["pretrained"], options["runs_dir"])
     _check(study, name, start)
     search = _search(study, {key: options.pop(key) for key in _SEARCH}, dry_run, seeds)
     workers = engine.Workers(**{key: options.pop(key) for key in WORKERS})

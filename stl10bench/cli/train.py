@@ -204,7 +204,7 @@ def benchmark(
     )
     workers = {key: options.pop(key) for key in WORKERS}
     keywords = settings(options, [entry.model for entry in entries])
-    start = plan.Start(options["weights"], keywords["pretrained"])
+    start = plan.make_start(options["weights"], keywords["pretrained"], options["runs_dir"])
     not_settings = {*TRAINING} - {*RunConfig.model_fields, "hidden", "dropout"}
     changed = {key: value for key, value in keywords.items() if key not in not_settings}
     list(plan.fit_settings(entries, changed))  # raises before the data are opened

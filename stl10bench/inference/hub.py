@@ -229,7 +229,11 @@ def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> di
     return {
         "architecture": name,
         "num_classes": 0,
-        "num_features": tensors["head.linears.0.weight"].shape[1],
+        "num_features": next(
+            value.shape[1]
+            for key, value in tensors.items()
+            if key.startswith("head.") and value.ndim == 2
+        ),
         "model_args": create_arguments(name, size),
         "pretrained_cfg": {
             "input_size": [3, size, size],

@@ -220,14 +220,7 @@ def find_checkpoint(path: Path) -> Path:
         raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
     if not folder.status_file.is_file():
         return path
-    tested = folder.tested_file(folder.config())
-    if not folder.is_finished or not tested.is_file():
-        state = folder.describe()["state"]
-        raise CheckpointError(
-            f"the run {path} has no tested checkpoint: its state is {state}; train it to its end, "
-            "or name a file in it"
-        )
-    return tested
+    return folder.checkpoint()
 
 
 def load(path: str | Path) -> Predictor:

@@ -38,6 +38,7 @@ class Header(BaseModel):
     step: int = 0
     metrics: dict[str, float | None] = {}  # test/... and val/..., without the speed, which varies
     version: str = __version__
+    seen: tuple[str, ...] | None = None  # what the first weights had learned from; None: 0.1.0
 
     def at(self, epoch: int, step: int, metrics: Mapping[str, float | None]) -> "Header":
         """The same run's header at another epoch and step; metrics without `/` are left out."""
@@ -74,6 +75,19 @@ def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
 
     Raises CheckpointError as `load` does.
     """
+    content, header = parse_header(metadata, path)
+    checksum = content.pop("sha256")
+    if checksum != _sum(content, tensors):
+        raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
+    check_finite(tensors, path)
+    return header
+
+
+def parse_header(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any], Header]:
+    """The header in a file's metadata, as it stands there and typed; no tensor proves it.
+
+    Raises CheckpointError for a header that is missing, damaged or of another format.
+    """
     if _KEY not in metadata:
         raise CheckpointError(
             f"{path} was not written by stl10bench: pass a run's best.safetensors or "
@@ -85,20 +99,19 @@ def verified(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
         content = json.loads(metadata[_KEY])
         # A changed byte can leave the values equal: 1E-05 is read as 1e-05, but never written.
         same = json.dumps(content, allow_nan=False) == metadata[_KEY]
-        checksum = content.pop("sha256")
+        fields = {key: value for key, value in content.items() if key != "sha256"}
+        content["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is damaged: {str(error)[:100]}") from None
     if content.get("format") != FORMAT:
         shown = repr(content.get("format"))[:20]
         raise CheckpointError(f"{path} has format {shown}, this version reads {FORMAT}")
-    if not same or checksum != _sum(content, tensors):
+    if not same:
         raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
     try:
-        header = Header.model_validate(content)
+        return content, Header.model_validate(fields)
     except ValidationError as error:
         raise CheckpointError(f"{path}: header: {first_problem(error)}") from None
-    check_finite(tensors, path)
-    return header
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -126,6 +139,37 @@ def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
             f"{path} does not fit the model that its header names: {len(wrong)} tensors differ "
             f"({', '.join(wrong[:5])})"
         )
+
+
+def fill_where_fitting(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Load `tensors` into `model`, all but those of its classifier that do not fit.
+
+    Returns the names that were left out. Raises CheckpointError, with at most 5 names, when others
+    differ or nothing fits.
+    """
+    wanted = model.state_dict()
+    unfit = [
+        key
+        for key in wanted.keys() | tensors.keys()
+        if key not in wanted
+        or key not in tensors
+        or (wanted[key].shape, wanted[key].dtype) != (tensors[key].shape, tensors[key].dtype)
+    ]
+    wrong = sorted(key for key in unfit if not in_classifier(model, key))
+    if wrong or len(unfit) >= len(wanted):
+        raise CheckpointError(
+            f"{path} does not fit the model: {len(unfit)} of {len(wanted)} tensors differ "
+            f"({', '.join((wrong or sorted(unfit))[:5])})"
+        )
+    fitting = {key: value for key, value in tensors.items() if key not in unfit}
+    model.load_state_dict(fitting, strict=False)
+    return sorted(key for key in unfit if key in wanted)
+
+
+def in_classifier(model: nn.Module, key: str) -> bool:
+    """Whether a tensor is of a model's classifier: its `head`, or what has the last parameters."""
+    last = list(model.state_dict())[-1].rpartition(".")[0]
+    return key.startswith("head." if hasattr(model, "head") else f"{last}.")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

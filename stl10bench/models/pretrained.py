@@ -1,24 +1,34 @@
-"""Where a backbone's weights come from: named by content, not by path."""
+"""Where a model's first weights come from: named by content, not by path."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from stl10bench.config import RunConfig, make_config
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.core.network import reachable
+from stl10bench.core.safetensors import read_safetensors_metadata
 from stl10bench.models import registry
+from stl10bench.results.run_folder import find_run
 
 NO_WEIGHTS = "none"
+IMAGENET, UNKNOWN = "ImageNet", "unknown"
+HUB = "hf-hub:"
+_KEY = "stl10bench"  # of the header in a checkpoint's metadata
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Initial weights of a backbone; `source` goes into the config, `file` does not."""
+    """Initial weights of a model; `source` goes into the config, `file` does not."""
 
     source: str = NO_WEIGHTS  # or sha256:<checksum of the file>, or hub:<repository>
     file: Path | None = None
     sha256: str | None = None
+    seen: tuple[str, ...] = ()  # what they learned from, before the run whose checkpoint they are
+    config: RunConfig | None = None  # of that run; None for weights of another program
 
 
 def choose_weights(
@@ -27,23 +37,15 @@ def choose_weights(
     """What `model` starts from: a file, timm's weights on the hub (`pretrained`), or nothing.
 
     `frozen` is None for a model without a backbone. Raises UsageError for a frozen backbone with
-    random weights and for a file that no backbone takes, CheckpointError for an unreadable file.
+    random weights and for a file of another model, CheckpointError for an unreadable file.
     """
     backbone = registry.backbone_name(model)
-    if backbone is None:
-        if file is not None:
-            raise UsageError(f"--weights {file}: model {model!r} has no backbone to load them into")
-        return Weights()
     if file is not None:
         if not pretrained:
             raise UsageError("--weights and --no-pretrained contradict each other: give only one")
-        if file.exists() and not file.is_file():  # reading a pipe would wait for a writer
-            raise CheckpointError(f"cannot read the weights {file}: no regular file")
-        try:
-            digest = files.digests(file, "sha256")[0]
-            return Weights(f"sha256:{digest}", file, digest)
-        except OSError as error:
-            raise CheckpointError(f"cannot read the weights {file}: {error.strerror}") from error
+        return _of_file(model, file)
+    if backbone is None:
+        return Weights()
     if not pretrained:
         if frozen:
             raise UsageError(
@@ -62,18 +64,91 @@ def choose_weights(
             f"timm has no pretrained weights for {backbone}: pass --weights FILE, or train from "
             "scratch with --no-pretrained --no-freeze"
         )
-    return Weights(f"hub:{repository}")
+    return Weights(f"hub:{repository}", seen=_seen_by(f"hub:{repository}"))
 
 
-def contamination(source: str) -> str:
-    """What a model was trained on before this run: "none", "ImageNet", or "unknown" for a file.
+def _of_file(model: str, file: Path) -> Weights:
+    """The weights in a file; raises as `choose_weights` does."""
+    if file.exists() and not file.is_file():  # reading a pipe would wait for a writer
+        raise CheckpointError(f"cannot read the weights {file}: no regular file")
+    try:
+        digest = files.digests(file, "sha256")[0]
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights {file}: {error.strerror}") from error
+    header = _header(file)
+    backbone = registry.backbone_name(model)
+    if header is None:
+        if backbone is None:
+            raise UsageError(
+                f"--weights {file}: model {model!r} has no backbone, and the file is no checkpoint "
+                "of ours: pass a run of the same model"
+            )
+        return Weights(f"sha256:{digest}", file, digest, (UNKNOWN,))
+    config, seen = header
+    theirs = registry.backbone_name(config.model)
+    if (theirs or config.model) != (backbone or model):
+        raise UsageError(
+            f"--weights {file}: it is of model {config.model!r}; {model!r} cannot start from it"
+        )
+    return Weights(f"sha256:{digest}", file, digest, seen, config)
 
-    It matters because STL-10's images were taken from ImageNet, on which (or on more) timm's
-    weights on the hub were trained.
+
+def _header(file: Path) -> tuple[RunConfig, tuple[str, ...]] | None:
+    """The config of the run whose checkpoint a file is, and what its first weights had seen.
+
+    None for a file of another program. What it says is proven when the tensors are read.
     """
+    metadata = read_safetensors_metadata(file)
+    if _KEY not in metadata:
+        return None
+    try:
+        content: Any = json.loads(metadata[_KEY])
+        config, seen = make_config(content["config"]), content.get("seen")
+        if seen is None:  # until 0.1.0 only their source was stored
+            return config, _seen_by(config.weights)
+        return config, tuple(str(each) for each in seen)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # UsageError among them
+        raise CheckpointError(f"{file}: the header is damaged: {str(error)[:100]}") from None
+
+
+def is_checkpoint(file: Path) -> bool:
+    """Whether a file of safetensors is a checkpoint of ours; raises CheckpointError for no such."""
+    return _header(file) is not None
+
+
+def find_weights(weights: str | Path, runs_dir: Path) -> Path:
+    """The file that --weights names: a file, a run (its tested checkpoint), hf-hub:OWNER/NAME.
+
+    A run is a folder, a name in `runs_dir`, or the beginning of one. Raises UsageError for a name
+    of nothing, and CheckpointError for a run without a tested checkpoint, and when there is no
+    download.
+    """
+    text = Path(weights).as_posix()
+    if text.startswith(HUB):
+        return _download(text.removeprefix(HUB))
+    path = Path(weights)
+    if path.exists() and not path.is_dir():
+        return path
+    if not path.exists() and path.suffix:  # a run's name has none
+        raise CheckpointError(f"cannot read the weights {path}: No such file or directory")
+    return find_run(runs_dir, str(path)).checkpoint()
+
+
+def contamination(source: str, seen: tuple[str, ...] | None) -> str:
+    """What a model had seen before its run: "none", or names joined by " + ".
+
+    "ImageNet", from which STL-10's images were taken, of timm's weights on the hub; "unknown" of a
+    file that does not say; "data <fingerprint>" of other data that a checkpoint of ours was trained
+    on; "validation images" where it was trained on those that now choose. `seen` is None in
+    checkpoints of 0.1.0, which know the `source` alone.
+    """
+    return " + ".join(_seen_by(source) if seen is None else seen) or "none"
+
+
+def _seen_by(source: str) -> tuple[str, ...]:
     if source == NO_WEIGHTS:
-        return "none"
-    return "ImageNet" if source.startswith("hub:timm/") else "unknown"
+        return ()
+    return (IMAGENET,) if source.startswith("hub:timm/") else (UNKNOWN,)
 
 
 def fetch_weights(weights: Weights) -> Weights:
@@ -83,22 +158,30 @@ def fetch_weights(weights: Weights) -> Weights:
     """
     if weights.source == NO_WEIGHTS or weights.file is not None:
         return weights
+    file = _download(weights.source.removeprefix("hub:"))
+    return replace(weights, file=file, sha256=files.digests(file, "sha256")[0])
+
+
+def _download(repository: str) -> Path:
+    """model.safetensors of OWNER/NAME or OWNER/NAME@REVISION, from the hub or its cache here."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repository, _, revision = weights.source.removeprefix("hub:").partition("@")
-    download = partial(hf_hub_download, repository, "model.safetensors", revision=revision or None)
+    name, _, revision = repository.partition("@")
+    download = partial(hf_hub_download, name, "model.safetensors", revision=revision or None)
     try:
-        file = Path(download(local_files_only=True))
+        return Path(download(local_files_only=True))
     except LocalEntryNotFoundError:
-        try:
-            if not reachable(constants.ENDPOINT):  # the hub's own retries take half a minute
-                raise ConnectionError(f"no connection to {constants.ENDPOINT}")
-            file = Path(download())
-        except Exception as error:  # whatever the network, the hub or its cache raises
-            reason = str(error).partition("\n")[0][:160]
-            raise CheckpointError(
-                f"cannot download {repository} from the Hugging Face hub ({reason}): pass "
-                "--weights FILE, or train from scratch with --no-pretrained --no-freeze"
-            ) from error
-    return replace(weights, file=file, sha256=files.digests(file, "sha256")[0])
+        pass
+    except ValueError as error:  # of a name that cannot be one
+        raise UsageError(f"--weights {HUB}{repository}: {str(error)[:160]}") from None
+    try:
+        if not reachable(constants.ENDPOINT):  # the hub's own retries take half a minute
+            raise ConnectionError(f"no connection to {constants.ENDPOINT}")
+        return Path(download())
+    except Exception as error:  # whatever the network, the hub or its cache raises
+        reason = str(error).partition("\n")[0][:160]
+        raise CheckpointError(
+            f"cannot download {repository} from the Hugging Face hub ({reason}): pass "
+            "--weights FILE, or train from scratch with --no-pretrained --no-freeze"
+        ) from error

@@ -88,6 +88,16 @@ class RunFolder:
         """The checkpoint that is tested: the best epoch's, or the last where none is chosen."""
         return self.best_file if config.val_fraction else self.last_file
 
+    def checkpoint(self) -> Path:
+        """The tested checkpoint of a finished run; raises CheckpointError for any other."""
+        tested = self.tested_file(self.config())
+        if not self.is_finished or not tested.is_file():
+            raise CheckpointError(
+                f"the run {self.path} has no tested checkpoint: its state is "
+                f"{self.describe()['state']}; train it to its end, or name a file in it"
+            )
+        return tested
+
     def row(self) -> Row:
         """The row of a finished run; raises CheckpointError for a file that holds none."""
         return read_row(self.result_file)

@@ -18,7 +18,7 @@ from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import registry
 from stl10bench.models.factory import check_options, model_options
-from stl10bench.models.pretrained import Weights
+from stl10bench.models.pretrained import Weights, find_weights, is_checkpoint
 from stl10bench.results.rows import Failure
 from stl10bench.studies.study import (
     MOST_RUNS,
@@ -48,12 +48,21 @@ class Start(NamedTuple):
 
     weights: Path | None = None
     pretrained: bool = True
+    of_ours: bool = False  # whether they are a checkpoint of a run
 
     def keywords(self, model: str) -> dict[str, Any]:
-        """Those that `train` takes for a model."""
-        if registry.backbone_name(model) is None:
+        """Those that `train` takes for a model; weights of a backbone are not for the others."""
+        if registry.backbone_name(model) is None and not self.of_ours:
             return {}
         return {"weights": self.weights, "pretrained": self.pretrained}
+
+
+def make_start(weights: Path | None, pretrained: bool, runs_dir: Path) -> Start:
+    """What --weights and --pretrained mean; raises what `find_weights` raises."""
+    if weights is None:
+        return Start(None, pretrained)
+    file = find_weights(weights, runs_dir)
+    return Start(file, pretrained, is_checkpoint(file))
 
 
 @dataclass(frozen=True)

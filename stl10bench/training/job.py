@@ -35,7 +35,7 @@ class Job(BaseModel):
     verify: bool = True
     """Verify the MD5 checksums of STL-10's files."""
     weights: Path | None = None
-    """The backbone's weights: safetensors in timm's keys."""
+    """Initial weights: safetensors (timm's keys or a checkpoint), a run, or hf-hub:OWNER/NAME."""
     runs_dir: Path = Path("runs")
     """Folder of the run folders."""
 

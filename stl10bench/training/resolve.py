@@ -23,7 +23,7 @@ def check_settings(
     model: str,
     *,
     recipe: str = DEFAULT_RECIPE,
-    weights: str | Path | None = None,
+    weights: Path | None = None,
     pretrained: bool = True,
     settings: Mapping[str, Any],
 ) -> tuple[RunConfig, Weights]:
@@ -64,8 +64,7 @@ def check_settings(
             )
     if frozen and not pretrained:
         get_builder(model)  # an unknown timm model is said before what is missing for it
-    file = None if weights is None else Path(weights)
-    return config, choose_weights(model, file=file, pretrained=pretrained, frozen=frozen)
+    return config, choose_weights(model, file=weights, pretrained=pretrained, frozen=frozen)
 
 
 def resolve_config(config: RunConfig, dataset: "Dataset", start: Weights, device: str) -> RunConfig:

@@ -167,7 +167,7 @@ def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
         "trainable_parameters": trainable,
         "image_size": config.image_size,
         "pretrained": config.weights != NO_WEIGHTS,
-        "contamination": contamination(config.weights),
+        "contamination": contamination(config.weights, header.seen),
         "epochs": config.epochs if stepped else None,
         "best_epoch": header.epoch if stepped else None,
         "seed": config.seed,

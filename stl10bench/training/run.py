@@ -16,7 +16,13 @@ from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import registry
 from stl10bench.models.methods import SUPERVISED
-from stl10bench.models.pretrained import NO_WEIGHTS, Weights, choose_weights, fetch_weights
+from stl10bench.models.pretrained import (
+    NO_WEIGHTS,
+    Weights,
+    choose_weights,
+    fetch_weights,
+    find_weights,
+)
 from stl10bench.results.rows import Row
 from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, is_frozen, resolve_config
@@ -42,7 +48,8 @@ def train(
     (`dataset`, `data_dir`, `runs_dir`, `device`, `tracker`, ...), of RunConfig (`epochs`, `lr`,
     `image_size`, ...) and of Limits (`checkpoint_minutes`, ...), and the model's own options
     (`freeze`, `hidden`, `dropout`, ...); each setting beats the recipe. Progress goes to `console`,
-    by default nowhere. Raises a BenchError whose text says what to do.
+    by default nowhere. `weights` is a file of safetensors (timm's keys, or a checkpoint of a run),
+    a run, or hf-hub:OWNER/NAME. Raises a BenchError whose text says what to do.
     """
     console = console or Console(quiet=True)
     options |= {"recipe": recipe, "weights": weights, "pretrained": pretrained}
@@ -91,8 +98,13 @@ def _prepare(
     how = {key: options.pop(key) for key in OPTIONS if key in options}
     if how.get("plugin") is not None:
         registry.load_plugin(how["plugin"])
+    file = None
+    if weights is not None:
+        file = find_weights(
+            weights, Path(how.get("runs_dir", Job.model_fields["runs_dir"].default))
+        )
     config, start = check_settings(
-        model, recipe=recipe, weights=weights, pretrained=pretrained, settings=options
+        model, recipe=recipe, weights=file, pretrained=pretrained, settings=options
     )
     job = make_job(config, weights=start.file, limits=make_limits(limits), **how)
     dataset = _open(job, console)

@@ -38,6 +38,7 @@ from stl10bench.models import checkpoint, registry
 from stl10bench.models.check import check_training
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.factory import build_run_model
+from stl10bench.models.methods import SUPERVISED
 from stl10bench.models.pretrained import Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.results.run_folder import RunFolder
@@ -239,18 +240,72 @@ def create_model(
     model = model.to(memory_format=memory_format(model))
     if config.freeze_stages:
         freeze_stages(model, config.freeze_stages)
-    name = registry.backbone_name(config.model)
-    if name is None or weights.file is None:
+    if weights.file is None:
         mean, std = channel_statistics(training_images())
     else:
-        tensors, _ = checkpoint.read_tensors(weights.file)
-        checkpoint.check_finite(tensors, weights.file)
-        mean, std = load_pretrained(
-            model.get_submodule("backbone"), name, config.image_size, tensors
-        )
+        mean, std = load_weights(model, config, weights, dataset.class_names)
     normalise = make_normalise(mean, std, memory_format(model), accelerator.device)
-    header = checkpoint.Header(config=config, class_names=dataset.class_names, mean=mean, std=std)
+    header = checkpoint.Header(
+        config=config,
+        class_names=dataset.class_names,
+        mean=mean,
+        std=std,
+        seen=seen_before(weights, config, dataset),
+    )
     return model, normalise, header
+
+
+def load_weights(
+    model: nn.Module, config: RunConfig, weights: Weights, class_names: tuple[str, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give a model its first weights; returns the mean and std that its input is normalised by.
+
+    Weights in timm's keys fill the backbone; a checkpoint of a run the whole model, but for a
+    classifier of other classes or another size, with a warning. Raises CheckpointError for weights
+    that do not fit or are damaged.
+    """
+    path, name = weights.file, registry.backbone_name(config.model)
+    assert path is not None
+    tensors, metadata = checkpoint.read_tensors(path)
+    of_backbone = {
+        key.removeprefix("backbone."): value
+        for key, value in tensors.items()
+        if key.startswith("backbone.")
+    }
+    header = None if weights.config is None else checkpoint.parse_header(metadata, path)[1]
+    if header is None or (name is not None and not of_backbone):  # timm's keys: also an export's
+        assert name is not None  # checked when the weights were chosen
+        checkpoint.check_finite(tensors, path)
+        backbone = model.get_submodule("backbone")
+        mean, std = load_pretrained(backbone, name, config.image_size, tensors)
+        return (mean, std) if header is None else (header.mean, header.std)
+    checkpoint.verified(tensors, metadata, path)
+    if name is not None:  # timm adapts what depends on the size
+        load_pretrained(model.get_submodule("backbone"), name, config.image_size, of_backbone)
+        adapted = model.get_submodule("backbone").state_dict()
+        tensors |= {f"backbone.{key}": value for key, value in adapted.items()}
+    if header.class_names != class_names:
+        tensors = {key: v for key, v in tensors.items() if not checkpoint.in_classifier(model, key)}
+    left_out = checkpoint.fill_where_fitting(model, tensors, path)
+    if left_out and config.method == SUPERVISED:  # other methods fit theirs anew
+        warnings.warn(
+            f"{path}: its classifier is left out: it does not fit {', '.join(left_out[:3])}",
+            stacklevel=2,
+        )
+    return header.mean, header.std
+
+
+def seen_before(weights: Weights, config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What a run's first weights learned from: see `pretrained.contamination`."""
+    seen = set(weights.seen)
+    if (before := weights.config) is not None:
+        if before.data != config.data:
+            seen.add(f"data {before.data[:12]}")
+        elif np.intersect1d(
+            training_rows(before, dataset)[0], training_rows(config, dataset)[1]
+        ).size:
+            seen.add("validation images")
+    return tuple(sorted(seen))
 
 
 @dataclass(frozen=True)
