@@ -7,19 +7,18 @@ behind: a command that outlives its patience, or the tests, is killed with all t
 import atexit
 import contextlib
 import ctypes
-import importlib
 import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
+
+from helpers.service import Service, learn
 
 PATIENCE = 60.0  # seconds
 _PR_SET_CHILD_SUBREAPER = 36  # of Linux: orphans become ours, so that we see how they end
@@ -60,27 +59,12 @@ class Child:
         return Ended(code, out, err)
 
 
-class Forks:
+class Forks(Service):
     """The process that imports and forks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._number = 0
-
-    def __enter__(self) -> "Forks":
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._process.communicate()  # closes its input, which ends it and all that it started
 
     def start(
         self,
@@ -119,14 +103,6 @@ class Forks:
         """How a process ended that a child started, or None after too long a time."""
         code: int | None = self.ask({"wait": pid})
         return code
-
-    def ask(self, question: dict[str, Any]) -> Any:
-        """The answer of the forking process."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
 
 
 def _child(asked: dict[str, Any]) -> None:
@@ -224,8 +200,9 @@ def _serve() -> None:
         asked = json.loads(line)
         if "wait" in asked:
             answer = _wait(asked["wait"])
-            if asked["wait"] in folders:
-                _learn(folders[asked["wait"]])
+            modules = folders.get(asked["wait"], Path()) / "modules"
+            if modules.is_file():
+                learn(modules.read_text().split())
         else:
             answer, new = _start(asked)
             started += new
@@ -234,14 +211,6 @@ def _serve() -> None:
     for pid in started:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-
-
-def _learn(folder: Path) -> None:
-    """Import what a child had to import, for all later children."""
-    if (folder / "modules").exists():
-        for name in set((folder / "modules").read_text().split()) - set(sys.modules):
-            with contextlib.suppress(ImportError):  # some are made, not imported
-                importlib.import_module(name)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@
 are wrapped in the child only; the product has no hook for it.
 """
 
-import contextlib
-import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from helpers.service import Service, learn
 
 OPERATIONS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "truncate")
 VARYING = {
@@ -25,23 +23,8 @@ VARYING = {
 }
 
 
-class Killer:
+class Killer(Service):
     """The forking process; `train` asks it for one child and waits for its end."""
-
-    def __enter__(self) -> "Killer":
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._process.communicate()  # closes its input, which ends it
 
     def train(
         self,
@@ -56,12 +39,8 @@ class Killer:
         Returns `code` (-9 when it was killed), `operations` (their names, when it was not),
         `seconds` and `error`.
         """
-        assert self._process.stdin
-        assert self._process.stdout
         asked = {"settings": settings, "operation": operation, "after": after, "seconds": seconds}
-        self._process.stdin.write(json.dumps(asked, default=str) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        answer: dict[str, Any] = self.ask(asked)
         return answer
 
 
@@ -143,9 +122,7 @@ def _serve() -> None:
         }
         if answer["code"] >= 0:  # else it may be half an answer
             answer |= json.loads(told)
-        for name in set(answer.pop("modules", [])) - set(sys.modules):  # for all later children
-            with contextlib.suppress(ImportError):  # some are made, not imported
-                importlib.import_module(name)
+        learn(answer.pop("modules", []))
         print(json.dumps(answer), flush=True)
 
 
