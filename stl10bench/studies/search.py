@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from stl10bench.core import files
 from stl10bench.core.errors import (
@@ -120,6 +122,11 @@ def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.St
             memory.sampler = RandomSampler(seed=seed) if random else TPESampler(seed=seed)
             memory.pruner = _pruner(search.pruner, plan.longest(study, batch.common.start))
             yield memory
+        except (StorageInternalError, SQLAlchemyError) as error:
+            kind = type(error.__cause__ or error).__name__  # its text quotes the trial's values
+            raise StorageError(
+                f"--storage: the database failed ({kind}). {engine.RESUME}"
+            ) from None
         finally:
             storage.remove_session()
 

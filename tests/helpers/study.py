@@ -78,12 +78,16 @@ def batch_of(common: Common, name: str = "test", **workers: Any) -> Batch:
 
 
 def start(
-    *arguments: str | Path, data_dir: Path, cwd: Path = ROOT, **environment: str
+    *arguments: str | Path,
+    data_dir: Path,
+    cwd: Path = ROOT,
+    under: Sequence[str] = (),
+    **environment: str,
 ) -> "subprocess.Popen[str]":
-    """A program of its own, as a user would start it."""
+    """A program of its own, as a user would start it, perhaps `under` another."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "STL10BENCH_DATA": str(data_dir)}
     return subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)],
+        [*under, sys.executable, "-m", *map(str, arguments)],
         cwd=cwd,
         env=variables | environment,
         stdout=subprocess.PIPE,

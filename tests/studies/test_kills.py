@@ -1,12 +1,15 @@
-"""Workers, children and drivers that are killed: started again, every run is there once."""
+"""Workers, children and drivers that are killed or on other machines: every run is there once."""
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -195,33 +198,72 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--tls-ca-file", str(cert), "--tls-cert", str(cert), "--tls-key", str(key)]
 
 
+class Machine(NamedTuple):
+    """An address, and the command under which programs run where it is theirs."""
+
+    host: str
+    under: tuple[str, ...] = ()
+
+
+@pytest.fixture(params=["on loopback", "in network namespaces"])
+def machines(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, Machine]]:
+    """Two machines that reach each other by network alone; on loopback they are one."""
+    if request.param == "on loopback":
+        yield Machine("127.0.0.1"), Machine("127.0.0.1")
+        return
+    if shutil.which("ip") is None:
+        pytest.skip("no iproute2 to make network namespaces with")
+    hosts = {f"stl10bench-{os.getpid()}-{n}": f"10.213.7.{n}" for n in (1, 2)}
+    first, second = hosts
+    commands = [f"netns add {name}" for name in hosts]
+    commands += [f"link add eth0 netns {first} type veth peer name eth0 netns {second}"]
+    for name, host in hosts.items():
+        commands += [f"-n {name} address add {host}/24 dev eth0"]
+        commands += [f"-n {name} link set {device} up" for device in ("lo", "eth0")]
+    try:
+        for command in commands:
+            made = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
+            if made.returncode:
+                pytest.skip(f"no network namespaces: ip {command}: {made.stderr.strip()}")
+        yield tuple(Machine(host, ("ip", "netns", "exec", n)) for n, host in hosts.items())
+    finally:
+        for name in hosts:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
 def test_workers_of_a_scheduler_elsewhere_train_over_tls(
-    data_dir: Path, tmp_path: Path, straight: Path, tls: list[str]
+    data_dir: Path,
+    tmp_path: Path,
+    straight: Path,
+    tls: list[str],
+    machines: tuple[Machine, Machine],
 ) -> None:
-    """A scheduler and two workers: processes in folders of their own, which have their own TMP."""
+    """Two workers in folders of their own, which have their own TMP, and a scheduler elsewhere."""
     file = tmp_path / "scheduler.json"
     programs = []
-    local = ("--host", "127.0.0.1", *tls)
+    here, there = machines
+    driver = partial(start, data_dir=data_dir, under=here.under)
     try:
-        words = ("distributed.cli.dask_scheduler", *local, "--port", "0", "--no-dashboard")
-        words += ("--scheduler-file", str(file))
-        programs.append(start(*words, data_dir=data_dir, cwd=tmp_path))
+        words = ("distributed.cli.dask_scheduler", "--host", here.host, *tls, "--port", "0")
+        words += ("--no-dashboard", "--scheduler-file", str(file))
+        programs.append(driver(*words, cwd=tmp_path))
         wait_until(file.exists)
         address = json.loads(file.read_text())["address"]
-        assert address.startswith("tls://127.0.0.1:")
+        assert address.startswith(f"tls://{here.host}:")
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
-            words = ("distributed.cli.dask_worker", address, *local, "--nthreads", "1")
-            words += ("--no-dashboard", "--memory-limit", "0")
+            words = ("distributed.cli.dask_worker", address, "--host", there.host, *tls)
+            words += ("--nthreads", "1", "--no-dashboard", "--memory-limit", "0")
             place = {"cwd": tmp_path / name, "TMPDIR": str(tmp_path / name)}
-            programs.append(start(*words, data_dir=data_dir, **place))
+            programs.append(start(*words, data_dir=data_dir, under=there.under, **place))
         options = [*STUDY, "--runs-dir", tmp_path / "runs", "--scheduler", address]
         cert, key = tls[3], tls[5]
-        _, err = start(*options, data_dir=data_dir).communicate(timeout=120)
+        _, err = driver(*options).communicate(timeout=120)
         assert "no connection" in err  # without TLS
         options += ["--tls-ca", cert, "--tls-cert", cert, "--tls-key", key]
-        err = finish(start(*options, data_dir=data_dir))
+        err = finish(driver(*options))
         assert "[3/3]" in err
+        assert "not loopback" not in err
         check(tmp_path / "runs", straight)
     finally:
         for program in reversed(programs):
