@@ -5,10 +5,11 @@
 Measure on a machine that does nothing else, with Linux. Each run is a logistic regression on the
 demo data in `data/`, in a child of one thread. The overhead of a job is the time of all workers,
 from the first job's submission to the last one's answer, less that of the children from their start
-to their end, which the kernel tells; so it contains what a worker waits for the other's last job.
+to their end, which the kernel tells, and less the waiting of a worker for whom no job is left.
 """
 
 import argparse
+import contextlib
 import os
 import select
 import tempfile
@@ -23,7 +24,8 @@ import psutil
 from rich.console import Console
 
 from stl10bench.studies import engine, parse, plan
-from stl10bench.studies.engine import Batch, Workers
+from stl10bench.studies.cluster import Workers
+from stl10bench.studies.engine import Batch
 from stl10bench.studies.plan import Common, Planned, Start
 from stl10bench.studies.progress import Progress
 from stl10bench.studies.study import points
@@ -56,14 +58,17 @@ def main() -> None:
             watch = Stopwatch("overhead", planned, QUIET)
             batch = Batch("overhead", common, Workers(workers), Path(folder) / "log")
             begun = time.monotonic()
-            with children() as seconds:
+            with children() as lives:
                 engine.train(planned, batch, watch)
             totals.append(time.monotonic() - begun)
-        assert len(seconds) == runs, f"{len(seconds)} children were seen, not {runs}"
-        overhead = (workers * (watch.done - watch.begun) - sum(seconds)) / runs
+        assert len(lives) == runs, f"{len(lives)} children were seen, not {runs}"
+        seconds = sum(ended - started for started, ended in lives)
+        last_ends = sorted(ended for _, ended in lives)[-workers:]
+        idle = sum(last_ends[-1] - ended for ended in last_ends)
+        overhead = (workers * (watch.done - watch.begun) - seconds - idle) / runs
         print(
             f"{workers} worker{'s'[: workers - 1]}: start {watch.begun - begun:.2f} s, {runs} runs "
-            f"{watch.done - watch.begun:.1f} s, their children {sum(seconds):.1f} s in all: "
+            f"{watch.done - watch.begun:.1f} s, their children {seconds:.1f} s in all: "
             f"{overhead:.3f} s a job beyond its child; end {totals[-1] + begun - watch.done:.2f} s"
         )
     print(
@@ -82,35 +87,34 @@ def plan_runs(common: Common, count: int) -> Sequence[Planned]:
     """As many logistic regressions, which differ in their learning rate."""
     rates = ",".join(f"{(n + 1) / 1e4}" for n in range(count))
     study = parse.define(None, parse.Changes("logistic", vary=[f"lr={rates}"], seeds=1))
-    return plan.plan_study(study, points(study), common)
+    return plan.plan_runs(points(study), study.recipe, common)
 
 
 @contextmanager
-def children() -> Iterator[list[float]]:
-    """The seconds that each process lived that trained a job below us meanwhile."""
-    seconds: list[float] = []
+def children() -> Iterator[list[tuple[float, float]]]:
+    """From when to when each process lived that trained a job below us meanwhile, in seconds."""
+    lives: list[tuple[float, float]] = []
     threads: dict[int, threading.Thread] = {}
     over = threading.Event()
 
     def wait(descriptor: int, begun: float) -> None:
         select.select([descriptor], [], [])  # readable when the process has ended
-        seconds.append(time.clock_gettime(time.CLOCK_BOOTTIME) - begun)
+        lives.append((begun, time.clock_gettime(time.CLOCK_BOOTTIME)))
         os.close(descriptor)
 
     def look() -> None:
         while not over.wait(0.5):  # a child imports torch first: none lives for less
             for child in psutil.Process().children(recursive=True):
-                if child.pid not in threads and "--job" in child.cmdline():
-                    begun = started(child.pid)
-                    threads[child.pid] = threading.Thread(
-                        target=wait, args=(os.pidfd_open(child.pid), begun)
-                    )
-                    threads[child.pid].start()
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    if child.pid not in threads and "--job" in child.cmdline():
+                        of_child = (os.pidfd_open(child.pid), start_of(child.pid))
+                        threads[child.pid] = threading.Thread(target=wait, args=of_child)
+                        threads[child.pid].start()
 
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        yield seconds
+        yield lives
     finally:
         over.set()
         looking.join()
@@ -118,7 +122,7 @@ def children() -> Iterator[list[float]]:
             thread.join()
 
 
-def started(pid: int) -> float:
+def start_of(pid: int) -> float:
     """When a process was started, in seconds of the clock that counts from the machine's start."""
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(after_name[19]) / os.sysconf("SC_CLK_TCK")

@@ -282,6 +282,12 @@ def settings(options: dict[str, Any], models: Iterable[str] = ()) -> dict[str, A
     return {**stored, **keywords, **model_options}
 
 
+def run_settings(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `train`'s keywords that decide a run's numbers, a model's options included."""
+    decisive = RunConfig.model_fields.keys() - set(DERIVED) | {"freeze", "hidden", "dropout"}
+    return {key: value for key, value in keywords.items() if key not in TRAINING.keys() - decisive}
+
+
 def _read_config(path: Path, models: Iterable[str]) -> dict[str, Any]:
     """The settings in a file; the data are those of --dataset. Raises UsageError."""
     stored = read_json(path, UsageError)

@@ -20,12 +20,12 @@ from stl10bench.cli.options import (
     Specification,
     choice,
     completing,
-    key_values,
     load_plugin,
     option,
+    run_settings,
+    settings,
     with_options,
 )
-from stl10bench.config import DERIVED, RunConfig
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
 from stl10bench.results.rows import Failure, has_damage
@@ -35,7 +35,7 @@ from stl10bench.studies.record import Record
 from stl10bench.studies.study import Study, points
 
 if TYPE_CHECKING:
-    from stl10bench.studies.engine import Workers
+    from stl10bench.studies.cluster import Workers
     from stl10bench.studies.search import Search
 
 
@@ -226,29 +226,30 @@ def run(
     stl10bench study run --model cnn --vary dropout=0,0.2
     stl10bench study run mlp-hidden --seeds 3 --dry-run
     """
-    from stl10bench.studies import engine, parse, plan, record
+    from stl10bench.studies import cluster, parse, plan, record
 
     load_plugin(options["plugin"])
+    searching = {key: options.pop(key) for key in _SEARCH}
+    workers = cluster.Workers(**{key: options.pop(key) for key in WORKERS})
     stored = None
     if name is not None and name not in parse.PRESETS:
         stored = _stored(name, Path(options["runs_dir"]))
-    changes = parse.Changes(model, recipe, vary or (), seeds, _settings(options))
+    changes = parse.Changes(model, recipe, vary or (), seeds, run_settings(settings(options)))
     study = parse.define(name, changes, None if stored is None else stored.study)
     start = plan.make_start(options["weights"], options["pretrained"], options["runs_dir"])
     _check(study, name, start)
-    search = _search(study, {key: options.pop(key) for key in _SEARCH}, dry_run, seeds)
-    workers = engine.Workers(**{key: options.pop(key) for key in WORKERS})
+    search = _search(study, searching, dry_run, seeds)
     if search is not None:  # beside the grid of that name
         new_name = f"{study.name[:50]}-{search.sampler}"
         study = study.model_copy(update={"seeds": study.seeds[:1], "name": new_name})
     if not is_main():  # of a launcher: the first process has the plan
         if not dry_run:
-            engine.serve(workers)
+            cluster.serve(workers)
         return
 
     common = plan.prepare(start, options, stderr(), dry=dry_run)
     grid = [] if search is not None else points(study)
-    planned = plan.plan_study(study, grid, common)
+    planned = plan.plan_runs(grid, study.recipe, common)
     if dry_run:
         train.show_forecast(planned, common)
         return
@@ -267,14 +268,6 @@ def run(
         raise UsageError("no run succeeded; the table says why")
     if has_damage(run.row for run in trained):
         raise typer.Exit(CheckpointError.exit_code)
-
-
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The settings and the model's options among a command's options."""
-    keys = [*(key for key in RunConfig.model_fields if key not in DERIVED)]
-    keys += ["freeze", "hidden", "dropout"]
-    values = {key: options[key] for key in keys if options.get(key) is not None}
-    return values | key_values("model", options["model_option"])
 
 
 def _search(
@@ -312,7 +305,7 @@ def _train(
     workers: "Workers",
 ) -> tuple[Record, list[Trained]]:
     """Train what is missing of a study; returns its record and what there is of each run then."""
-    from stl10bench.studies import engine, record
+    from stl10bench.studies import cluster, engine, record
     from stl10bench.studies.progress import Progress
 
     name = new.study.name
@@ -322,11 +315,11 @@ def _train(
         from stl10bench.studies.search import train
 
         trained = train(new, search, batch, stderr())
-        engine.dismiss()
+        cluster.dismiss()
         return trained
     record.write(common.runs_dir, new)
     outcomes = engine.train(planned, batch, Progress(name, planned, stderr()))
-    engine.dismiss()
+    cluster.dismiss()
     new = record.note_failures(common.runs_dir, new, outcomes)
     return new, record.trained(new, common.runs_dir, outcomes)
 

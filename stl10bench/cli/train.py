@@ -28,11 +28,12 @@ from stl10bench.cli.options import (
     RunsDir,
     choice,
     load_plugin,
+    run_settings,
     settings,
     with_options,
 )
 from stl10bench.cli.results import end_with
-from stl10bench.config import Limits, RunConfig
+from stl10bench.config import Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
 from stl10bench.metrics.significance import SIGNIFICANCE
@@ -199,22 +200,21 @@ def benchmark(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("benchmark starts its own processes: run it without a launcher")
     load_plugin(options["plugin"])
-    entries = plan.list_entries(
-        models or [], everything=everything, freeze=freeze, seeds=seeds, protocol=protocol
-    )
     workers = {key: options.pop(key) for key in WORKERS}
-    keywords = settings(options, [entry.model for entry in entries])
+    names = [*(plan.REPORT_MODELS if everything else ()), *(models or ())]
+    keywords = settings(options, names)
     start = plan.make_start(options["weights"], keywords["pretrained"], options["runs_dir"])
-    not_settings = {*TRAINING} - {*RunConfig.model_fields, "hidden", "dropout"}
-    changed = {key: value for key, value in keywords.items() if key not in not_settings}
-    list(plan.fit_settings(entries, changed))  # raises before the data are opened
+    points = plan.benchmark_points(
+        names, run_settings(keywords), freeze=freeze, seeds=seeds, protocol=protocol
+    )
     common = plan.prepare(start, options, stderr(), dry=dry_run)
-    planned = plan.plan_benchmark(entries, changed, options["recipe"], common)
+    planned = plan.plan_runs(points, options["recipe"], common)
     if dry_run:
         show_forecast(planned, common)
         return
 
-    from stl10bench.studies.engine import Batch, Workers, train
+    from stl10bench.studies.cluster import Workers
+    from stl10bench.studies.engine import Batch, train
     from stl10bench.studies.progress import Progress
 
     if workers["workers"] is None and workers["scheduler"] is None:
@@ -238,8 +238,7 @@ def benchmark(
 
 def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
     """Print the runs, done or missing; minutes are known, or measured on a few steps."""
-    from stl10bench.studies.estimate import forecast
-    from stl10bench.studies.progress import duration
+    from stl10bench.studies.progress import duration, forecast
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
@@ -249,7 +248,7 @@ def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
         forecasts = forecast(planned, common)
     for line in forecasts:
         time = "" if line.seconds is None else duration(line.seconds)
-        title, state = escape(clean(line.planned.title)), escape(clean(line.state))
+        title, state = escape(clean(line.title)), escape(clean(line.state))
         table.add_row(title, state, f"~{time}" if line.is_left else time)
     left = sum(line.seconds or 0.0 for line in forecasts if line.is_left)
     stdout().print(table)

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -51,6 +51,9 @@ class Interrupted(NamedTuple):
     reason: str = RESUME
 
 
+Outcome = Row | Failure | Interrupted
+
+
 def known_outcome(job: Job, *, tidy: bool = True) -> Row | Failure | None:
     """The row of a finished run, or why it diverged; None for a run that is still to do.
 
@@ -88,7 +91,7 @@ def ask_to_stop(home: Path, run: str | None, number: int) -> None:
         file.write(f"{number}\n")
 
 
-def train(task: Task, environment: Mapping[str, str]) -> Row | Failure | Interrupted:
+def train(task: Task, environment: Mapping[str, str] | None = None) -> Outcome:
     """Train a job in a child process, unless its row is there already.
 
     Waits for whoever owns the run folder: a child that a dead worker left behind, or another
@@ -112,7 +115,7 @@ def train(task: Task, environment: Mapping[str, str]) -> Row | Failure | Interru
                 outcome = job.folder.failure()
             if outcome is not None:
                 return outcome
-            code, printed = _run_child(task, environment)
+            code, printed = _run_child(task, environment or child_environment(task))
             if code != BusyError.exit_code:
                 return _outcome(job, code, printed)
             waited = True
@@ -120,7 +123,7 @@ def train(task: Task, environment: Mapping[str, str]) -> Row | Failure | Interru
         return failure(job.config, str(error))
 
 
-def _outcome(job: Job, code: int, printed: str) -> Row | Failure | Interrupted:
+def _outcome(job: Job, code: int, printed: str) -> Outcome:
     """What a child came to, by its run folder, else by its last words."""
     if code == 0:
         return job.folder.row()
@@ -178,16 +181,12 @@ def _run_child(task: Task, environment: Mapping[str, str]) -> tuple[int, str]:
         file.unlink(missing_ok=True)
 
 
-@contextmanager
-def _log(path: Path | None) -> Iterator[IO[str] | None]:
+def _log(path: Path | None) -> AbstractContextManager[IO[str] | None]:
     if path is None:
-        yield None
-        return
+        return nullcontext()
     with files.storage_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
-    with file:
-        yield file
+        return path.open("a", encoding="utf-8")
 
 
 def child_environment(

@@ -1,11 +1,11 @@
 """A study or a list of models, options, data -> the runs to be: a job each, or why not."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from rich.console import Console
@@ -20,18 +20,7 @@ from stl10bench.models import registry
 from stl10bench.models.factory import check_options, model_options
 from stl10bench.models.pretrained import Weights, find_weights, is_checkpoint
 from stl10bench.results.rows import Failure
-from stl10bench.studies.study import (
-    MOST_RUNS,
-    Factor,
-    Point,
-    Range,
-    Settings,
-    Study,
-    label,
-    levels,
-    named,
-    point,
-)
+from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point
 from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, resolve_config
 
@@ -126,92 +115,95 @@ def prepare(
     return Common(data, start, {**chosen, "limits": make_limits(limits)})
 
 
-def plan_job(model: str, settings: Mapping[str, Any], recipe: str, common: Common) -> Job:
-    """The job of a model with some settings; raises what `train` raises for them."""
-    config, start = check_settings(
-        model, recipe=recipe, settings=settings, **common.start.keywords(model)
-    )
-    config = resolve_config(config, common.data, start, common.device)
-    file = None if start.file is None else start.file.absolute()
+def plan_runs(points: Sequence[Point], recipe: str, common: Common) -> list[Planned]:
+    """The run of each point; one that cannot be says why."""
+    val_images: dict[tuple[Any, ...], int] = {}  # splitting takes longer than all the rest
+    planned = []
+    for place in points:
+        job, count, failure = None, 0, None
+        try:
+            job = _job(place, recipe, common)
+            config = job.config
+            split = (config.seed, config.fold, config.val_fraction, config.labels_per_class)
+            if split not in val_images:
+                val_images[split] = len(training_rows(config, common.data)[1])
+            count = val_images[split]
+        except BenchError as error:
+            job, failure = None, Failure(model=place.model, error=str(error))
+        planned.append(Planned(place.title, place.labels, place.seed, count, job, failure))
+    return planned
+
+
+def _job(place: Point, recipe: str, common: Common) -> Job:
+    config, weights = _choose(place, recipe, common.start)
+    config = resolve_config(config, common.data, weights, common.device)
+    file = None if weights.file is None else weights.file.absolute()
     return make_job(config, weights=file, **common.options)
+
+
+def _choose(place: Point, recipe: str, start: Start) -> tuple[RunConfig, Weights]:
+    settings = {**place.settings, "seed": place.seed}
+    return check_settings(
+        place.model, recipe=recipe, settings=settings, **start.keywords(place.model)
+    )
 
 
 # Studies
 
 
-def plan_study(study: Study, points: Sequence[Point], common: Common) -> list[Planned]:
-    """The run of each point; one that cannot be says why."""
-    val_images: dict[tuple[Any, ...], int] = {}  # splitting takes longer than all the rest
-    planned = []
-    for place in points:
-        title = f"{named(study.vary, place.labels)} seed {place.seed}"
-        try:
-            job = _job(study, place, common)
-            config = job.config
-            split = (config.seed, config.val_fraction, config.labels_per_class)
-            if split not in val_images:
-                val_images[split] = len(training_rows(config, common.data)[1])
-            planned.append(Planned(title, place.labels, place.seed, val_images[split], job))
-        except BenchError as error:
-            failure = Failure(model=place.model, error=str(error))
-            planned.append(Planned(title, place.labels, place.seed, 0, None, failure))
-    return planned
-
-
 def base_run(study: Study, common: Common) -> str | None:
     """The name of the run of the first seed with nothing varied; None where there is none."""
     try:
-        place = Point((), study.model, study.settings, study.seeds[0])
-        return _job(study, place, common).config.name
+        base = Point("", (), study.model, study.settings, study.seeds[0])
+        return _job(base, study.recipe, common).config.name
     except BenchError:
         return None
 
 
 def weight_sources(study: Study, start: Start) -> list[str]:
     """What the backbones of a study's runs start from, as their configs have it."""
-    return sorted({_choose(study, corner, start)[1].source for corner in _corners(study)})
+    return sorted({_choose(end, study.recipe, start)[1].source for end in _ends(study)})
 
 
 def longest(study: Study, start: Start) -> int:
     """The epochs of the study's longest run."""
-    return max(_choose(study, corner, start)[0].epochs for corner in _corners(study))
+    return max(_choose(end, study.recipe, start)[0].epochs for end in _ends(study))
 
 
 def check(study: Study, start: Start) -> None:
     """Raise UsageError for what can be known to be wrong before the first run.
 
     Unknown models, factors and values (with the nearest name), settings that are both fixed and
-    varied or varied twice, values out of their range, too many runs, and a study without
-    validation images. Of a large study each value is tried once, not with all others.
+    varied or varied twice, values out of their range, and a study without validation images. Of a
+    large study each value is tried once, not with all others.
     """
-    varied = set(study.vary)
-    for factor in study.vary.values():
-        if isinstance(factor, dict):
-            varied.update(*factor.values())
-    if both := sorted(varied & study.settings.keys()):
-        raise UsageError(
-            f"{both[0]} is both set and varied by study {study.name}: leave it out of one, or give "
-            f"other values with --vary {both[0]}=A,B"
-        )
-    if "seed" in varied | study.settings.keys():
+    by: dict[str, list[str]] = {}  # the factors that decide a setting
+    for name, factor in study.vary.items():
+        bundles = factor.values() if isinstance(factor, dict) else [{name: factor}]
+        for key in {key for settings in bundles for key in settings}:
+            by.setdefault(key, []).append(name)
+    for key, factors in sorted(by.items()):
+        if key in study.settings:
+            raise UsageError(
+                f"{key} is both set and varied by study {study.name}: leave it out of one, or give "
+                f"other values with --vary {key}=A,B"
+            )
+        if len(factors) > 1:
+            raise UsageError(
+                f"{key} is varied by {factors[0]} and by {factors[1]}: leave it out of one"
+            )
+    if "seed" in by.keys() | study.settings.keys():
         raise UsageError("seed cannot be set or varied: a study has --seeds")
-    if "fold" in varied | study.settings.keys():
+    if "fold" in by.keys() | study.settings.keys():
         raise UsageError(
             "fold cannot be set or varied: a fold is trained on whole, and a study compares on "
             "validation images ('benchmark --protocol folds' trains all ten)"
         )
-    for key in sorted(varied):
-        by = [name for name, factor in study.vary.items() if key in _keys(name, factor)]
-        if len(by) > 1:
-            raise UsageError(f"{key} is varied by {by[0]} and by {by[1]}: leave it out of one")
-    ends = [_ends(name, factor) for name, factor in study.vary.items()]
-    if (count := len(study.seeds) * prod(map(len, ends))) > MOST_RUNS:
-        raise UsageError(f"study {study.name}: {count:,} runs, {MOST_RUNS:,} are the limit")
     for name, factor in study.vary.items():
         if isinstance(factor, Range):
             is_whole(study, name)
-    for corner in _corners(study):
-        _check_point(study, corner, start)
+    for end in _ends(study):
+        _check_point(study, end, start)
 
 
 def is_whole(study: Study, name: str) -> bool:
@@ -220,41 +212,37 @@ def is_whole(study: Study, name: str) -> bool:
     Raises UsageError for one that takes no numbers.
     """
     if name in RunConfig.model_fields:
-        kinds: list[Any] = [RunConfig.model_fields[name].annotation]
+        types = _types(RunConfig.model_fields[name].annotation)
     else:
-        options = [model_options(m) for m in sorted({corner.model for corner in _corners(study)})]
-        kinds = [option[name].annotation for option in options if name in option]
-    numbers = [_number(kind) for kind in kinds]
-    if None in numbers:
+        options = [model_options(model) for model in {end.model for end in _ends(study)}]
+        types = {t for keys in options if name in keys for t in _types(keys[name].annotation)}
+    if not types <= {"int", "float", "NoneType"}:
         raise UsageError(
             f"{name} cannot have a range: it is no number; list its values (--vary {name}=A,B)"
         )
-    return bool(numbers) and float not in numbers
+    return "int" in types and "float" not in types
 
 
-def _number(kind: Any) -> type | None:
-    """int or float, whichever a type's values are; None for a type of others."""
+def _types(kind: Any) -> set[str]:
+    """The names of the types that a value may have; an annotation may be text itself."""
     if get_origin(kind) is Annotated:
-        return _number(get_args(kind)[0])
+        return _types(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
-        kinds = {_number(part) for part in get_args(kind) if part is not NoneType}
-        return None if None in kinds else float if float in kinds else int
-    return next((number for number in (int, float) if kind in (number, number.__name__)), None)
+        return {name for part in get_args(kind) for name in _types(part)}
+    return {getattr(kind, "__name__", str(kind))}
 
 
-def _keys(name: str, factor: Factor) -> set[str]:
-    """The settings that a factor decides."""
-    if isinstance(factor, dict):
-        return {key for settings in factor.values() for key in settings}
-    return {name}
-
-
-def _corners(study: Study) -> list[Point]:
+def _ends(study: Study) -> list[Point]:
     """The points of a study with its first seed, of a range both ends.
 
     Of a large one each value of each factor once, beside the first ones of the others.
     """
-    grid = [_ends(name, factor) for name, factor in study.vary.items()]
+    grid: list[list[tuple[str, Settings]]] = [
+        [(label(end), {name: end}) for end in (factor.low, factor.high)]
+        if isinstance(factor, Range)
+        else levels(name, factor)
+        for name, factor in study.vary.items()
+    ]
     if prod(map(len, grid)) <= _ALL:
         return [point(study, chosen, study.seeds[0]) for chosen in product(*grid)]
     first = [values[0] for values in grid]
@@ -265,24 +253,17 @@ def _corners(study: Study) -> list[Point]:
     ]
 
 
-def _ends(name: str, factor: Any) -> list[tuple[str, Settings]]:
-    """A factor's values, or both ends of its range."""
-    if isinstance(factor, Range):
-        return [(label(end), {name: end}) for end in (factor.low, factor.high)]
-    return levels(name, factor)
-
-
-def _check_point(study: Study, corner: Point, start: Start) -> None:
-    model = corner.model
+def _check_point(study: Study, end: Point, start: Start) -> None:
+    model = end.model
     registry.check_name(model)
     options = model_options(model)
-    for key in corner.settings:
+    for key in end.settings:
         keys = [*RunConfig.model_fields.keys() - set(DERIVED), *options]
         if key not in keys:
             if having := [name for name in registry.names() if key in model_options(name)]:
                 raise UsageError(f"{model} has no {key}: it is an option of {', '.join(having)}")
             raise unknown(f"{model} setting", key, keys)
-    config, _ = _choose(study, corner, start)
+    config, _ = _choose(end, study.recipe, start)
     check_options(model, config.model_options)
     if config.val_fraction == 0:
         raise UsageError("val_fraction = 0: a study compares on validation images, it needs some")
@@ -294,103 +275,55 @@ def _check_point(study: Study, corner: Point, start: Start) -> None:
         make_optimizer(config, nn.Linear(1, 1))
 
 
-def _choose(study: Study, place: Point, start: Start) -> tuple[RunConfig, Weights]:
-    return check_settings(
-        place.model, recipe=study.recipe, settings=place.settings, **start.keywords(place.model)
-    )
-
-
-def _job(study: Study, place: Point, common: Common) -> Job:
-    settings = {**place.settings, "seed": place.seed}
-    return plan_job(place.model, settings, study.recipe, common)
-
-
 # Benchmarks
 
 
-class Entry(NamedTuple):
-    """A model of a benchmark, and the settings that tell it from its repeats."""
-
-    model: str
-    settings: dict[str, Any]  # freeze, seed, fold: those that are given
-
-    @property
-    def title(self) -> str:
-        """The run as a command line would name it."""
-        words = [self.model]
-        for key, value in self.settings.items():
-            flag = f"--{key} {value}" if key != "freeze" else "--freeze"
-            words.append("--no-freeze" if value is False else flag)
-        return " ".join(words)
-
-
-def list_entries(
+def benchmark_points(
     models: Sequence[str],
+    settings: Mapping[str, Any],
     *,
-    everything: bool,
-    freeze: bool | None,
+    freeze: bool | None = None,
     seeds: int | None = None,
     protocol: str = "full",
-) -> list[Entry]:
+) -> list[Point]:
     """The runs of a benchmark; a backbone gives two, frozen and fine-tuned, unless `freeze` is set.
 
     With `seeds` = n each is repeated with the seeds 0 to n-1, in the protocol `folds` on each of
-    the ten folds. The first repeat of all comes first, so that there is a whole table early.
-    Raises UsageError for unknown names, and when nothing is asked for.
+    the ten folds. The first repeat of all comes first, so that there is a whole table early. A
+    model's options are given only to the models that have them. Raises UsageError for unknown
+    names, for an option that no model has, and for a seed or a fold that is given twice.
     """
-    names = list(dict.fromkeys([*(REPORT_MODELS if everything else ()), *models]))
-    if not names:
+    if not models:
         raise UsageError("Missing model: name some, or --all for the report's five rows")
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
-    variants: list[Entry] = []
-    for name in names:
-        registry.check_name(name)
-        if registry.backbone_name(name) is None:
-            variants.append(Entry(name, {}))
-        else:
-            both = (True, False) if freeze is None else (freeze,)
-            variants += [Entry(name, {"freeze": value}) for value in both]
+    variants: list[tuple[str, dict[str, Any]]] = []
+    for model in dict.fromkeys(models):
+        registry.check_name(model)
+        frozen = (True, False) if freeze is None else (freeze,)
+        is_backbone = registry.backbone_name(model) is not None
+        variants += [(model, {"freeze": f}) for f in frozen] if is_backbone else [(model, {})]
     seed_settings = [{"seed": seed} for seed in range(seeds)] if seeds else [{}]
     folds = [{"fold": fold} for fold in range(FOLDS)] if protocol == "folds" else [{}]
-    return [
-        Entry(model, {**settings, **seed, **fold})
-        for seed, fold, (model, settings) in product(seed_settings, folds, variants)
-    ]
+    for key, repeats in {"--seeds": seed_settings, "--protocol folds": folds}.items():
+        for name in settings.keys() & repeats[0].keys():
+            raise UsageError(f"--{name} {settings[name]} and {key} contradict: give one")
+    keys = {model: RunConfig.model_fields.keys() | model_options(model).keys() for model in models}
+    for key in settings.keys() - set().union(*keys.values()):
+        raise UsageError(f"model option {key}={settings[key]}: none of the models has it")
+    points = []
+    for seed, fold, (model, variant) in product(seed_settings, folds, variants):
+        own = {**variant, **seed, **fold}
+        fitting = {key: value for key, value in settings.items() if key in keys[model]} | own
+        title = _as_command(model, own)
+        points.append(Point(title, (), model, fitting, int(fitting.get("seed", 0))))
+    return points
 
 
-def fit_settings(
-    entries: Sequence[Entry], settings: Mapping[str, Any]
-) -> Iterator[tuple[Entry, dict[str, Any]]]:
-    """Each entry with `settings` and its own; a model's options only where the model has them.
-
-    Raises UsageError for an option that none of the models has, and for a seed or a fold that is
-    given twice.
-    """
-    for key, option in {"seed": "--seeds", "fold": "--protocol folds"}.items():
-        if key in settings and key in entries[0].settings:
-            raise UsageError(f"--{key} {settings[key]} and {option} contradict: give one")
-    options = {entry.model: model_options(entry.model) for entry in entries}
-    for key in settings.keys() - RunConfig.model_fields.keys():
-        if not any(key in names for names in options.values()):
-            raise UsageError(f"model option {key}={settings[key]}: none of the models has it")
-    for entry in entries:
-        keys = RunConfig.model_fields.keys() | options[entry.model].keys()
-        fitting = {key: value for key, value in settings.items() if key in keys}
-        yield entry, {**fitting, **entry.settings}
-
-
-def plan_benchmark(
-    entries: Sequence[Entry], settings: Mapping[str, Any], recipe: str, common: Common
-) -> list[Planned]:
-    """The run of each entry; one that cannot be says why. Raises what `fit_settings` raises."""
-    planned = []
-    for entry, fitted in fit_settings(entries, settings):
-        seed = int(fitted.get("seed", 0))
-        try:
-            job = plan_job(entry.model, fitted, recipe, common)
-            planned.append(Planned(entry.title, (), seed, 0, job))
-        except BenchError as error:
-            failure = Failure(model=entry.model, error=str(error))
-            planned.append(Planned(entry.title, (), seed, 0, None, failure))
-    return planned
+def _as_command(model: str, settings: Mapping[str, Any]) -> str:
+    """The run as a command line would name it."""
+    words = [model]
+    for key, value in settings.items():
+        flag = f"--{key} {value}" if key != "freeze" else "--freeze"
+        words.append("--no-freeze" if value is False else flag)
+    return " ".join(words)

@@ -1,8 +1,9 @@
-"""Runs at work -> a table in the terminal, or a line for each run that ends."""
+"""Runs to be, or at work -> how long they will take, how far they are, how each ended."""
 
 import statistics
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console, Group
@@ -14,7 +15,8 @@ from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError
 from stl10bench.results import history
 from stl10bench.results.rows import Failure, Row
-from stl10bench.studies.plan import Planned
+from stl10bench.studies import jobs
+from stl10bench.studies.plan import Common, Planned
 
 _EVERY = 1.0  # seconds between two looks
 _MOST = 12  # running runs that are shown
@@ -48,11 +50,6 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
-
-    def skip(self, planned: Planned, outcome: Row | Failure) -> None:
-        """Take in the outcome of a run that needs no training."""
-        assert planned.run is not None
-        self.outcomes[planned.run] = outcome
 
     def ended(self, run: str, outcome: Row | Failure) -> None:
         """Say how a run ended."""
@@ -110,6 +107,39 @@ class Progress:
             if table.row_count == _MOST:
                 break
         return table
+
+
+class Forecast(NamedTuple):
+    """A run that is planned: its state, and its seconds, known or estimated; None if unknown."""
+
+    title: str
+    state: str
+    seconds: float | None
+    is_left: bool
+
+
+def forecast(planned: Sequence[Planned], common: Common) -> list[Forecast]:
+    """What is done and what is left; runs that take as long are measured once."""
+    from stl10bench.training.estimate import estimate_seconds, same_cost
+
+    forecasts = []
+    measured: dict[str, float] = {}
+    for place in planned:
+        outcome = place.failure if place.job is None else jobs.known_outcome(place.job, tidy=False)
+        if isinstance(outcome, Row):
+            forecasts.append(Forecast(place.title, "done", outcome.train_seconds, False))
+        elif outcome is not None or place.job is None:
+            text = "" if outcome is None else f"{outcome.state}: {outcome.error}"
+            forecasts.append(Forecast(place.title, text, None, False))
+        else:
+            config = same_cost(place.job.config)
+            if config.name not in measured:
+                job = place.job.model_copy(update={"config": config})
+                measured[config.name] = estimate_seconds(job, common.data)
+            state = place.job.folder.status()["state"]
+            state = "missing" if state == "new" else state
+            forecasts.append(Forecast(place.title, state, measured[config.name], True))
+    return forecasts
 
 
 def outcome_line(outcome: Row | Failure) -> str:

@@ -43,6 +43,7 @@ class Place(NamedTuple):
     behind: float | None  # of the best one's validation accuracy
     p: float | None  # against the best, Holm-corrected
     verdict: str
+    at_chance: bool  # the 95 % interval of its validation accuracy reaches 1 / classes
 
     @property
     def is_whole(self) -> bool:
@@ -89,12 +90,16 @@ def _mean(place: Place) -> float:
 def _place(labels: tuple[str, ...], group: Sequence[Trained]) -> Place:
     finished = [(run, run.row) for run in group if isinstance(run.row, Row)]
     sample = test = None
+    at_chance = False
     if finished:
         accuracies = tuple(row.val_accuracy or 0.0 for _, row in finished)
         sample = Sample(accuracies, sum(run.val_images for run, _ in finished))
         test = statistics.fmean(row.test_accuracy for _, row in finished)
+        classes = max(len(row.per_class_accuracy or ()) for _, row in finished)
+        low, _ = wilson_interval(sample.mean, sample.images)
+        at_chance = classes > 0 and low <= 1 / classes
     missing = sum(run.row is None for run in group)
-    return Place(labels, sample, len(group), test, missing, None, None, _why(group))
+    return Place(labels, sample, len(group), test, missing, None, None, _why(group), at_chance)
 
 
 def _why(group: Sequence[Trained]) -> str:
@@ -112,18 +117,3 @@ def _why(group: Sequence[Trained]) -> str:
         if state in ("failed", "damaged"):
             parts[-1] += f": {texts[0]}"
     return "; ".join(parts)
-
-
-def is_chance(place: Place, classes: int | None) -> bool:
-    """Whether the 95 % interval of a setting's validation accuracy reaches chance level."""
-    if place.sample is None or not classes:
-        return False
-    return wilson_interval(place.sample.mean, place.sample.images)[0] <= 1 / classes
-
-
-def classes_of(trained: Sequence[Trained]) -> int | None:
-    """How many classes the data have, as far as a row says so."""
-    for run in trained:
-        if isinstance(run.row, Row) and run.row.per_class_accuracy:
-            return len(run.row.per_class_accuracy)
-    return None

@@ -38,7 +38,7 @@ from stl10bench.results import history
 from stl10bench.results.rows import Failure, Row
 from stl10bench.studies import engine, jobs, plan, record
 from stl10bench.studies.engine import Batch, Pool
-from stl10bench.studies.jobs import Interrupted
+from stl10bench.studies.jobs import Interrupted, Outcome
 from stl10bench.studies.plan import Planned
 from stl10bench.studies.progress import outcome_line
 from stl10bench.studies.ranking import Trained
@@ -252,7 +252,7 @@ class _Driver:
             self._trials[planned.run] = [running]
             pool.submit(self._batch.task(planned, pool.home))
 
-    def _end(self, run: str, outcome: Row | Failure | Interrupted) -> None:
+    def _end(self, run: str, outcome: Outcome) -> None:
         for running in self._trials.pop(run):
             running.look()  # what was logged after the last look
             if isinstance(outcome, Interrupted) and running.pruned_after is None:
@@ -267,7 +267,7 @@ class _Driver:
             if running.pruned_after is None and running.look():
                 pool.stop(run)
 
-    def _tell(self, running: "_Running", outcome: Row | Failure | Interrupted) -> None:
+    def _tell(self, running: "_Running", outcome: Outcome) -> None:
         """Tell Optuna how a trial ended, and whoever waits."""
         trial, text = running.trial, ""
         if isinstance(outcome, Interrupted):
@@ -346,7 +346,7 @@ def propose(trial: Trial, study: Study, batch: Batch) -> Planned:
             text = trial.suggest_categorical(name, list(settings))
             chosen.append((text, settings[text]))
     place = point(study, chosen, study.seeds[0])
-    return plan.plan_study(study, [place], batch.common)[0]
+    return plan.plan_runs([place], study.recipe, batch.common)[0]
 
 
 def _suggest(trial: Trial, study: Study, name: str, factor: Range) -> int | float:

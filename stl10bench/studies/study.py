@@ -136,9 +136,10 @@ class Study(BaseModel):
 
 
 class Point(NamedTuple):
-    """One run of a study: the label of each factor's value, its settings and its seed."""
+    """A run of a study or a benchmark: its settings and its seed; a study's has labels."""
 
-    labels: tuple[str, ...]
+    title: str  # on one line
+    labels: tuple[str, ...]  # the value of each factor
     model: str
     settings: Settings
     seed: int
@@ -163,7 +164,9 @@ def point(study: Study, chosen: Sequence[tuple[str, Settings]], seed: int) -> Po
     for _, values in chosen:
         settings |= values
     model = str(settings.pop("model", study.model))
-    return Point(tuple(label for label, _ in chosen), model, settings, seed)
+    labels = tuple(text for text, _ in chosen)
+    title = f"{named(study.vary, labels)} seed {seed}"
+    return Point(title, labels, model, settings, seed)
 
 
 def levels(name: str, factor: Factor) -> list[tuple[str, Settings]]:

@@ -14,8 +14,6 @@ from stl10bench.studies.ranking import (
     WORSE,
     Place,
     Trained,
-    classes_of,
-    is_chance,
     rank,
 )
 from stl10bench.studies.record import Record
@@ -44,7 +42,7 @@ def findings(record: Record, trained: Sequence[Trained]) -> list[str]:
 
 def finding(record: Record, trained: Sequence[Trained]) -> str:
     """What a study found, in a line of plain words."""
-    factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
+    factors, places = list(record.study.vary), rank(trained)
     named = {place.labels: study.named(factors, place.labels) for place in places}
     parts = [best(record, places)]
     if not places or not places[0].is_whole:
@@ -53,7 +51,7 @@ def finding(record: Record, trained: Sequence[Trained]) -> str:
         group = [named[place.labels] for place in places if place.verdict == verdict]
         if group:
             parts.append(f"{words}: {some(group)}")
-    guessing = [named[place.labels] for place in places if is_chance(place, classes)]
+    guessing = [named[place.labels] for place in places if place.at_chance]
     if guessing:
         parts.append(f"at chance level: {some(guessing)}")
     if diverged := [named[place.labels] for place in places if "diverged" in place.verdict]:
@@ -108,10 +106,10 @@ def some(names: Sequence[str], most: int = 4) -> str:
 
 def study_to_table(record: Record, trained: Sequence[Trained]) -> Table:
     """The ranking as a table, for any kind of output."""
-    factors, places, classes = list(record.study.vary), rank(trained), classes_of(trained)
+    factors, places = list(record.study.vary), rank(trained)
     lines = []
     for place in places:
-        chance = " at chance" if is_chance(place, classes) else ""
+        chance = " at chance" if place.at_chance else ""
         done = len(place.sample.accuracies) if place.sample else 0
         lines.append(
             (

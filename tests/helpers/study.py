@@ -17,7 +17,8 @@ from rich.console import Console
 
 from stl10bench.results.rows import Row
 from stl10bench.studies import parse, plan, record
-from stl10bench.studies.engine import Batch, Workers
+from stl10bench.studies.cluster import Workers
+from stl10bench.studies.engine import Batch
 from stl10bench.studies.plan import Common, Planned, Start
 from stl10bench.studies.record import Record
 from stl10bench.studies.study import points
@@ -48,7 +49,7 @@ def planned_study(
     varied = {text.partition("=")[0] for text in vary}
     settings = {k: v for k, v in {**SETTINGS, **settings}.items() if k not in varied}
     study = parse.define(None, parse.Changes(model, None, vary, seeds, settings))
-    planned = plan.plan_study(study, points(study) if study.is_grid else [], common)
+    planned = plan.plan_runs(points(study) if study.is_grid else [], study.recipe, common)
     return record.make(study, planned, common), planned
 
 

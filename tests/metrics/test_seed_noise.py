@@ -137,6 +137,7 @@ ROW = Row(
     dataset="demo",
     test_accuracy=0.5,
     test_images=1000,
+    per_class_accuracy=(0.5,) * 4,
 )
 
 
@@ -159,6 +160,7 @@ def test_settings_are_ranked_by_validation_accuracy_and_never_by_the_test_split(
     places = ranking.rank(trained)
     assert [place.labels[0] for place in places] == ["b", "a", "c"]
     assert [place.verdict for place in places] == [ranking.BEST, ranking.TIED, ranking.WORSE]
+    assert [place.at_chance for place in places] == [False, False, True]  # of four classes
     assert places[1].behind == pytest.approx(0.01)
     assert places[2].test_accuracy == pytest.approx(0.79)
 

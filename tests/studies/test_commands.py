@@ -117,15 +117,22 @@ def test_a_dry_run_lists_the_runs_with_their_times_and_trains_none(
     assert not list(tmp_path.glob("runs/*/config.json"))
 
 
-def test_a_study_takes_weights_for_its_backbones_and_ignores_them_for_other_models(
-    study: Callable[..., Any], tmp_path: Path
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["study", "run", "--model", "logistic", "--vary", "model=logistic,mobilenetv2"],
+        ["benchmark", "logistic", "mobilenetv2", "--freeze"],
+    ],
+)
+def test_weights_are_for_backbones_and_ignored_for_other_models(
+    study: Callable[..., Any], tmp_path: Path, command: list[str]
 ) -> None:
     file = tmp_path / "mobilenetv2.safetensors"
     save_file(timm.create_model("mobilenetv2_100").state_dict(), file)
-    words = [*OWN, "--vary", "model=logistic,mobilenetv2", *TINY, "--dry-run", "--weights"]
-    code, out, err = study("study", "run", *words, str(file))
+    words = [*command, *OWN[2:], *TINY, "--dry-run", "--weights"]
+    code, out, err = study(*words, str(file))
     assert (code, out.count("missing")) == (0, 2), err
-    code, _, err = study("study", "run", *words, str(tmp_path / "none.safetensors"))
+    code, out, err = study(*words, str(tmp_path / "none.safetensors"))
     assert (code, "none.safetensors" in err) == (4, True), err
 
 

@@ -26,8 +26,8 @@ from rich.console import Console
 from stl10bench.core.errors import InterruptedRunError, StorageError, UsageError
 from stl10bench.results.rows import Failure, Row, read_row
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.studies import engine, jobs, ranking, record
-from stl10bench.studies.engine import Rank, Workers
+from stl10bench.studies import cluster, engine, jobs, ranking, record
+from stl10bench.studies.cluster import Rank, Workers
 from stl10bench.studies.jobs import Interrupted, Task
 from stl10bench.studies.plan import Common, Planned
 from stl10bench.studies.progress import Progress, duration
@@ -198,7 +198,7 @@ def test_workers_that_do_not_share_the_runs_folder_are_found_at_the_start(tmp_pa
             return {"tcp://10.0.0.1:1": True, "tcp://10.0.0.2:1": False}
 
     with pytest.raises(StorageError, match=r"worker tcp://10.0.0.2:1 does not see .*must be on a"):
-        engine._slots(Client(), tmp_path)  # type: ignore[arg-type]
+        cluster.slots(Client(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_jobs_at_once_are_those_of_the_largest_machine_and_of_all(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_jobs_at_once_are_those_of_the_largest_machine_and_of_all(tmp_path: 
             workers = {k: {"host": host, "nthreads": n} for k, (host, n) in hosts.items()}
             return {"workers": workers}
 
-    assert engine._slots(Client(), tmp_path) == (3, 4)  # type: ignore[arg-type]
+    assert cluster.slots(Client(), tmp_path) == (3, 4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -296,13 +296,13 @@ def test_an_address_beyond_loopback_without_tls_is_warned_of(
 ) -> None:
     console = Console()
     open_one = Workers().security()
-    engine._warn_if_open("127.0.0.1", open_one, console)
+    cluster._warn_if_open("127.0.0.1", open_one, console)
     assert capsys.readouterr().out == ""
-    engine._warn_if_open("10.0.0.1", open_one, console)
+    cluster._warn_if_open("10.0.0.1", open_one, console)
     assert "whoever reaches the port can run code" in capsys.readouterr().out
     (tmp_path / "x.pem").write_text("")
     file = tmp_path / "x.pem"
-    engine._warn_if_open("10.0.0.1", Workers(None, None, file, file, file).security(), console)
+    cluster._warn_if_open("10.0.0.1", Workers(None, None, file, file, file).security(), console)
     assert capsys.readouterr().out == ""
 
 

@@ -1,17 +1,13 @@
-"""Planned runs -> which are done, and how long the others will take, from a few of their steps."""
+"""A job -> how long it will take, from a few of its steps."""
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from rich.console import Console
 
 from stl10bench.config import RunConfig
 from stl10bench.core.device import make_accelerator
+from stl10bench.data.stl10 import Dataset
 from stl10bench.models.pretrained import Weights
-from stl10bench.results.rows import Failure, Row
-from stl10bench.studies import jobs
-from stl10bench.studies.plan import Common, Planned
 from stl10bench.training.epoch import train_epoch
 from stl10bench.training.evaluate import compute_logits
 from stl10bench.training.job import Job
@@ -26,49 +22,14 @@ _FREE = {  # settings without effect on the time of a step
 }
 
 
-class Forecast(NamedTuple):
-    """A run that is planned: its state, and its seconds, known or estimated; None if unknown."""
-
-    planned: Planned
-    state: str
-    seconds: float | None
-    is_left: bool
-
-
-def forecast(planned: Sequence[Planned], common: Common) -> list[Forecast]:
-    """What is done and what is left; runs that take as long are measured once."""
-    forecasts = []
-    measured: dict[str, float] = {}
-    for place in planned:
-        if place.job is None:
-            assert place.failure is not None
-            forecasts.append(Forecast(place, f"failed: {place.failure.error}", None, False))
-            continue
-        outcome = jobs.known_outcome(place.job, tidy=False)
-        if isinstance(outcome, Failure):
-            state = f"{outcome.state}: {outcome.error}"
-            forecasts.append(Forecast(place, state, None, False))
-        elif isinstance(outcome, Row):
-            forecasts.append(Forecast(place, "done", outcome.train_seconds, False))
-        else:
-            config = _cost(place.job.config)
-            if config.name not in measured:
-                job = place.job.model_copy(update={"config": config})
-                measured[config.name] = estimate_seconds(job, common)
-            state = place.job.folder.status()["state"]
-            state = "missing" if state == "new" else state
-            forecasts.append(Forecast(place, state, measured[config.name], True))
-    return forecasts
-
-
-def _cost(config: RunConfig) -> RunConfig:
+def same_cost(config: RunConfig) -> RunConfig:
     """One config for all that take as long."""
     defaults = {key: RunConfig.model_fields[key].default for key in _FREE}
     fold = None if config.fold is None else 0
     return config.model_copy(update={**defaults, "fold": fold})
 
 
-def estimate_seconds(job: Job, common: Common) -> float:
+def estimate_seconds(job: Job, data: Dataset) -> float:
     """What training and testing will take on the job's device, without the start of a process.
 
     Steps are taken for two seconds with random weights, and 250 images tested. With
@@ -80,7 +41,7 @@ def estimate_seconds(job: Job, common: Common) -> float:
     # Its own folder has a checkpoint, perhaps; this one is never made.
     changes = {"config": config, "runs_dir": job.runs_dir / ".estimate", "compile": False}
     job = job.model_copy(update=changes)
-    run, _, _ = set_up(job, accelerator, common.data, Weights(), Console(quiet=True))
+    run, _, _ = set_up(job, accelerator, data, Weights(), Console(quiet=True))
     stamps: list[float] = []
 
     def enough() -> bool:
@@ -90,7 +51,7 @@ def estimate_seconds(job: Job, common: Common) -> float:
     train_epoch(run, Position(), 0.0, enough, lambda: None)
     first = min(1, len(stamps) - 2)
     step = (stamps[-1] - stamps[first]) / (len(stamps) - 1 - first) if len(stamps) > 1 else 0.0
-    test = load_test_images(config, common.data, accelerator)
+    test = load_test_images(config, data, accelerator)
     started = time.monotonic()
     images = test.images[:_TESTED]
     compute_logits(run.model, images, run.normalise, config.image_size, accelerator)
