@@ -20,7 +20,7 @@ from stl10bench.models import registry
 from stl10bench.models.factory import check_options, model_options
 from stl10bench.models.pretrained import Weights, find_weights, is_checkpoint
 from stl10bench.results.rows import Failure
-from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point
+from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point, points
 from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, resolve_config
 
@@ -174,8 +174,8 @@ def check(study: Study, start: Start) -> None:
     """Raise UsageError for what can be known to be wrong before the first run.
 
     Unknown models, factors and values (with the nearest name), settings that are both fixed and
-    varied or varied twice, values out of their range, and a study without validation images. Of a
-    large study each value is tried once, not with all others.
+    varied or varied twice, values out of their range, too many runs, and a study without validation
+    images. Of a large study each value is tried once, not with all others.
     """
     by: dict[str, list[str]] = {}  # the factors that decide a setting
     for name, factor in study.vary.items():
@@ -199,6 +199,8 @@ def check(study: Study, start: Start) -> None:
             "fold cannot be set or varied: a fold is trained on whole, and a study compares on "
             "validation images ('benchmark --protocol folds' trains all ten)"
         )
+    if study.is_grid:
+        points(study)  # raises for too many
     for name, factor in study.vary.items():
         if isinstance(factor, Range):
             is_whole(study, name)

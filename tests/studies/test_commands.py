@@ -45,7 +45,8 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         begun.append(task.run)
         config = task.job.config
         if config.lr <= 1:
-            leave_finished(plan.Planned("", (), 0, 4, task.job), 0.25 if config.lr < 0.1 else 1.0)
+            accuracy = 0.25 if config.lr < 0.1 else 1.0
+            leave_finished(plan.Planned("", (), 0, 4, task.job), accuracy, predicted=True)
             return 0, ""
         with pytest.raises(ValueError, match="x"), task.job.folder.owned(config):
             raise ValueError("x")
