@@ -124,9 +124,7 @@ def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.St
             yield memory
         except (StorageInternalError, SQLAlchemyError) as error:
             kind = type(error.__cause__ or error).__name__  # its text quotes the trial's values
-            raise StorageError(
-                f"--storage: the database failed ({kind}). {engine.RESUME}"
-            ) from None
+            raise StorageError(f"--storage: the database failed ({kind}). {jobs.RESUME}") from None
         finally:
             storage.remove_session()
 
