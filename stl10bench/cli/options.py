@@ -256,7 +256,7 @@ def with_options(
     return decorate
 
 
-def settings(options: dict[str, Any], models: Iterable[str] = ()) -> dict[str, Any]:
+def settings(options: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
     """A command's options -> the keywords of `train`; unset options are left out.
 
     Raises UsageError for a --config of another model than `models`, and for weights that it names.

@@ -115,7 +115,7 @@ def lr_find(
     from stl10bench.training.run import find_rate
 
     style.check_output(output)
-    keywords = settings(options) | {"steps": steps, "lowest": lowest, "highest": highest}
+    keywords = settings(options, [model]) | {"steps": steps, "lowest": lowest, "highest": highest}
     test = find_rate(model, console=stderr(), **keywords)
     if not is_main():
         return

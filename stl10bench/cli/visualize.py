@@ -93,7 +93,7 @@ def augmentations(
     from stl10bench.plots import galleries, inspection
 
     registry.check_name(model)
-    keywords = settings(options)
+    keywords = settings(options, [model])
     frozen = None if registry.backbone_name(model) is None else True
     keywords = {**recipe_settings(keywords.pop("recipe"), model, frozen=frozen), **keywords}
     shown = {key: value for key, value in keywords.items() if key in _AUGMENTATION}

@@ -121,12 +121,14 @@ def test_an_option_beats_the_config_file_and_the_file_beats_the_recipe(
     assert row["config"]["weight_decay"] == 0.25
 
 
-@pytest.mark.parametrize("command", [("train", "mlp"), ("benchmark", "logistic", "mlp")])
+@pytest.mark.parametrize(
+    "command", [("train", "mlp"), ("lr-find", "mlp"), ("benchmark", "logistic", "mlp")]
+)
 def test_a_config_of_another_model_is_refused(
     cli: Any, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     (tmp_path / "config.json").write_text('{"model": "logistic", "lr": 0.5}')
-    ended = cli(*command, *TINY, "--config", "config.json")
+    ended = cli(*command, "--config", "config.json")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "config.json holds the settings of logistic, not of mlp: name logistic, or" in ended.err
 

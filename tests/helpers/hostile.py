@@ -381,7 +381,7 @@ def make_settings(folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> None:
-    given = settings({"config": folder / "config.json"})
+    given = settings({"config": folder / "config.json"}, [])
     check_settings("mlp", settings=given)
 
 
