@@ -43,8 +43,9 @@ def check_settings(
         base = {}
     options = {**base.get("model_options", {}), **options}
     # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.
-    few = fields.get("labels_per_class")
-    if fields.get("fold") is not None or (few is not None and int(few) < FEW_LABELS):
+    labels = {"labels_per_class": fields.get("labels_per_class")}  # anything, from a file
+    few = make_config({"model": model, **labels}).labels_per_class
+    if fields.get("fold") is not None or (few is not None and few < FEW_LABELS):
         base = {**base, "val_fraction": 0.0}
     config = make_config({**base, **fields, "model": model, "model_options": options})
     changed = changed_method_options(config.method, config.method_options)
