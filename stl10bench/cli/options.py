@@ -15,7 +15,6 @@ from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.files import read_json
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
-from stl10bench.models.pretrained import NO_WEIGHTS
 from stl10bench.training.job import Job
 
 Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
@@ -270,7 +269,7 @@ def settings(options: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
     if path := keywords.pop("config", None):
         stored = _read_config(path, models)
         weights = stored.pop("weights", None)
-        if weights == NO_WEIGHTS and "weights" not in keywords:
+        if weights == RunConfig.model_fields["weights"].default and "weights" not in keywords:
             keywords["pretrained"] = False
         elif str(weights).startswith("sha256:") and "weights" not in keywords:
             raise UsageError(f"{path}: its run starts from weights {weights}: pass --weights FILE")
