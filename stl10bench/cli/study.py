@@ -234,7 +234,7 @@ def run(
     stored = None
     if name is not None and name not in parse.PRESETS:
         stored = _stored(name, Path(options["runs_dir"]))
-    changes = parse.Changes(model, recipe, vary or (), seeds, run_settings(settings(options)))
+    changes = parse.Changes(model, recipe, vary or (), seeds, run_settings(settings(options, [])))
     study = parse.define(name, changes, None if stored is None else stored.study)
     start = plan.make_start(options["weights"], options["pretrained"], options["runs_dir"])
     _check(study, name, start)
