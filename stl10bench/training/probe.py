@@ -113,6 +113,9 @@ def train(
         status.update("features of the test images")
         tested = split_features(run, "test", check=watch.check)
         arrays = {"logits": logits(tested.values).numpy(), "labels": dataset.test.labels}
+        if config.tta == "flip":
+            again = split_features(run, "test", mirrored=True, check=watch.check)
+            arrays["mirrored_logits"] = logits(again.values).numpy()
         if len(val_rows):
             arrays["val_logits"] = logits(validation.features).numpy()
             arrays["val_labels"] = validation.labels.numpy()

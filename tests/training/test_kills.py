@@ -17,6 +17,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"image_size": 61, "channels": "4,4,4,8", "hidden": "8", "optimizer": "adamw"},
     "mobilenetv2": {"image_size": 32, "freeze": False, "pretrained": False, "hidden": "8"},
     "mobilenetv2 frozen": {"image_size": 32, "hidden": "8"},
+    "mlp with all settings": {
+        **{"image_size": 8, "hidden": "16,8", "clip_grad": 0.5, "ema": 0.9, "grad_accum": 2},
+        **{"random_resized_crop": (0.3, 1.0), "mixup": 0.4, "cutmix": 1.0, "patience": 1},
+        **{"tta": "flip"},
+    },
     "mobilenetv2 cached": {"image_size": 32, "hidden": "8", "cache_views": 2},
     "timm:resnet10t": {"image_size": 32, "freeze": False, "pretrained": False, "hidden": "8"},
 }

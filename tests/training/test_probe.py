@@ -14,9 +14,11 @@ from helpers.layout import write_layout
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional as F
 
 import stl10bench
 from stl10bench.core.errors import InterruptedRunError, UsageError
+from stl10bench.data.stl10 import open_dataset
 from stl10bench.models.feature_heads import KnnHead, power_normalise
 from stl10bench.training import features
 from stl10bench.training.probe import fit_linear
@@ -104,6 +106,20 @@ def test_mirrored_images_are_learned_from_as_well(train: Any) -> None:
     one, two = train(), train(method_options={"views": 2})
     assert one.run != two.run
     assert one.test_loss != two.test_loss
+
+
+def test_a_flipped_view_stands_beside_the_plain_result(
+    train: Any, data_dir: Path, tmp_path: Path
+) -> None:
+    row = train(tta="flip")
+    model = stl10bench.load(tmp_path / "runs" / row["checkpoint"])
+    test = open_dataset(data_dir).test
+    images, labels = (torch.from_numpy(part.copy()) for part in (test.images, test.labels))
+    with torch.no_grad():
+        logits = (model(images) + model(images.flip(3))) / 2
+    assert row["tta_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    assert row["tta_loss"] != row["test_loss"]
+    assert train()["test_loss"] == row["test_loss"]
 
 
 def test_a_second_classifier_computes_one_batch_of_features_of_a_split(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from helpers.forks import Forks
 from helpers.killer import contents
 from safetensors.torch import load_file, save_file
@@ -144,28 +144,40 @@ def test_clipping_hides_no_divergence(data_dir: Path, tmp_path: Path, optimizer:
         train(data_dir, tmp_path, **options)
 
 
+def clipping(optimizer: torch.optim.Optimizer, unscale: Callable[..., None]) -> Any:
+    """As much of a run as clips gradients to a norm of 1."""
+    config = make_config({"model": "mlp", "clip_grad": 1.0})
+    accelerator = SimpleNamespace(unscale_gradients=unscale)
+    return SimpleNamespace(config=config, accelerator=accelerator, optimizer=optimizer)
+
+
 def test_gradients_are_clipped_after_the_loss_scaling_is_undone() -> None:
     """As fp16 has it; an overflow is left for the scaler to find."""
     layer = nn.Linear(2, 1, bias=False)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    optimizer = AcceleratedOptimizer(torch.optim.SGD(layer.parameters(), lr=1.0), scaler=scaler)
-    accelerator = SimpleNamespace(unscale_gradients=lambda of: scaler.unscale_(of.optimizer))
-    config = make_config({"model": "mlp", "clip_grad": 1.0})
-    run: Any = SimpleNamespace(config=config, accelerator=accelerator, optimizer=optimizer)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    run = clipping(optimizer, scaler.unscale_)
     scaler.scale(layer(torch.tensor([[3.0, 4.0]])).sum()).backward()
     assert not epoch.clip_gradients(run)
     assert layer.weight.grad is not None
     torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.6, 0.8]]))
     before = layer.weight.detach().clone()
     layer.weight.grad.fill_(torch.inf)
-    scaler.step(optimizer.optimizer)  # the norm that it found was finite
+    scaler.step(optimizer)  # the norm that it found was finite
     scaler.update()
     scaler.scale(layer(torch.tensor([[torch.inf, 1.0]])).sum()).backward()
     after = layer.weight.detach().clone()
     assert epoch.clip_gradients(run)
-    scaler.step(optimizer.optimizer)
+    scaler.step(optimizer)
     assert not torch.equal(before, after)
     assert torch.equal(layer.weight, after)
+
+
+def test_a_norm_too_large_for_its_type_is_a_divergence_and_no_step_of_zero() -> None:
+    layer = nn.Linear(2, 1)
+    layer.weight.grad = torch.full((1, 2), 1e30)  # finite, but not its square
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    assert epoch.clip_gradients(clipping(optimizer, lambda _: None))
 
 
 # The moving average.
@@ -192,9 +204,12 @@ def test_the_average_is_timms_with_its_warm_up() -> None:
 def test_the_average_is_what_is_validated_saved_and_tested(data_dir: Path, tmp_path: Path) -> None:
     row = train(data_dir, tmp_path, ema=0.9)
     plain = train(data_dir, tmp_path)
-    assert not torch.equal(
-        weights(row, tmp_path)["linears.0.weight"], weights(plain, tmp_path)["linears.0.weight"]
-    )
+    assert row["best_epoch"] == plain["best_epoch"] == 2, "the best weights must be the last ones"
+    for name in ("best", "last"):
+        ours, theirs = (weights(run, tmp_path, name)["linears.0.weight"] for run in (row, plain))
+        assert not torch.equal(ours, theirs), name
+    best = weights(row, tmp_path, "best")
+    assert all(torch.equal(best[key], value) for key, value in weights(row, tmp_path).items())
     for split in ("val", "test"):
         again = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir, split=split)
         assert again[f"{split}_loss"] == pytest.approx(row[f"{split}_loss"], rel=1e-6), split
