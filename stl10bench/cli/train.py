@@ -37,6 +37,7 @@ from stl10bench.config import Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.models.methods import SUPERVISED
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
 from stl10bench.results.rows import Failure, Row, has_damage
 from stl10bench.results.run_folder import RunFolder, find_run
@@ -204,6 +205,8 @@ def benchmark(
     names = [*(plan.REPORT_MODELS if everything else ()), *(models or ())]
     keywords = settings(options, names)
     start = plan.make_start(options["weights"], keywords["pretrained"], options["runs_dir"])
+    if options["method"] not in (None, SUPERVISED) and freeze is None:
+        freeze = True  # the other row of a backbone cannot be
     points = plan.benchmark_points(
         names, run_settings(keywords), freeze=freeze, seeds=seeds, protocol=protocol
     )

@@ -12,7 +12,6 @@ from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.core.network import reachable
 from stl10bench.core.safetensors import read_safetensors_metadata
 from stl10bench.models import registry
-from stl10bench.results.run_folder import find_run
 
 NO_WEIGHTS = "none"
 IMAGENET, UNKNOWN = "ImageNet", "unknown"
@@ -131,6 +130,8 @@ def find_weights(weights: str | Path, runs_dir: Path) -> Path:
         return path
     if not path.exists() and path.suffix:  # a run's name has none
         raise CheckpointError(f"cannot read the weights {path}: No such file or directory")
+    from stl10bench.results.run_folder import find_run  # NumPy, for which a typo does not wait
+
     return find_run(runs_dir, str(path)).checkpoint()
 
 
