@@ -118,7 +118,8 @@ class RunConfig(BaseModel):
     mixup: Strength = 0.0
     """mixup: alpha of the Beta distribution of an image's share in a blend of two; 0: off."""
     cutmix: Strength = 0.0
-    """CutMix: that alpha where a box of one image covers the other's; with mixup either; 0: off."""
+    """CutMix: that alpha, but a box of one image replaces the other's; 0: off. With --mixup each
+    image gets one of the two, by chance."""
 
     cache_views: int = Field(0, ge=0, le=1000)
     """Augmented views per image whose frozen features are computed once and reused; 0: no cache."""

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 import stl10bench
 from stl10bench.config import make_config
-from stl10bench.core.errors import DivergedError
+from stl10bench.core.errors import DivergedError, InterruptedRunError
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.results import columns
-from stl10bench.training import epoch
+from stl10bench.training import epoch, trainer
 from stl10bench.training.ema import Ema
 
 TINY: dict[str, Any] = {
@@ -213,6 +213,22 @@ def test_the_average_is_what_is_validated_saved_and_tested(data_dir: Path, tmp_p
     for split in ("val", "test"):
         again = stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=data_dir, split=split)
         assert again[f"{split}_loss"] == pytest.approx(row[f"{split}_loss"], rel=1e-6), split
+
+
+def test_a_run_stopped_while_its_average_is_validated_keeps_its_own_weights(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    train(data_dir, tmp_path / "straight", ema=0.9)
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise InterruptedRunError("stopped", 143)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "compute_logits", stop)
+        with pytest.raises(InterruptedRunError):
+            train(data_dir, tmp_path / "stopped", ema=0.9)
+    train(data_dir, tmp_path / "stopped", ema=0.9)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
 
 
 def test_an_average_that_keeps_nothing_is_the_run_without_one(
