@@ -360,7 +360,7 @@ def test_a_model_that_begins_otherwise_has_no_filters(
         ("augmentations --image 40", 2, "--image 40: the training images are 0 to 39"),
         ("augmentations mpl", 2, "unknown model 'mpl': did you mean 'mlp'"),
         ("augmentations --recipe mine", 2, "unknown recipe 'mine'"),
-        ("filters none.safetensors", 4, "cannot read none.safetensors"),
+        ("filters none.safetensors", 4, "no checkpoint none.safetensors"),
         ("filters noise.safetensors", 4, "noise.safetensors is not a safetensors file"),
         ("predictions pickle.pt", 4, "is a pickle"),
         ("embedding noise.safetensors", 4, "is not a safetensors file"),
