@@ -1,4 +1,4 @@
-"""Studies: what a setting is worth, with its noise, over any number of processes."""
+"""Studies (ablations): list, show and run them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 FORMATS = ("table", "markdown", "csv")
-_RECIPE = Annotated[str | None, typer.Option(help="Named settings, in place of the study's.")]
+_RECIPE = Annotated[str | None, typer.Option(help="Recipe to use instead of the study's.")]
 _NOT = ("overwrite", "config", "seed", "fold", "recipe")  # of train's options
 _option = partial(option, panel="Search (extra tune)")
 _SEARCH: Specification = {
     "sampler": _option(str, "Search with Optuna: tpe, random or grid."),
-    "trials": _option(int, "Runs of a search, in all.", min=1),
-    "pruner": _option(str, "End poor runs early: none, median or hyperband."),
+    "trials": _option(int, "Total number of runs of the search.", min=1),
+    "pruner": _option(str, "Stop poor runs early: none, median or hyperband."),
     "storage": _option(
-        str, "URL of a database for the search's memory, else a file.", envvar="STL10BENCH_STORAGE"
+        str, "Database URL to store the search in [default: a file].", envvar="STL10BENCH_STORAGE"
     ),
 }
 _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
@@ -58,7 +58,7 @@ _RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
 
 @app.command("list")
 def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
-    """List the named studies and those that ran here.
+    """List the built-in studies and those that have run here.
 
     Examples:
     stl10bench study list
@@ -131,7 +131,8 @@ def show(
         stored = record.read(runs_dir, study.name)
     if stored is None:
         _declare(study)
-        stderr().print(f"no run of it in {runs_dir}", markup=False, highlight=False)
+        line = f"study {study.name} has no runs in {runs_dir}"
+        stderr().print(line, markup=False, highlight=False, soft_wrap=True)
         return
     if style == "table":
         _declare(stored.study)
@@ -194,32 +195,34 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 def run(
     name: Annotated[str | None, _NAME] = None,
     *,
-    model: Annotated[str | None, typer.Option(help="Another model than the study's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to use instead of the study's.")] = None,
     recipe: _RECIPE = None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="A factor: lr=1e-3,1e-4; hidden=512,256/128; lr=1e-5..1e-1:log; repeatable.",
+            help="Vary a setting, e.g. lr=1e-3,1e-4 or hidden=512,256/128 or lr=1e-5..1e-1:log; "
+            "repeatable.",
             metavar="NAME=A,B",
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Repeat each with the seeds 0 to N - 1.", min=1, max=1000)
+        int | None,
+        typer.Option(help="Train each setting with seeds 0 to N - 1.", min=1, max=1000),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help=r"Folder of figures and CSV \[default: RUNS_DIR/studies/NAME]."),
+        typer.Option(help=r"Folder for figures and CSV \[default: RUNS_DIR/studies/NAME]."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, done or missing, with their times.")
+        bool, typer.Option("--dry-run", help="Only list the runs, with state and estimated time.")
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
     **options: Any,
 ) -> None:
-    """Train what is missing of a study, rank its settings and draw it.
+    """Train the missing runs of a study, rank its settings and plot them.
 
-    The same command resumes after any end. Under a launcher each
-    process is a worker.
+    Run the same command again to resume. Under a launcher (torchrun,
+    accelerate) each process is a worker.
 
     Examples:
     stl10bench study run logistic-lr
@@ -278,16 +281,16 @@ def _search(
     if sampler is None:
         if trials is not None or pruner is not None:
             option = "--trials" if trials is not None else "--pruner"
-            raise UsageError(f"{option} is of a search: it needs --sampler tpe, random or grid")
+            raise UsageError(f"{option} needs a search: add --sampler tpe, random or grid")
         return None
     require("optuna", extra="tune", purpose="--sampler")
     if dry_run:
         raise UsageError(
-            "--dry-run: a search decides as it goes; without --sampler runs are listed"
+            "--dry-run: a search chooses its runs as it goes; leave out --dry-run or --sampler"
         )
     if seeds is not None and seeds > 1:
         raise UsageError(
-            f"--seeds {seeds}: a search has one seed; compare its best settings afterwards, with "
+            f"--seeds {seeds}: a search uses one seed; compare its best settings afterwards with "
             "--vary and --seeds"
         )
     from stl10bench.studies import search
@@ -327,7 +330,7 @@ def _train(
 def _draw(
     stored: Record, trained: Sequence[Trained], output: Path | None, runs_dir: Path
 ) -> list[Path]:
-    """Write a study's CSV, with matplotlib its figures, and a page of all; returns the files."""
+    """Write a study's CSV, its figures where there is matplotlib, and a page; returns the files."""
     from stl10bench.core import files
     from stl10bench.plots import studies
     from stl10bench.studies import record, summary
@@ -337,7 +340,7 @@ def _draw(
     table, page, figures = folder / f"{name}.csv", folder / f"{name}.md", []
     files.write(table, summary.study_to_csv(stored, trained).encode())
     if find_spec("matplotlib") is None:
-        stderr().print("no figures: they need pip install 'stl10bench[plots]'", markup=False)
+        stderr().print("no figures: install 'stl10bench[plots]' to get them", markup=False)
     else:
         figures = studies.write(folder, stored, trained, runs_dir)
     shown = [path.name for path in figures if path.suffix == ".png"]

@@ -53,7 +53,7 @@ class Workers(NamedTuple):
             return Security()
         for option, path in given.items():
             if path is None:
-                raise UsageError(f"{option} is missing: TLS needs all three")
+                raise UsageError(f"Missing {option}: TLS needs --tls-ca, --tls-cert and --tls-key")
             if not path.is_file():
                 raise UsageError(f"{option} {path}: no such file")
         names = {"cert": str(self.tls_cert), "key": str(self.tls_key)}
@@ -126,8 +126,8 @@ def _cluster(workers: Workers, size: int, console: Console) -> Iterator[Client]:
                 client.wait_for_workers(size, timeout=_JOINING)
             except TimeoutError:
                 raise StorageError(
-                    f"not all of the launcher's {size} processes joined within {_JOINING} s: can "
-                    f"they reach {cluster.scheduler_address}?"
+                    f"some of the launcher's {size} processes did not join within {_JOINING} s: "
+                    f"check that they can reach {cluster.scheduler_address}"
                 ) from None
         yield client
 
@@ -146,8 +146,8 @@ def _scheduler(workers: Workers, console: Console) -> Iterator[Client]:
         client = Client(address, security=security, set_as_default=False, timeout=10)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise UsageError(
-            f"--scheduler {address}: no connection ({type(error).__name__}); start it with "
-            "'dask scheduler', and workers with 'dask worker ADDRESS --nthreads 1'"
+            f"--scheduler {address}: cannot connect ({type(error).__name__}); start a scheduler "
+            "with 'dask scheduler' and workers with 'dask worker ADDRESS --nthreads 1'"
         ) from None
     with client:
         yield client
@@ -158,8 +158,8 @@ def _warn_if_open(host: str, security: Security, console: Console) -> None:
     if security.require_encryption or host in (LOOPBACK, "localhost", "::1"):
         return
     console.print(
-        f"warning: {host} is not loopback and there is no TLS: whoever reaches the port can run "
-        "code as you; use --tls-ca, --tls-cert and --tls-key, or a network of your own",
+        f"warning: {host} is not loopback and TLS is off: anyone who can reach the port can run "
+        "code as you; use --tls-ca, --tls-cert and --tls-key, or a private network",
         highlight=False,
         soft_wrap=True,
     )

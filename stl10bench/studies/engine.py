@@ -114,11 +114,11 @@ def _result(future: "Future[Outcome]", task: Task) -> Outcome:
     try:
         return future.result()
     except KilledWorker:
-        times = f"its worker died {cluster.DEATHS + 1} times"
-        text = f"{times}: is there enough memory? Try fewer --workers"
+        times = cluster.DEATHS + 1
+        text = f"its worker died {times} times, perhaps out of memory: use fewer --workers"
         return jobs.failure(task.job.config, text)
     except CancelledError:
-        raise StorageError(f"the scheduler is gone. {RESUME}") from None
+        raise StorageError(f"lost the connection to the scheduler. {RESUME}") from None
 
 
 def train(planned: Sequence[Planned], batch: Batch, progress: Progress) -> dict[str, Row | Failure]:
@@ -171,8 +171,8 @@ def _connect(
     ours = workers.scheduler is None and world == 1
     if workers.workers is not None and not ours:
         raise UsageError(
-            f"--workers {workers.workers}: the launcher or the scheduler has the workers; "
-            "leave it out"
+            f"--workers {workers.workers}: the launcher or the scheduler sets the number of "
+            "workers; leave out --workers"
         )
     size = min(workers.workers or default_size(gpus, threads), most) if ours else world
     if ours and size == 1:  # no cluster: a thread of ours starts one child after the other
@@ -183,8 +183,9 @@ def _connect(
         slots, total = cluster.slots(client, home)
         size = size if workers.scheduler is None else total
         each = threads or max(1, CPU_COUNT // slots)
-        more = "; --workers N changes that" if ours else ""
-        console.print(f"{size} workers, {each} thread{'s'[: each - 1]} each{more}", highlight=False)
+        more = " (change with --workers N)" if ours else ""
+        counts = f"{size} worker{'s'[: size - 1]}, {each} thread{'s'[: each - 1]} each"
+        console.print(f"{counts}{more}", highlight=False)
         train = partial(_train_on_worker, slots=slots, gpus=gpus)
         yield Pool(client.get_executor(pure=False), train, size, home, signalled)
 

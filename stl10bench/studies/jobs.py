@@ -136,7 +136,7 @@ def _outcome(job: Job, code: int, printed: str) -> Outcome:
     if code in _INTERRUPTED:
         return Interrupted(code if code > 0 else 128 - code, reason or RESUME)
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return failure(job.config, reason or f"its process ended without a word ({how})")
+    return failure(job.config, reason or f"its process ended without an error message ({how})")
 
 
 def _signals(task: Task) -> list[int]:

@@ -83,7 +83,7 @@ def parse_factor(text: str) -> tuple[str, Factor]:
         low, _, rest = listed.partition("..")
         high, _, scale = rest.partition(":")
         if scale not in ("", "log"):
-            raise UsageError(f"--vary {text}: a range is LOW..HIGH or LOW..HIGH:log")
+            raise UsageError(f"--vary {text}: a range must be LOW..HIGH or LOW..HIGH:log")
         try:
             return name, Range.model_validate(
                 {"low": _scalar(low), "high": _scalar(high), "log": bool(scale)}
@@ -94,7 +94,7 @@ def parse_factor(text: str) -> tuple[str, Factor]:
     if "/" in listed:
         values = [[_scalar(item) for item in part.split(",")] for part in listed.split("/")]
     if any("" in (value if isinstance(value, list) else [value]) for value in values):
-        raise UsageError(f"--vary {text}: an empty value; separate values by one comma")
+        raise UsageError(f"--vary {text}: a value is empty; separate values by one comma")
     return name, values
 
 
@@ -171,7 +171,7 @@ def define(name: str | None, changes: Changes = AS_IT_IS, stored: Study | None =
     for text in vary:
         factor, values = parse_factor(text)
         if factor in factors:
-            raise UsageError(f"--vary {text}: {factor} is varied twice; give all values in one")
+            raise UsageError(f"--vary {text}: {factor} is varied twice; list all values in one")
         factors[factor] = values
     if name is not None:
         fields = _changed(stored or _named(name), model, recipe, factors)
@@ -179,7 +179,7 @@ def define(name: str | None, changes: Changes = AS_IT_IS, stored: Study | None =
         fields = {"name": _slug(model, "by", *factors), "model": model, "vary": factors}
     else:
         raise UsageError(
-            "Missing study name: give one ('stl10bench study list' lists them), a .toml file, or "
+            "Missing study name: pass one ('stl10bench study list' lists them), a .toml file, or "
             "--model MODEL --vary NAME=VALUE,VALUE"
         )
     fields["settings"] = {**fields.get("settings", {}), **plain(settings)}
@@ -223,7 +223,7 @@ def _named(name: str) -> Study:
     study = read(Path(name))
     if study.name in PRESETS:
         raise UsageError(
-            f"{name}: {study.name!r} is the name of another study; rename the file, or say "
+            f"{name}: {study.name!r} is the name of a built-in study; rename the file, or set "
             "name = '...' in it"
         )
     return study

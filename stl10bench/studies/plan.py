@@ -185,19 +185,19 @@ def check(study: Study, start: Start) -> None:
     for key, factors in sorted(by.items()):
         if key in study.settings:
             raise UsageError(
-                f"{key} is both set and varied by study {study.name}: leave it out of one, or give "
+                f"study {study.name} both sets and varies {key}: leave out one of the two, or pass "
                 f"other values with --vary {key}=A,B"
             )
         if len(factors) > 1:
             raise UsageError(
-                f"{key} is varied by {factors[0]} and by {factors[1]}: leave it out of one"
+                f"{factors[0]} and {factors[1]} both vary {key}: leave it out of one of the two"
             )
     if "seed" in by.keys() | study.settings.keys():
-        raise UsageError("seed cannot be set or varied: a study has --seeds")
+        raise UsageError("a study cannot set or vary seed: use --seeds")
     if "fold" in by.keys() | study.settings.keys():
         raise UsageError(
-            "fold cannot be set or varied: a fold is trained on whole, and a study compares on "
-            "validation images ('benchmark --protocol folds' trains all ten)"
+            "a study cannot set or vary fold: a fold leaves no validation images to compare on; "
+            "use 'stl10bench benchmark --protocol folds'"
         )
     if study.is_grid:
         points(study)  # raises for too many
@@ -220,7 +220,7 @@ def is_whole(study: Study, name: str) -> bool:
         types = {t for keys in options if name in keys for t in _types(keys[name].annotation)}
     if not types <= {"int", "float", "NoneType"}:
         raise UsageError(
-            f"{name} cannot have a range: it is no number; list its values (--vary {name}=A,B)"
+            f"{name} is not a number and cannot have a range: list its values (--vary {name}=A,B)"
         )
     return "int" in types and "float" not in types
 
@@ -263,12 +263,12 @@ def _check_point(study: Study, end: Point, start: Start) -> None:
         keys = [*RunConfig.model_fields.keys() - set(DERIVED), *options]
         if key not in keys:
             if having := [name for name in registry.names() if key in model_options(name)]:
-                raise UsageError(f"{model} has no {key}: it is an option of {', '.join(having)}")
+                raise UsageError(f"{model} has no option {key}: use it with {', '.join(having)}")
             raise unknown(f"{model} setting", key, keys)
     config, _ = _choose(end, study.recipe, start)
     check_options(model, config.model_options)
     if config.val_fraction == 0:
-        raise UsageError("val_fraction = 0: a study compares on validation images, it needs some")
+        raise UsageError("val_fraction = 0: a study compares on validation images; raise it")
     if config.optimizer not in _TORCH_OPTIMIZERS:
         from torch import nn
 
@@ -296,7 +296,7 @@ def benchmark_points(
     names, for an option that no model has, and for a seed or a fold that is given twice.
     """
     if not models:
-        raise UsageError("Missing model: name some, or --all for the report's five rows")
+        raise UsageError("Missing model: name one or more, or pass --all for the report's models")
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     variants: list[tuple[str, dict[str, Any]]] = []
@@ -309,10 +309,10 @@ def benchmark_points(
     folds = [{"fold": fold} for fold in range(FOLDS)] if protocol == "folds" else [{}]
     for key, repeats in {"--seeds": seed_settings, "--protocol folds": folds}.items():
         for name in settings.keys() & repeats[0].keys():
-            raise UsageError(f"--{name} {settings[name]} and {key} contradict: give one")
+            raise UsageError(f"--{name} {settings[name]} contradicts {key}: pass only one of them")
     keys = {model: RunConfig.model_fields.keys() | model_options(model).keys() for model in models}
     for key in settings.keys() - set().union(*keys.values()):
-        raise UsageError(f"model option {key}={settings[key]}: none of the models has it")
+        raise UsageError(f"none of the models has the option {key}={settings[key]}: leave it out")
     points = []
     for seed, fold, (model, variant) in product(seed_settings, folds, variants):
         own = {**variant, **seed, **fold}

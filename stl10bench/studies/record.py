@@ -116,18 +116,22 @@ def read(runs_dir: Path, name: str) -> Record | None:
         record = Record.model_validate(files.read_json(path, CheckpointError))
     except ValidationError as error:
         raise CheckpointError(
-            f"{path} is no record of a study: {first_problem(error)}; remove it: the runs are not "
-            "in it, and what fits is found again"
+            f"{path} is not a study record: {first_problem(error)}; remove it and run the study "
+            "again: finished runs are found again"
         ) from None
     if record.format != FORMAT:
-        raise CheckpointError(f"{path} has format {record.format}, {FORMAT} is read; remove it")
+        raise CheckpointError(
+            f"{path} has format {record.format}, this version reads {FORMAT}: remove it and run "
+            "the study again: finished runs are found again"
+        )
     return record
 
 
 def changes(old: Record, new: Record, runs_dir: Path) -> str | None:
     """What differs between what a study was and what it is, and how much of it is of use still."""
     before, after = old.study.model_dump(mode="json"), new.study.model_dump(mode="json")
-    keys = [key for key in after if before[key] != after[key]]
+    words = ("about", "finding")  # they change no run
+    keys = [key for key in after if before[key] != after[key] and key not in words]
     keys += ["data"] if old.data != new.data else []
     names = {entry.run for entry in new.runs}
     done = [e.run for e in old.runs if e.run and (runs_dir / e.run / "result.json").exists()]
@@ -135,8 +139,8 @@ def changes(old: Record, new: Record, runs_dir: Path) -> str | None:
     if not keys or not done:
         return None
     return (
-        f"study {new.study.name} has changed since its last runs ({', '.join(keys)}): {fitting} of "
-        f"its {len(done)} finished runs still fit and are used, {len(done) - fitting} are left out"
+        f"study {new.study.name} has changed since its last runs ({', '.join(keys)}): it reuses "
+        f"{fitting} of {len(done)} finished runs and leaves out {len(done) - fitting}"
     )
 
 
@@ -154,7 +158,7 @@ def trained(
         elif (runs_dir / entry.run).exists():
             row = _outcome(RunFolder(runs_dir / entry.run), record)
         if isinstance(row, Row) and row.val_accuracy is None:
-            text = f"{entry.run}: the row has no val_accuracy, a study compares by it"
+            text = f"{entry.run}: its row has no val_accuracy, by which a study compares"
             row = Failure(run=entry.run, model=row.model, error=text)
         if row is None and entry.reason:
             model, state = record.study.model, entry.state or "failed"

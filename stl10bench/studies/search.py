@@ -70,7 +70,7 @@ def check(study: Study, search: Search) -> None:
     if search.pruner not in PRUNERS:
         raise unknown("pruner", search.pruner, PRUNERS)
     if search.sampler == "grid" and not study.is_grid:
-        raise UsageError("--sampler grid: a range has no values to list; use tpe or random")
+        raise UsageError("--sampler grid cannot list the values of a range: use tpe or random")
 
 
 def train(
@@ -106,7 +106,7 @@ def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.St
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     folder = record.folder(batch.common.runs_dir, study.name)
     # One driver a search: trials that another left running can be told from those at work.
-    busy = f"{folder} is being searched by another process: wait for it, or stop it"
+    busy = f"another process is searching in {folder}: wait for it, or stop it"
     with files.locked(folder / ".search.lock", lambda: busy, timeout=0):
         storage = _storage(search.storage, folder)
         try:
@@ -146,8 +146,8 @@ def _storage(url: str | None, folder: Path) -> BaseStorage:
     except Exception as error:  # of any database driver, whose text may quote the password
         kind = url.partition(":")[0]
         raise UsageError(
-            f"--storage {kind}:...: cannot be opened ({type(error).__name__}); it must be a URL of "
-            "SQLAlchemy's, e.g. sqlite:///trials.db, and its driver installed"
+            f"--storage {kind}:...: cannot open it ({type(error).__name__}); pass a SQLAlchemy "
+            "URL, e.g. sqlite:///trials.db, and install its driver"
         ) from None
 
 

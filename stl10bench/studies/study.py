@@ -37,7 +37,7 @@ class Range(BaseModel):
     def _ordered(self) -> "Range":
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(
-                f"{self.low}..{self.high}: the first must be lower, and above 0 with log"
+                f"{self.low}..{self.high}: must be LOW..HIGH with LOW < HIGH, and LOW > 0 with log"
             )
         return self
 
@@ -85,7 +85,7 @@ class Study(BaseModel):
         """A number n means the seeds 0 to n - 1."""
         if isinstance(seeds, int) and not isinstance(seeds, bool):
             if not 1 <= seeds <= 1000:
-                raise ValueError(f"{seeds}: must be 1 to 1000, or a list of seeds")
+                raise ValueError(f"{seeds}: must be a number from 1 to 1000, or a list of seeds")
             return tuple(range(seeds))
         return seeds
 
@@ -93,7 +93,7 @@ class Study(BaseModel):
     @classmethod
     def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"{', '.join(map(str, seeds))}: a seed is there twice")
+            raise ValueError(f"{', '.join(map(str, seeds))}: a seed is listed twice")
         return seeds
 
     @field_validator("vary")
@@ -102,7 +102,7 @@ class Study(BaseModel):
         for name, factor in vary.items():
             labels = [text for text, _ in levels(name, factor)]
             if twice := next((text for text in labels if labels.count(text) > 1), None):
-                raise ValueError(f"{name}: {twice} is there twice")
+                raise ValueError(f"{name}: {twice} is listed twice")
         return vary
 
     @property
@@ -150,11 +150,13 @@ def points(study: Study) -> list[Point]:
     if not study.is_grid:
         name = next(name for name, factor in study.vary.items() if isinstance(factor, Range))
         raise UsageError(
-            f"{name} is a range: list values (--vary {name}=A,B), or search with --sampler tpe"
+            f"{name} is a range: list its values (--vary {name}=A,B), or search with --sampler tpe"
         )
     grid = [levels(name, factor) for name, factor in study.vary.items()]
     if (runs := len(study.seeds) * prod(map(len, grid))) > MOST_RUNS:
-        raise UsageError(f"study {study.name}: {runs:,} runs, {MOST_RUNS:,} are the limit")
+        raise UsageError(
+            f"study {study.name}: {runs:,} runs; the limit is {MOST_RUNS:,}: vary fewer values"
+        )
     return [point(study, chosen, seed) for seed in study.seeds for chosen in product(*grid)]
 
 

@@ -62,10 +62,11 @@ def finding(record: Record, trained: Sequence[Trained]) -> str:
 def best(record: Record, places: Sequence[Place]) -> str:
     """The setting that came first, and what it reached."""
     if not places or not places[0].is_whole:
-        return "nothing yet: no setting has all of its runs"
+        return "nothing yet: every setting lacks runs"
     first = f"{study.named(record.study.vary, places[0].labels)} with {spread(places[0])}"
     lacking = sum(place.missing > 0 for place in places)
-    return f"best so far, {lacking} settings lack runs: {first}" if lacking else f"best: {first}"
+    settings = "1 setting lacks" if lacking == 1 else f"{lacking} settings lack"
+    return f"best so far ({settings} runs): {first}" if lacking else f"best: {first}"
 
 
 def held(record: Record, places: Sequence[Place]) -> str:
@@ -82,9 +83,9 @@ def held(record: Record, places: Sequence[Place]) -> str:
     if place.verdict == BEST and TIED in verdicts:
         return "Consistent with the report: its best is the best here, tied with others"
     if place.verdict == BEST and WORSE not in verdicts:
-        return "Not known: there is no other setting to compare it with"
+        return "Not known: there are no other settings to compare"
     return {
-        BEST: "Confirmed: the report's best is the best here, the others are significantly worse",
+        BEST: "Confirmed: the report's best is the best here; the others are significantly worse",
         TIED: "Consistent with the report (within noise): its best is tied with the best here",
         WORSE: "Does not hold: the report's best is significantly worse than the best here",
     }[place.verdict]
@@ -150,14 +151,15 @@ def study_to_markdown(
 def notes(places: Sequence[Place]) -> list[str]:
     """How the table is to be read."""
     lines = [
-        "validation accuracy: mean ± standard deviation over the seeds; behind: points to the best",
-        "vs best: worse if the difference is larger than the noise of the seeds (t-test, their "
-        "variance pooled over all settings) and of the validation images (z-test), "
-        f"Holm-corrected for all pairs, p < {SIGNIFICANCE}; else tied",
-        "the test split plays no part in order or verdict",
+        "validation accuracy: mean ± standard deviation over the seeds; behind: percentage points "
+        "below the best",
+        f"vs best: worse means significantly worse, p < {SIGNIFICANCE}, Holm-corrected for all "
+        "pairs, over the seeds (t-test, variance pooled over all settings) and over the "
+        "validation images (z-test); else tied",
+        "the order and the verdicts do not use the test split",
     ]
     if any(place.sample and len(place.sample.accuracies) == 1 for place in places):
-        lines.append("one seed: its noise is not known, only that of the images is counted")
+        lines.append("with one seed, the verdicts include the noise of the images only")
     return lines
 
 

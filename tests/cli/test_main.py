@@ -231,7 +231,7 @@ def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: 
     assert [row["model_options"] for row in rows] == [{}, {"hidden": [8, 4], "dropout": 0.2}]
     ended = cli("benchmark", "logistic", *TINY, "--dropout", "0.5")
     assert ended.code == 2
-    assert "model option dropout=0.5: none of the models has it" in ended.err
+    assert "none of the models has the option dropout=0.5" in ended.err
 
 
 def test_the_reference_rows_stand_beside_ones_own(cli: Any) -> None:
@@ -333,7 +333,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("evaluate pickle.pt", 4, "is a pickle"),
         ("evaluate noise.safetensors", 4, "is not a safetensors file"),
         ("evaluate noise.safetensors --split tset", 2, "did you mean 'test'"),
-        ("benchmark", 2, "Missing model: name some, or --all"),
+        ("benchmark", 2, "Missing model: name one or more, or pass --all"),
         ("benchmark mpl", 2, "unknown model 'mpl'"),
         ("benchmark mlp --format tabel", 2, "unknown format 'tabel': did you mean 'table'"),
         ("table --runs-dir none", 2, "no finished run in none"),

@@ -176,14 +176,14 @@ def test_settings_are_ranked_by_validation_accuracy_and_never_by_the_test_split(
             "best: lr=b with 0.610",
             "Consistent with the report (within",
         ),
-        ({"a": 0.3, "b": None}, "best so far, 1 settings lack runs: lr=a", "Not known yet"),
+        ({"a": 0.3, "b": None}, "best so far (1 setting lacks runs): lr=a", "Not known yet"),
         (
             {"a": "diverged", "b": 0.2},
             "best: lr=b with 0.200",
             "Does not hold: the report",
         ),
         ({"b": 0.2}, "best: lr=b with 0.200", "The report's best was not run"),
-        ({"a": 0.2}, "best: lr=a with 0.200", "Not known: there is no other setting"),
+        ({"a": 0.2}, "best: lr=a with 0.200", "Not known: there are no other settings"),
     ],
 )
 def test_what_is_said_of_the_reports_finding_waits_for_all_runs(

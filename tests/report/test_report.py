@@ -543,7 +543,7 @@ def test_a_study_that_ran_has_its_ranking_by_validation_accuracy(
     (runs_dir / "studies" / "rates" / "study.json").write_text("{}")
     page = Seen(report())
     assert not [title for title in page.tables if title.startswith("rates")]
-    assert "studies/rates/study.json is no record of a study" in page.words
+    assert "studies/rates/study.json is not a study record" in page.words
 
 
 def test_the_readers_of_predictions_agree(runs_dir: Path) -> None:

@@ -90,11 +90,11 @@ def test_a_study_with_other_settings_says_what_of_it_still_fits(
 ) -> None:
     study("study", "run", *OWN, "--vary", "lr=0.1,0.01", *TINY)
     _, _, err = study("study", "run", *OWN, "--vary", "lr=0.1,0.2", *TINY)
-    assert "has changed since its last runs (vary): 1 of its 2 finished runs still fit" in err
+    assert "has changed since its last runs (vary): it reuses 1 of 2 finished runs" in err
     assert len(children) == 3
     (tmp_path / "runs" / "studies" / "logistic-by-lr" / "study.json").write_text("{}")
     code, out, _ = study("study", "list", "--runs-dir", "runs")
-    assert (code, "is no record of a study" in " ".join(out.split())) == (4, True)
+    assert (code, "is not a study record" in " ".join(out.split())) == (4, True)
 
 
 def test_a_study_without_a_single_row_ends_with_an_error_after_its_table(
@@ -190,8 +190,8 @@ def test_a_benchmark_trains_one_run_at_a_time_and_prints_one_table(
     [
         ([], "Missing model"),
         (["mlq"], "unknown model 'mlq': did you mean 'mlp'"),
-        (["logistic", "--hidden", "8"], "model option hidden=8: none of the models has it"),
-        (["mlp", "--seeds", "2", "--seed", "1"], "--seed 1 and --seeds contradict"),
+        (["logistic", "--hidden", "8"], "none of the models has the option hidden=8"),
+        (["mlp", "--seeds", "2", "--seed", "1"], "--seed 1 contradicts --seeds"),
         (["mlp", "--protocol", "flods"], "unknown protocol 'flods': did you mean 'folds'"),
     ],
 )

@@ -144,8 +144,8 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             '{"error": "batch_size = 64: too large", "exit_code": 2}',
             "batch_size = 64: too large",
         ),
-        (1, "", "its process ended without a word (exit code 1)"),
-        (-9, "", "its process ended without a word (killed by SIGKILL)"),
+        (1, "", "its process ended without an error message (exit code 1)"),
+        (-9, "", "its process ended without an error message (killed by SIGKILL)"),
     ],
 )
 def test_a_child_that_leaves_no_row_is_a_failure_with_its_reason(
@@ -299,7 +299,7 @@ def test_an_address_beyond_loopback_without_tls_is_warned_of(
     cluster._warn_if_open("127.0.0.1", open_one, console)
     assert capsys.readouterr().out == ""
     cluster._warn_if_open("10.0.0.1", open_one, console)
-    assert "whoever reaches the port can run code" in capsys.readouterr().out
+    assert "anyone who can reach the port can run" in capsys.readouterr().out
     (tmp_path / "x.pem").write_text("")
     file = tmp_path / "x.pem"
     cluster._warn_if_open("10.0.0.1", Workers(None, None, file, file, file).security(), console)
@@ -312,7 +312,7 @@ def test_an_address_beyond_loopback_without_tls_is_warned_of(
         ({"scheduler": "localhost:1"}, "--scheduler localhost:1: must be tcp://HOST:PORT"),
         ({"scheduler": "tcp://127.0.0.1:9", "workers": 2}, "--workers 2: the launcher or the"),
         ({"scheduler": "tls://h:1", "tls_ca": Path("x")}, "--tls-ca x: no such file"),
-        ({"scheduler": "tls://h:1", "tls_key": Path("x")}, "--tls-ca is missing"),
+        ({"scheduler": "tls://h:1", "tls_key": Path("x")}, "Missing --tls-ca"),
     ],
 )
 def test_workers_that_cannot_be_are_refused_in_a_line(

@@ -136,7 +136,7 @@ def test_an_interrupted_search_resumes_the_trial_that_was_running(
 
 def test_two_drivers_of_one_search_do_not_work_at_once(case: Callable[..., Case]) -> None:
     made, how = case("lr=1e-4..0.1:log"), Search("random", 1, "none", None)
-    with made.opened(how), pytest.raises(BusyError, match="is being searched by another process"):
+    with made.opened(how), pytest.raises(BusyError, match="another process is searching"):
         made.train(how)
 
 
@@ -216,7 +216,7 @@ def test_the_password_of_a_storage_is_nowhere_to_be_read(
     for given in ([], ["--storage", url]):
         code, out, err = cli("study", "run", *words, *given, "--runs-dir", "runs", "--verbose")
         assert code == 2
-        assert "--storage nosuch:...: cannot be opened (" in err
+        assert "--storage nosuch:...: cannot open it (" in err
         assert canary not in out + err
     assert canary not in repr(Search("tpe", 1, "none", url))
     _, out, _ = cli("study", "run", "--help")
@@ -309,14 +309,17 @@ def test_a_search_resumes_with_the_same_weights_alone(data_dir: Path, tmp_path: 
     [
         ("--vary lr=1,2 --sampler tpee", "unknown sampler 'tpee': did you mean 'tpe'"),
         ("--vary lr=1,2 --sampler tpe --pruner medain", "unknown pruner 'medain': did you mean"),
-        ("--vary lr=1..2 --sampler grid", "a range has no values to list"),
-        ("--vary lr=1..2 --sampler tpe --seeds 2", "--seeds 2: a search has one seed"),
-        ("--vary schedule=1..2 --sampler tpe", "schedule cannot have a range: it is no number"),
-        ("--vary rotation=1..2 --sampler tpe", "rotation cannot have a range: it is no number"),
-        ("--vary model=1..2 --sampler tpe", "model cannot have a range: it is no number"),
+        ("--vary lr=1..2 --sampler grid", "cannot list the values of a range: use tpe"),
+        ("--vary lr=1..2 --sampler tpe --seeds 2", "--seeds 2: a search uses one seed"),
+        ("--vary schedule=1..2 --sampler tpe", "schedule is not a number and cannot have a range"),
+        ("--vary rotation=1..2 --sampler tpe", "rotation is not a number and cannot have a range"),
+        ("--vary model=1..2 --sampler tpe", "model is not a number and cannot have a range"),
         ("--vary batch_size=1.5..8 --sampler tpe", "batch_size = 1.5: must be a valid integer"),
-        ("--vary lr=1,2 --trials 5", "--trials is of a search: it needs --sampler"),
-        ("--vary lr=1..2 --sampler tpe --dry-run", "--dry-run: a search decides as it goes"),
+        ("--vary lr=1,2 --trials 5", "--trials needs a search: add --sampler"),
+        (
+            "--vary lr=1..2 --sampler tpe --dry-run",
+            "--dry-run: a search chooses its runs as it goes",
+        ),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(cli: Any, arguments: str, text: str) -> None:
