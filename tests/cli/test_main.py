@@ -317,7 +317,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
             "A frozen backbone with random weights cannot learn.",
         ),
         ("train mobilenetv2 --no-pretrained", 2, "or use --no-freeze."),
-        ("train logistic --weights x.safetensors", 2, "'logistic' has no backbone"),
+        ("train logistic --weights x.safetensors", 4, "cannot read the weights x.safe"),
         ("train mobilenetv2 --weights no.safetensors", 4, "cannot read the weights no.safe"),
         ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),
         ("train cnn --data-dir nowhere", 3, "stl10bench data download --data-dir nowhere"),

@@ -258,6 +258,7 @@ def make_state(folder: Path) -> None:
         scaler={},
         header=header,
         best=resume.Best(header, weights),
+        ema={},
     )
     resume.save_state(RunFolder(folder), CONFIG, 7, stored)
 
