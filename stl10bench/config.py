@@ -46,60 +46,59 @@ class RunConfig(BaseModel):
     """Initial weights of the backbone: none (random), sha256:<checksum>, or hub:<repository>."""
 
     method: Literal["supervised", "probe", "knn"] = "supervised"
-    """How labels are learned: by gradient steps, or from a frozen backbone's features alone."""
+    """Method: supervised (gradient steps), or probe or knn on a frozen backbone's features."""
     method_options: dict[str, Scalar] = {}
     """Method options that differ from their defaults."""
 
     image_size: int = Field(64, ge=8, le=1024)
     """Height and width of the model's input in pixels."""
     input: Literal["resize", "crop"] = "resize"
-    """How images become the input size: resize, or crop (random in training, else the centre)."""
+    """Resize images to the input size, or crop them (randomly in training, else the centre)."""
     val_fraction: float = Field(0.1, ge=0, le=0.9)
-    """Share of training images used for validation (stratified), to choose the epoch; 0: none."""
+    """Fraction of training images for validation (stratified), to choose the epoch; 0: none."""
     fold: int | None = Field(default=None, ge=0, lt=10)
-    """Official fold (0 to 9, 1,000 images) to train on, without validation images."""
+    """Pre-defined fold (0 to 9, 1,000 images) to train on, without validation images."""
     labels_per_class: int | None = Field(default=None, ge=1)
-    """Labelled images per class, validation included: a seeded subset; larger ones contain it."""
+    """Labelled images per class, validation included (seeded; larger subsets contain smaller)."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights, validation split, image order, augmentation and dropout."""
 
     epochs: int = Field(20, ge=1)
     """Number of passes over the training images."""
     patience: int | None = Field(default=None, ge=1)
-    """Epochs without a better validation epoch after which training ends; the rates stay those of
-    --epochs."""
+    """Stop after this many epochs without a better one; the schedule still spans --epochs."""
     batch_size: int = Field(128, ge=1)
-    """Images per training step, over all processes together."""
+    """Images per training step, over all processes."""
     optimizer: str = Field("adamw", min_length=1)
-    """Optimizer: sgd, adam, adamw, or any optimizer name of timm."""
+    """Optimizer: sgd, adam, adamw, or any optimizer of timm."""
     lr: Positive = 0.001
     """Peak learning rate."""
     backbone_lr: float = Field(1.0, gt=0, le=1)
     """Learning rate of the backbone as a fraction of --lr."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Factor of the learning rate from each layer of a backbone to the one below; 1: none."""
+    """Layer-wise learning-rate decay: factor from each backbone layer to the one below; 1: off."""
     freeze_stages: int = Field(0, ge=0)
-    """Stages of a fine-tuned backbone that stay frozen, counted from its stem; 0: none."""
+    """Number of stages of a fine-tuned backbone to freeze, counted from its stem; 0: none."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD momentum."""
     weight_decay: Strength = 0.0
-    """Weight decay, applied to weight matrices and kernels but not to biases and norms."""
+    """Weight decay of matrices and kernels; biases and norms have none."""
     schedule: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
     """Learning-rate schedule after the warm-up."""
     warmup: float = Field(0.0, ge=0, lt=1)
-    """Warm-up: share of all steps during which the learning rate rises to --lr."""
+    """Warm-up: fraction of all steps over which the learning rate rises to --lr."""
     step_epochs: int = Field(10, ge=1)
-    """Epochs between drops of the learning rate (step schedule)."""
+    """Epochs between two drops of the learning rate (step schedule)."""
     step_gamma: float = Field(0.1, gt=0, lt=1)
     """Factor by which each drop multiplies the learning rate (step schedule)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Label smoothing: share of the target spread over all classes."""
+    """Label smoothing: fraction of the target spread over all classes."""
     clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Norm to which the gradients of all parameters together are clipped."""
+    """Clip the total norm of the gradients to this value."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay, e.g. 0.999, of a moving average of the weights, which is then tested and saved."""
+    """Decay of a moving average of the weights, e.g. 0.999; the average is tested and saved."""
     grad_accum: int = Field(1, ge=1)
-    """Parts in which a batch is computed, to save memory; the step is that of the whole batch."""
+    """Split each batch into this many parts to save memory; each step still uses all of it."""
 
     brightness: Strength = 0.2
     """Brightness jitter: random factor within 1 +- this."""
@@ -114,17 +113,16 @@ class RunConfig(BaseModel):
     rotation: tuple[float, float] = (-10.0, 10.0)
     """Range of the random rotation in degrees: LOW,HIGH."""
     random_resized_crop: tuple[float, float] | None = None
-    """Range of the area, 0..1, of a random box that is resized to the input: LOW,HIGH."""
+    """Random resized crop: range of the box's area as a fraction of the image, LOW,HIGH."""
     mixup: Strength = 0.0
-    """mixup: alpha of the Beta distribution of an image's share in a blend of two; 0: off."""
+    """mixup: alpha of the Beta distribution that draws the weights of two images; 0: off."""
     cutmix: Strength = 0.0
-    """CutMix: that alpha, but a box of one image replaces the other's; 0: off. With --mixup each
-    image gets one of the two, by chance."""
+    """CutMix: alpha for the area of the pasted box; with --mixup, each image gets one; 0: off."""
 
     cache_views: int = Field(0, ge=0, le=1000)
-    """Augmented views per image whose frozen features are computed once and reused; 0: no cache."""
+    """Augmented views per image: their frozen features are computed once and reused; 0: off."""
     tta: Literal["none", "flip"] = "none"
-    """Test-time augmentation, reported beside the plain test result: flip (mirrored as well)."""
+    """Test-time augmentation: flip averages over mirrored images, beside the plain result."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Precision: auto (chosen by device and model), no (fp32), bf16 or fp16."""
 
@@ -132,23 +130,23 @@ class RunConfig(BaseModel):
     def _fits_together(self) -> "RunConfig":
         low, high = self.rotation
         if not -180 <= low <= high <= 180:
-            raise ValueError(f"rotation = {low},{high}: LOW,HIGH within -180..180, LOW <= HIGH")
+            raise ValueError(f"rotation = {low},{high}: must be -180 <= LOW <= HIGH <= 180")
         if self.random_resized_crop is not None:
             low, high = self.random_resized_crop
             if not 0 < low <= high <= 1:
                 raise ValueError(
-                    f"random_resized_crop = {low},{high}: LOW,HIGH within 0..1, 0 < LOW <= HIGH"
+                    f"random_resized_crop = {low},{high}: must be 0 < LOW <= HIGH <= 1"
                 )
         for name in ("mixup", "cutmix"):
             if self.cache_views and getattr(self, name):
                 raise ValueError(
-                    f"{name} = {getattr(self, name)}: images are mixed, and cache_views = "
-                    f"{self.cache_views} trains on stored features; leave out one of them"
+                    f"{name} = {getattr(self, name)} mixes images, but cache_views = "
+                    f"{self.cache_views} trains on stored features: leave out one of them"
                 )
         if self.patience is not None and not self.val_fraction:
             raise ValueError(
-                f"patience = {self.patience}: it waits for a better validation epoch, and "
-                "val_fraction = 0 has none; leave it out, or raise val_fraction"
+                f"patience = {self.patience} needs validation images, but val_fraction = 0 leaves "
+                "none: leave out patience, or raise val_fraction"
             )
         if self.fold is not None and (self.val_fraction or self.labels_per_class):
             raise ValueError(
@@ -158,8 +156,8 @@ class RunConfig(BaseModel):
         # Until the data are known, any crop may fit in their images.
         if self.input == "crop" and self.data and self.image_size > self.data_size:
             raise ValueError(
-                f"image_size = {self.image_size}: a crop is at most {self.data_size} px, the size "
-                "of the data's images; or use --input resize"
+                f"image_size = {self.image_size}: a crop cannot be larger than the data's images "
+                f"({self.data_size} px); lower --image-size, or use --input resize"
             )
         return self
 
@@ -183,9 +181,9 @@ class Limits(BaseModel):
     checkpoint_minutes: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """Minutes between checkpoints during training; 0: after every step."""
     checkpoint_epochs: int | None = Field(default=None, ge=1)
-    """Also write a checkpoint every this many epochs."""
+    """Epochs between additional checkpoints."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Minutes after which the run saves and stops; the same command resumes it."""
+    """Save and stop after this many minutes; the same command resumes the run."""
     timeout_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Minutes to wait for a hanging process before the run fails."""
 

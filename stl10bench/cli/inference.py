@@ -31,24 +31,25 @@ app = typer.Typer()
 @with_options(MACHINE, PLUGIN, JSON)
 def predict(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files and folders of images.")],
     *,
-    top: Annotated[int, typer.Option(help="Classes per image, the likeliest first.", min=1)] = 3,
+    top: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 3,
     style: Annotated[str, choice("format", ("table", "csv"), "--format")] = "table",
     device: str,
     threads: int | None,
     plugin: str | None,
     as_json: bool,
 ) -> None:
-    """JPEG, PNG, WebP, BMP, GIF, TIFF and PPM of any size, told
-    by their content. Each is turned upright (EXIF), put on
-    white where it is transparent, cropped to its central
-    square and resized to the size of the model's data (96 px
-    unless imported otherwise), as by `data import`; then the
-    run's own rule follows. Nothing is distorted, but what lies
-    outside the central square is not seen. Folders are walked
-    by name, hidden files skipped. For a file that is no image
-    the reason is printed, and the exit code is 3.
+    """Reads JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, JPEG 2000 and
+    AVIF, recognised by content. Turns each image upright
+    (EXIF), puts transparent parts on white, crops the central
+    square and resizes it to the size of the training data (96
+    px unless imported otherwise), as `data import` does. Then
+    preprocesses it as in training, without augmentation. The
+    model does not see what lies outside the central square.
+    Searches folders recursively and skips hidden files. Prints
+    the reason for each file that is not an image, classifies
+    the others and exits with 3.
     Under 20 s for a hundred images.
 
     Examples:
@@ -84,7 +85,7 @@ def predict(
     elif predictions:
         _print_table(predictions)
     if broken:
-        typer.echo(f"{len(broken)} of {len(results)} could not be read as an image", err=True)
+        typer.echo(f"cannot read {len(broken)} of {len(results)} files as images", err=True)
         raise typer.Exit(DataError.exit_code)
 
 
@@ -94,24 +95,27 @@ def export(
     checkpoint: Checkpoint,
     *,
     to: Annotated[str, choice("format", ("onnx", "torch", "hub"))],
-    output: Annotated[Path, typer.Option(help="The file, or for hub the folder, to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    output: Annotated[Path, typer.Option(help="File to write; with --to hub, a folder.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing export.")
+    ] = False,
     plugin: str | None,
     as_json: bool,
 ) -> None:
-    """onnx and torch (a .pt2) take uint8 RGB images (N, 3, H, W)
-    of any number and size; resizing, cropping, normalising are
-    inside; class names and settings go along as metadata.
+    """onnx and torch (a .pt2 file): the exported model takes uint8
+    RGB images (N, 3, H, W) of any number and size. It contains
+    resizing, cropping and normalisation; its metadata contain
+    class names and settings.
 
-    hub is a folder that stl10bench.load reads whole. Its
-    model.safetensors is the backbone alone for
-    timm.create_model('local-dir:FOLDER', pretrained=True); the
-    layers on top are in head.safetensors. logistic, mlp and cnn
-    have no timm backbone: one file, for stl10bench only.
+    hub: a folder for stl10bench.load. model.safetensors is the
+    backbone alone, for
+    timm.create_model('local-dir:FOLDER', pretrained=True);
+    head.safetensors has the layers on top. logistic, mlp and
+    cnn have no timm backbone: only stl10bench can load them.
 
-    Each is loaded again and compared with the checkpoint; with
-    other logits nothing is kept. A .pt2 may hold pickles: load
-    those of others only if you trust them.
+    The export is loaded again and compared with the checkpoint.
+    If the logits differ, nothing is written. A .pt2 file may
+    contain pickles: load it only if you trust its author.
     Under 60 s for the package's own models.
 
     Examples:
@@ -129,7 +133,7 @@ def export(
     for key, sizes in (("own_size", "the model's size"), ("other_sizes", "other sizes")):
         largest, allowed, images = (facts[key][name] for name in ("found", "allowed", "images"))
         typer.echo(
-            f"largest difference of a logit at {sizes}: {largest:.1e} (allowed {allowed:.1e}, "
+            f"largest logit difference at {sizes}: {largest:.1e} (allowed {allowed:.1e}, "
             f"{images} images)"
         )
 

@@ -40,15 +40,15 @@ COMMANDS = {
     "table": ("results", "Print the table of all finished runs."),
     "compare": ("results", "Compare the accuracies of finished runs, pair by pair."),
     "report": ("results", "Write a self-contained report of all runs, in HTML or Markdown."),
-    "lr-find": ("train", "Find a learning rate: raise it step by step and draw the loss."),
+    "lr-find": ("train", "Find a learning rate: raise it step by step and plot the loss."),
     "reproduce": ("train", "Train a stored run again and compare the results."),
-    "study": ("study", "List, show and run studies: what a setting is worth."),
+    "study": ("study", "List, show and run studies (ablations of settings)."),
     "models": ("models", "List the models."),
     "describe": ("models", "Print a model's layers, output shapes, parameters, MACs and memory."),
     "predict": ("inference", "Classify images."),
     "export": ("inference", "Export a model to ONNX, torch.export or a Hugging Face folder."),
     "plot": ("results", "Plot the training curves of runs."),
-    "visualize": ("visualize", "Draw the data, and what models make of them."),
+    "visualize": ("visualize", "Draw images, predictions, filters, Grad-CAM and embeddings."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, verify, audit, draw or import data."),
     "doctor": ("doctor", "Check whether training will work on this machine."),
@@ -113,7 +113,7 @@ def _options(
         bool, _verbosity("--quiet", "-q", help="Print only results, warnings and errors.")
     ] = False,
     verbose: Annotated[
-        bool, _verbosity("--verbose", "-v", help="Print library logs and tracebacks of errors too.")
+        bool, _verbosity("--verbose", "-v", help="Also print library logs and error tracebacks.")
     ] = False,
 ) -> None:
     pass
@@ -171,7 +171,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in files.FULL:
             raise
-        code = _print_error(StorageError(f"no room for what is written: {error}"))
+        code = _print_error(StorageError(f"no room on the disk: {error}; make room and try again"))
     except SystemExit as end:  # rich and typer end so when nobody reads any more: no error of ours
         if not isinstance(end.__context__, BrokenPipeError):
             raise

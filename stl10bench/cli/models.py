@@ -46,9 +46,11 @@ def models(*, plugin: str | None, as_json: bool) -> None:
 def describe(
     model: Annotated[str, MODEL],
     *,
-    image_size: Annotated[int, typer.Option(help="Input size, pixels.", min=1)] = 64,
+    image_size: Annotated[int, typer.Option(help="Input size in pixels.", min=1)] = 64,
     num_classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
-    batch_size: Annotated[int, typer.Option(help="Images a step, for the memory.", min=1)] = 128,
+    batch_size: Annotated[
+        int, typer.Option(help="Batch size of the memory estimate.", min=1)
+    ] = 128,
     model_option: ModelOptions = None,
     plugin: str | None,
     as_json: bool,
@@ -93,7 +95,7 @@ def describe(
     )
     if formula:
         typer.echo(f"{formula} = {total:,} parameters")
-    typer.echo(f"{total:,} parameters, {trainable:,} of them trainable; {macs:,} MACs an image\n")
+    typer.echo(f"{total:,} parameters ({trainable:,} trainable), {macs:,} MACs per image\n")
     title = f"training memory, batch {batch_size}"
     lines = ((part.replace("_", "/"), f"{size / 2**20:.2f} MB") for part, size in sizes.items())
     note = "fp32, 1 MB = 2^20 bytes; forward/backward: twice the outputs of the layers above"

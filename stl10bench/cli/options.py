@@ -119,7 +119,7 @@ MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
 ModelOptions = Annotated[
     list[str] | None,
     typer.Option(
-        help="Any option of the model, e.g. channels=64,128,256,512; repeatable.",
+        help="Set an option of the model, e.g. channels=64,128,256,512; repeatable.",
         metavar="KEY=VALUE",
         rich_help_panel="Model",
     ),
@@ -127,12 +127,12 @@ ModelOptions = Annotated[
 MethodOptions = Annotated[
     list[str] | None,
     typer.Option(
-        help="Any option of the method, e.g. views=2 of probe, k=20 of knn; repeatable.",
+        help="Set an option of the method, e.g. views=2 (probe) or k=20 (knn); repeatable.",
         metavar="KEY=VALUE",
         rich_help_panel="Model",
     ),
 ]
-_CHECKPOINT = "A run's name or folder, its best.safetensors, or what --to hub wrote."
+_CHECKPOINT = "A run's name or folder, a checkpoint file, or a folder from 'export --to hub'."
 Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT, autocompletion=_checkpoints)]
 RunName = Annotated[
     str,
@@ -146,12 +146,14 @@ RunNames = Annotated[
         help="Names of runs, their beginnings, folders, or files in them.", autocompletion=_runs
     ),
 ]
-RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="STL10BENCH_RUNS")]
+RunsDir = Annotated[
+    Path, typer.Option(help="Folder that contains the runs.", envvar="STL10BENCH_RUNS")
+]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]
 DataDir = Annotated[
     Path,
     typer.Option(
-        help="Folder that holds stl10_binary/ (demo data: in its subfolder demo).",
+        help="Folder that contains stl10_binary/ (demo data: in its subfolder demo).",
         envvar="STL10BENCH_DATA",
         rich_help_panel="Data",
     ),
@@ -174,11 +176,11 @@ def _job_options(*names: str, panel: str | None = None) -> Specification:
 
 
 _GROUPS = {  # of settings: the first field of each, and its heading
-    "image_size": "Images and seed (the recipe's, unless given)",
-    "epochs": "Optimization (the recipe's, unless given)",
-    "label_smoothing": "Steps and weights (the recipe's, unless given)",
-    "brightness": "Augmentation (the recipe's, unless given)",
-    "cache_views": "Features, test and precision (the recipe's, unless given)",
+    "image_size": "Images and seed (the recipe overrides these defaults)",
+    "epochs": "Optimization (the recipe overrides these defaults)",
+    "label_smoothing": "Loss, gradients and averaging (the recipe overrides these defaults)",
+    "brightness": "Augmentation (the recipe overrides these defaults)",
+    "cache_views": "Features, test and precision (the recipe overrides these defaults)",
 }
 
 _model, _workers = (partial(option, panel=name) for name in ("Model", "Workers"))
@@ -193,7 +195,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to st
 JSON: Specification = {"as_json": (_Json, False)}
 TRAINING: Specification = {
     "recipe": option(
-        str, f"Named settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)
+        str, f"Recipe of settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)
     ),
     "config": option(Path, "JSON file of settings, e.g. a run's config.json."),
     "runs_dir": (RunsDir, RUNS),
@@ -205,11 +207,11 @@ TRAINING: Specification = {
     **_job_options("compile", "deterministic", panel="Machine"),
     "freeze": _model(bool, "Freeze the backbone, or fine-tune all of it [default: freeze]."),
     "hidden": _model(str, "Widths of the hidden linear layers, e.g. 512,256."),
-    "dropout": _model(float, "Dropout after each hidden linear layer."),
+    "dropout": _model(float, "Dropout rate after each hidden linear layer."),
     "model_option": (ModelOptions, None),
     **_job_options("weights", panel="Model"),
     "pretrained": _model(
-        bool, "Start a backbone from timm's weights (from the hub, unless --weights).", True
+        bool, "Start a backbone from timm's pretrained weights (downloaded, or --weights).", True
     ),
     **_field_options(Limits, "Checkpoints and time"),
     **_field_options(RunConfig, None, groups=_GROUPS),
@@ -217,13 +219,13 @@ TRAINING: Specification = {
     "method_option": (MethodOptions, None),
 }
 WORKERS: Specification = {
-    "workers": _workers(int, "Runs to train at once, each in its own process.", min=1, metavar="N"),
+    "workers": _workers(int, "Train N runs at once, each in its own process.", min=1, metavar="N"),
     "scheduler": _workers(
-        str, "Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT.", metavar="ADDRESS"
+        str, "Running Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT.", metavar="ADDRESS"
     ),
-    "tls_ca": _workers(Path, "The scheduler's CA certificate (PEM)."),
-    "tls_cert": _workers(Path, "Our certificate (PEM)."),
-    "tls_key": _workers(Path, "The key of our certificate (PEM)."),
+    "tls_ca": _workers(Path, "CA certificate of the Dask cluster (PEM)."),
+    "tls_cert": _workers(Path, "Certificate of this machine (PEM)."),
+    "tls_key": _workers(Path, "Private key of that certificate (PEM)."),
 }
 
 
@@ -294,7 +296,7 @@ def _read_config(path: Path, models: Iterable[str]) -> dict[str, Any]:
     model = stored.pop("model", None)
     if model is not None and (others := [name for name in models if name != model]):
         raise UsageError(
-            f"{path} holds the settings of {model}, not of {others[0]}: name {model}, or remove "
+            f"{path} contains the settings of {model}, not of {others[0]}: name {model}, or remove "
             "model and model_options from a copy of the file"
         )
     if not isinstance(stored.get("model_options", {}), dict):

@@ -73,7 +73,7 @@ def train(
         sources = {key: context.get_parameter_source(key) for key in context.params}
         typed = [key for key, source in sources.items() if source and source.name == "COMMANDLINE"]
         if others := set(typed) - {"job", "as_json"}:
-            raise UsageError(f"--job holds all of a run: leave out {', '.join(sorted(others))}")
+            raise UsageError(f"--job has all settings: leave out {', '.join(sorted(others))}")
         row = run_job(read_job(job), stderr())
     elif model is None:
         raise UsageError("Missing model: 'stl10bench models' lists them")
@@ -102,8 +102,8 @@ def lr_find(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """The suggestion is the rate at which the smoothed loss falls steepest
-    over the logarithm of the rate; the test ends when the loss explodes.
+    """Suggests the rate where the smoothed loss falls fastest over
+    the logarithm of the rate. Stops when the loss explodes.
     Under 60 s for mlp with --dataset demo.
 
     Examples:
@@ -124,7 +124,10 @@ def lr_find(
     if as_json:
         typer.echo(json.dumps({"model": model, **asdict(test), "picture": str(output)}))
     elif test.suggestion is None:
-        typer.echo(f"no suggestion: the loss does not fall between {lowest:g} and {highest:g}")
+        typer.echo(
+            f"no suggestion: the loss does not fall between {lowest:g} and {highest:g}; "
+            "try another --lowest or --highest"
+        )
     else:
         typer.echo(f"--lr {test.suggestion:.2g}")
     if not as_json:
@@ -137,13 +140,13 @@ def evaluate(
     checkpoint: Checkpoint,
     *,
     split: Annotated[
-        str, typer.Option(help="test, train, or val: the run's validation images.")
+        str, typer.Option(help="Split: test, train, or val (the run's validation images).")
     ] = "test",
     plugin: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """It needs only the checkpoint and the data.
+    """Needs only the checkpoint and the data.
 
     Examples:
     stl10bench evaluate runs/RUN/best.safetensors
@@ -174,22 +177,25 @@ def _four_digits(loss: float | None) -> str:
 def benchmark(
     models: Annotated[list[str] | None, MODELS] = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="The report's five rows.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All models of the course report (five rows).")
+    ] = False,
     seeds: Annotated[
-        int | None, typer.Option(help="Repeat each with the seeds 0 to N - 1.", min=1, metavar="N")
+        int | None, typer.Option(help="Train each with seeds 0 to N - 1.", min=1, metavar="N")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="full, or folds: each of the ten pre-defined folds of 1,000 images.")
+        str,
+        typer.Option(help="full, or folds (each of the ten pre-defined folds of 1,000 images)."),
     ] = "full",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, done or missing, with their times.")
+        bool, typer.Option("--dry-run", help="Only list the runs, with state and estimated time.")
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
     freeze: bool | None,
     **options: Any,
 ) -> None:
-    """One run at a time, each in a process of its own, so that none
-    disturbs the times of another, unless --workers says more.
+    """Trains one run at a time, each in its own process, so that the
+    timings are comparable. --workers N trains N runs at once.
 
     Examples:
     stl10bench benchmark --all
@@ -199,7 +205,7 @@ def benchmark(
     from stl10bench.studies import plan
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("benchmark starts its own processes: run it without a launcher")
+        raise UsageError("benchmark starts its own processes: run this command without a launcher")
     load_plugin(options["plugin"])
     workers = {key: options.pop(key) for key in WORKERS}
     names = [*(plan.REPORT_MODELS if everything else ()), *(models or ())]
@@ -240,14 +246,14 @@ def benchmark(
 
 
 def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
-    """Print the runs, done or missing; minutes are known, or measured on a few steps."""
+    """Print the runs, done or missing; times are known, or measured on a few steps."""
     from stl10bench.studies.progress import duration, forecast
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
     table.add_column("state")
     table.add_column("time", justify="right")
-    with stderr().status("taking a few steps of each model"):
+    with stderr().status("timing a few steps of each model"):
         forecasts = forecast(planned, common)
     for line in forecasts:
         time = "" if line.seconds is None else duration(line.seconds)
@@ -266,14 +272,14 @@ def reproduce(
     runs_dir: RunsDir = RUNS,
     into: Annotated[Path, typer.Option(help="Folder of the new run.")] = Path("reproduced"),
     weights: Annotated[
-        Path | None, typer.Option(help="The run's initial weights, if they came from a file.")
+        Path | None, typer.Option(help="Initial weights of the run, if they came from a file.")
     ] = None,
     plugin: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """The bits of weights and predictions are compared, then the
-    accuracies; the exit code is 8 if these differ significantly.
+    """Compares weights and predictions bit by bit, then the
+    accuracies. Exits with 8 if these differ significantly.
 
     Examples:
     stl10bench reproduce logistic-1a2b
@@ -291,16 +297,16 @@ def reproduce(
         facts |= {"accuracies": [first, second], "differences": outcome.differences}
         typer.echo(json.dumps(facts))
     elif outcome.bits:
-        typer.echo(f"{folder.name}: the same bits, weights and predictions")
+        typer.echo(f"{folder.name}: weights and predictions are bitwise identical")
     else:
         typer.echo(
-            f"{folder.name}: other bits; test accuracy {first:.4f} and {second:.4f}, "
+            f"{folder.name}: not bitwise identical; test accuracy {first:.4f} and {second:.4f}, "
             f"exact McNemar p = {outcome.p:.3f}"
         )
         for key, (stored, new) in outcome.differences.items():
-            typer.echo(f"  {key}: {stored} and {new}")
+            typer.echo(f"  {key}: {stored} then, {new} now")
     if not outcome.bits and outcome.p < SIGNIFICANCE:
         raise DifferentError(
             f"{folder.name} was not reproduced: accuracies {first:.4f} and {second:.4f} differ "
-            f"significantly (p = {outcome.p:.3g}); differences of machine and versions stand above"
+            f"significantly (p = {outcome.p:.3g}); see the other differences above"
         )

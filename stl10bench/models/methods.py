@@ -29,11 +29,11 @@ class ProbeOptions(BaseModel):
     model_config = _STRICT
 
     views: int = Field(default=1, ge=1, le=2)
-    """2: the mirrored training images are learned from as well."""
+    """Views per training image: 2 adds the mirrored image."""
     power: float = Field(default=0.5, gt=0, le=1)
-    """Power to which features are raised, their sign kept, before they get length 1."""
+    """Power to which features are raised (keeping their sign) before L2 normalisation."""
     penalty: float | None = Field(default=None, gt=0, le=1e6)
-    """Strength of the L2 penalty, scikit-learn's 1/C; unset, it is chosen."""
+    """Strength of the L2 penalty (1/C in scikit-learn); chosen automatically if unset."""
 
 
 class KnnOptions(BaseModel):
@@ -42,7 +42,7 @@ class KnnOptions(BaseModel):
     model_config = _STRICT
 
     k: int = Field(default=20, ge=1, le=10_000)
-    """Neighbours that vote."""
+    """Number of neighbours that vote."""
     temperature: float = Field(default=0.1, gt=0, le=100)
     """A neighbour's vote weighs exp(cosine similarity / temperature)."""
 
@@ -90,5 +90,5 @@ def check_effect(config: RunConfig) -> None:
     if idle:
         raise UsageError(
             f"{', '.join(idle)}: no effect with --method {config.method}, which fits a classifier "
-            "to the features of a frozen backbone; leave it out"
+            "to the features of a frozen backbone: leave it out"
         )

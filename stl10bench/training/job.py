@@ -27,32 +27,32 @@ class Job(BaseModel):
     config: RunConfig
 
     dataset: str = "stl10"
-    """stl10, or demo: images drawn by code."""
+    """Data: stl10, or demo (images drawn by code)."""
     data_dir: Path | None = None
-    """Folder that holds stl10_binary/ (demo data: in its subfolder demo)."""
+    """Folder that contains stl10_binary/ (demo data: in its subfolder demo)."""
     download: bool = False
     """Download STL-10 when it is missing."""
     verify: bool = True
     """Verify the MD5 checksums of STL-10's files."""
     weights: Path | None = None
-    """Initial weights: safetensors (timm's keys or a checkpoint), a run, or hf-hub:OWNER/NAME."""
+    """Initial weights: safetensors (timm keys or a checkpoint), a run, or hf-hub:OWNER/NAME."""
     runs_dir: Path = Path("runs")
-    """Folder of the run folders."""
+    """Folder that contains the runs."""
 
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device: auto, cpu, cuda or mps."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per process [default: cores / processes]."""
     compile: bool = False
-    """Compile the step with torch.compile: minutes first, then perhaps faster."""
+    """Compile the training step with torch.compile: a slow start, perhaps faster steps."""
     deterministic: bool = False
-    """Use only kernels that give the same bits each time (matters on GPUs)."""
+    """Use only deterministic kernels (matters on GPUs)."""
     tracker: str = "wandb"
-    """wandb (offline without a key), tensorboard or none."""
+    """Tracker: wandb (offline without a key), tensorboard or none."""
     plugin: str | None = None
-    """File, package folder or module that registers models."""
+    """Python file, package folder or module that registers models."""
     overwrite: bool = False
-    """Train again; the old run folder is moved aside."""
+    """Train again and move the old run folder aside."""
     limits: Limits = Limits()
     """When the run writes checkpoints, and when it stops."""
 
@@ -81,7 +81,7 @@ def read_job(path: Path) -> Job:
     try:
         return Job.model_validate_json(content)
     except ValidationError as error:
-        raise UsageError(f"{path} holds no job: {first_problem(error)}") from None
+        raise UsageError(f"{path} is not a job file: {first_problem(error)}") from None
 
 
 def write_job(path: Path, job: Job) -> None:

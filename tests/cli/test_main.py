@@ -130,7 +130,9 @@ def test_a_config_of_another_model_is_refused(
     (tmp_path / "config.json").write_text('{"model": "logistic", "lr": 0.5}')
     ended = cli(*command, "--config", "config.json")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "config.json holds the settings of logistic, not of mlp: name logistic, or" in ended.err
+    assert (
+        "config.json contains the settings of logistic, not of mlp: name logistic, or" in ended.err
+    )
 
 
 def test_a_config_says_what_a_backbone_starts_from(
@@ -302,7 +304,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
             "unknown optimizer 'sgdd': did you mean 'sgd",
         ),
         ("train cnn --rotation 20", 2, "rotation = 20: must be LOW,HIGH"),
-        ("train cnn --rotation 20,0", 2, "rotation = 20.0,0.0: LOW,HIGH within"),
+        ("train cnn --rotation 20,0", 2, "rotation = 20.0,0.0: must be -180"),
         ("train cnn --model-option width", 2, "must be KEY=VALUE"),
         ("train cnn --model-option width=3", 2, "model 'cnn' has no option 'width'"),
         ("train cnn --hidden 12,a", 2, "option hidden = 'a' of model 'cnn'"),
@@ -424,7 +426,7 @@ def test_a_full_disk_behind_stdout_is_an_error_and_one_behind_stderr_is_not(
     ended = forks.run(*arguments.split(), before=f"{full}; os.chdir({str(tmp_path)!r})")
     if number == 1:
         assert ended.code == 7
-        assert ended.err.startswith("error: no room for what is written: ")
+        assert ended.err.startswith("error: no room on the disk: ")
     else:
         assert (ended.code, ended.err) == (2, "")
 

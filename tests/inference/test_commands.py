@@ -38,7 +38,7 @@ def test_predict_prints_a_line_for_each_image_and_reports_the_rest(
     assert [name for name in NAMES if name in lines[1]] != []
     reason, count = err.splitlines()  # which formats there are depends on Pillow
     assert reason.startswith("photos/x[bold] .txt: cannot identify it as JPEG, PNG, WEBP, ")
-    assert count == "1 of 3 could not be read as an image"
+    assert count == "cannot read 1 of 3 files as images"
 
 
 def test_predict_gives_json_csv_and_python_the_same(

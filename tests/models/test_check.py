@@ -194,7 +194,7 @@ def test_describe_refuses_such_a_model_and_shows_one_without_parameters(
     )
     code, out, _ = cli("describe", "my_pool", "--plugin", "my_models")
     assert code == 0
-    assert "0 parameters, 0 of them trainable; 0 MACs" in out
+    assert "0 parameters (0 trainable), 0 MACs" in out
     code, _, err = cli("describe", "my_pool", "--plugin", "my_models", "--num-classes", "11")
     assert code == 2
     assert "error: model 'my_pool' gives float32 (2, 10) for 2 images in evaluation mode" in err

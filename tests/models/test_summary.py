@@ -90,7 +90,7 @@ def test_describe_prints_the_reports_parameters_and_memory(cli: Entry) -> None:
         "parameters": "33.60",
         "total": "4630.95",
     }
-    assert "8,807,106 parameters, 8,807,106 of them trainable; 1,279,006,208 MACs" in out
+    assert "8,807,106 parameters (8,807,106 trainable), 1,279,006,208 MACs" in out
     assert re.search(r"total +8,807,106 +1,279,006,208", out)
     (first, *_) = (line.split() for line in out.splitlines() if "Conv2d" in line)
     assert first[:4] == ["Conv2d", "256x62x62", "7,168", "26,569,728"]

@@ -214,9 +214,9 @@ def test_a_job_file_is_all_of_a_run(
     assert json.loads(out)["run"] == planned.run
     for words in (["logistic"], ["--epochs", "3"]):
         code, _, err = study("train", *words, "--job", "x.job")
-        assert (code, "--job holds all of a run: leave out" in err) == (2, True), err
+        assert (code, "--job has all settings: leave out" in err) == (2, True), err
     code, out, _ = study("train", "--help")
     assert (code, "--job" in out) == (0, False)
     (tmp_path / "x.job").write_text("{}")
     code, _, err = study("train", "--job", "x.job")
-    assert (code, "holds no job" in err) == (2, True)
+    assert (code, "is not a job file" in err) == (2, True)
