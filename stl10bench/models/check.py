@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,33 @@ def materialise(model: nn.Module, image_size: int) -> None:
             model(torch.zeros(2, 3, image_size, image_size))
 
 
+def check_state(name: str, model: nn.Module) -> None:
+    """Raise UsageError unless a checkpoint can hold the state of `model`, and a step change it."""
+    for key, value in model.state_dict().items():
+        if problem := _problem(value):
+            raise UsageError(f"model {name!r}: {key} {problem}")
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad and not (parameter.is_floating_point() and parameter.numel()):
+            what = f"{str(parameter.dtype).removeprefix('torch.')} {tuple(parameter.shape)}"
+            raise UsageError(
+                f"model {name!r}: {key} is {what}: what is trained must be real numbers"
+            )
+
+
+def _problem(value: Any) -> str:
+    """What is wrong with a part of a model's state; empty if nothing is."""
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}: a checkpoint holds tensors alone (quantize later)"
+    if value.is_meta:
+        return "is on the meta device, without values: build the model outside torch.device('meta')"
+    if value.is_nested or value.layout is not torch.strided or value.is_quantized:
+        return "is sparse, nested or quantized: a checkpoint holds plain tensors alone"
+    # A step in place of such a tensor is undefined: torch 2.14's fused Adam kills the process.
+    if any(step == 0 and size > 1 for size, step in zip(value.shape, value.stride(), strict=True)):
+        return "has entries that share memory, as expand() gives: add .clone()"
+    return ""
+
+
 def check_logits(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
     """Raise UsageError unless `model` gives logits (2, num_classes) for two images when evaluated.
 
@@ -84,6 +112,7 @@ def check_training(
         return
     images = _images(model, min(batch, 2), image_size)
     devices = [images.device] if images.device.type == "cuda" else []
+    before = _shapes(model)
     with torch.random.fork_rng(devices), autocast:
         check_logits(name, model, num_classes, image_size)
         logits = _logits(name, model.train(), num_classes, images)
@@ -100,6 +129,15 @@ def check_training(
         with named_errors(f"model {name!r} has no gradients"):
             labels = torch.zeros(len(images), dtype=torch.long, device=logits.device)
             torch.autograd.backward(F.cross_entropy(logits, labels))
+    if changed := sorted(key for key, _ in before.items() ^ _shapes(model).items()):
+        raise UsageError(
+            f"model {name!r} changes what its state holds when it is called: {changed[0]}; make "
+            "all parameters and buffers when the model is built"
+        )
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in model.state_dict().items()}
 
 
 def _images(model: nn.Module, count: int, image_size: int) -> Tensor:
@@ -117,6 +155,8 @@ def _logits(name: str, model: nn.Module, num_classes: int, images: Tensor) -> Te
         logits = model(images)
     if not isinstance(logits, Tensor):
         what = f"a {type(logits).__name__}"
+    elif logits.is_nested or logits.layout is not torch.strided:
+        what = "a nested tensor" if logits.is_nested else "a sparse tensor"
     elif logits.shape != (len(images), num_classes) or not logits.is_floating_point():
         what = f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)}"
     else:

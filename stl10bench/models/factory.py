@@ -115,13 +115,14 @@ def build_model(
     builder, checked = get_builder(name), check_options(name, options)
     from torch import nn
 
-    from stl10bench.models.check import materialise, named_errors
+    from stl10bench.models.check import check_state, materialise, named_errors
 
     with named_errors(f"model {name!r} cannot be built for {image_size} px"):
         model = builder(num_classes, image_size, **checked)
         if not isinstance(model, nn.Module):
             raise UsageError(f"model {name!r} is a {type(model).__name__}, not an nn.Module")
         materialise(model, image_size)
+        check_state(name, model)
     return model
 
 

@@ -7,12 +7,15 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
-from stl10bench.core.errors import UsageError, unknown
+from stl10bench.core.errors import BenchError, UsageError, cause, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.metadata import EntryPoints
 
     from torch import nn
@@ -71,7 +74,7 @@ def load_plugin(plugin: str) -> None:
     """Import what registers models: a file, a package folder, or a module by its name.
 
     The folder in which the file or package lies, for a module the working folder, is searched for
-    what it imports. Raises UsageError for what is not there, and whatever its own code raises.
+    what it imports. Raises UsageError for what is not there, and for code that fails.
     """
     path = _plugin_path(plugin)
     name, folder = plugin, Path.cwd()
@@ -87,17 +90,35 @@ def load_plugin(plugin: str) -> None:
         raise UsageError(f"--plugin {plugin}: {name} has a dot, which Python's imports cannot have")
     if path is None and not all(map(str.isidentifier, name.split("."))):
         raise missing
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in (name, name.split(".")[0]):
-            raise  # something that the plug-in itself imports is missing
-        raise missing from None
+    with _own_errors(f"--plugin {plugin}"):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise  # something that the plug-in itself imports is missing
+            raise missing from None
     if path is not None and not Path(module.__file__ or "").is_relative_to(path):
         raise UsageError(
             f"--plugin {plugin}: there is another module {name!r}, {module.__file__ or 'of Python'}"
             ": rename the plugin"
         )
+
+
+@contextmanager
+def _own_errors(plugin: str) -> "Iterator[None]":
+    """Raise what a plug-in's own code raises, or its sys.exit(), as a UsageError with its place."""
+    try:
+        yield
+    except BenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        ours = (__file__, importlib.__file__)  # a mistake of syntax has no frame but these
+        frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename not in ours]
+        places = [f" ({x.filename}, line {x.lineno})" for x in frames if x.filename[:1] != "<"]
+        raise UsageError(
+            f"{plugin} cannot be imported: {cause(error)}{''.join(places[-1:])}; -v shows the "
+            "traceback"
+        ) from error
 
 
 def names() -> list[str]:
@@ -144,7 +165,8 @@ def load_builder(name: str) -> "Builder | None":
         importlib.import_module(_BUILT_IN[name])  # it imports `register` from here
     if name not in _registered:
         for entry in _entry_points().select(name=name):
-            entry.load()
+            with _own_errors(f"the plugin {entry.value!r} of model {name!r}"):
+                entry.load()
     return _registered.get(name)
 
 

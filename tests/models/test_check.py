@@ -36,6 +36,11 @@ class Net(nn.Module):
         return self.change(logits) if self.training in self.modes else logits
 
 
+class Extra(nn.Module):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"a": 1}
+
+
 def register_net(change: Callable[[Tensor], Any], modes: Any = (True, False)) -> None:
     @register
     def my_net(num_classes: int, image_size: int) -> nn.Module:
@@ -61,6 +66,12 @@ def train(data_dir: Path, tmp_path: Path, **options: Any) -> Any:
         (lambda x: x.argmax(1), (True, False), r"gives int64 \(2,\)"),
         (lambda x: x.long(), (True, False), r"gives int64 \(2, 4\)"),
         (lambda x: x[:, :, None], (True, False), r"gives float32 \(2, 4, 1\)"),
+        (Tensor.to_sparse, (True, False), "gives a sparse tensor for 2 images in evaluation mode"),
+        (
+            lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
+            (True,),
+            "gives a nested tensor for 2 images",
+        ),
         (lambda x: x * math.nan, (True, False), "logits that are not finite with its first"),
         (lambda x: x.detach(), (True,), "do not depend on a trainable parameter"),
         (fail, (True, False), "fails on 2 images in evaluation mode: KeyError: 'no such feature'"),
@@ -84,6 +95,57 @@ def test_a_model_with_nothing_to_train_is_refused(data_dir: Path, tmp_path: Path
 
     with pytest.raises(UsageError, match="'my_net' has no trainable parameter"):
         train(data_dir, tmp_path)
+
+
+def with_weight(make: Callable[[Tensor], Tensor]) -> Callable[[Net], None]:
+    def change(net: Net) -> None:
+        net.linear.weight = nn.Parameter(make(net.linear.weight.detach()))
+
+    return change
+
+
+def growing(net: Net) -> None:
+    def grow(module: nn.Module, *_: Any) -> None:
+        number = sum(1 for _ in module.buffers())
+        module.register_buffer(f"seen{number}", torch.zeros(1))
+
+    net.register_forward_hook(grow)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda net: net.to("meta"), "linear.weight is on the meta device"),
+        (with_weight(lambda x: x[:1].expand(4, -1)), r"linear.weight has entries that share"),
+        (with_weight(Tensor.to_sparse), "linear.weight is sparse, nested or quantized"),
+        (
+            with_weight(lambda x: x.to(torch.complex64)),
+            r"weight is complex64 \(4, 192\): what is tr",
+        ),
+        (
+            lambda net: net.register_parameter("no", nn.Parameter(torch.zeros(0))),
+            r"no is float32 \(0",
+        ),
+        (
+            lambda net: net.register_module("extra", Extra()),
+            "extra._extra_state is a dict: a check",
+        ),
+        (growing, "changes what its state holds when it is called: seen0; make"),
+    ],
+)
+def test_a_model_whose_state_cannot_be_trained_or_kept_is_refused(
+    data_dir: Path, tmp_path: Path, change: Callable[[Net], Any], text: str
+) -> None:
+    @register
+    def my_net(num_classes: int, image_size: int) -> nn.Module:
+        net = Net(num_classes, image_size, lambda logits: logits)
+        change(net)
+        return net
+
+    with pytest.raises(UsageError, match=text) as error:
+        train(data_dir, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("my_net-*"))
 
 
 def test_a_batch_of_one_that_a_batch_norm_cannot_take_is_refused(

@@ -254,7 +254,17 @@ def test_a_plugin_that_is_called_like_another_module_is_told(
 
 @pytest.mark.parametrize(
     "module",
-    ["my_absent", "my_absent.part", "my_absent.py", "../my_absent", "my-absent", "", ".", "/"],
+    [
+        "my_absent",
+        "my_absent.part",
+        "json.py.py",
+        "my_absent.py",
+        "../my_absent",
+        "my-absent",
+        "",
+        ".",
+        "/",
+    ],
 )
 def test_a_plugin_that_is_not_there_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
@@ -266,12 +276,22 @@ def test_a_plugin_that_is_not_there_is_told(
     assert str(tmp_path) in str(error.value)
 
 
-def test_what_a_plugin_itself_lacks_is_not_blamed_on_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("import a_missing_module", "ModuleNotFoundError: No module named 'a_missing_module'"),
+        ("def (", r"SyntaxError: invalid syntax \(my_broken.py, line 1\); -v shows"),
+        ("\n1/0", r"ZeroDivisionError: division by zero \(.*my_broken.py, line 2\); -v shows"),
+        ("raise SystemExit(3)", r"SystemExit: 3 \(.*my_broken.py, line 1\)"),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['x'])", "SystemExit: 2"),
+    ],
+)
+def test_what_goes_wrong_in_a_plugin_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, text: str
 ) -> None:
-    (tmp_path / "my_broken.py").write_text("import a_module_that_is_not_installed")
+    (tmp_path / "my_broken.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_installed"):
+    with pytest.raises(UsageError, match=f"--plugin my_broken cannot be imported: {text}"):
         registry.load_plugin("my_broken")
 
 
