@@ -31,7 +31,9 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cpu" if asked_cpu() else "cuda" if cuda else "mps" if mps else "cpu"
     if not {"cuda": cuda, "mps": mps, "cpu": True}[name]:
-        raise UsageError(f"--device {name}: torch {torch.__version__} finds none; use --device cpu")
+        raise UsageError(
+            f"--device {name}: torch {torch.__version__} finds no such device; use --device cpu"
+        )
     return name
 
 
@@ -73,11 +75,12 @@ def check_compiler(device: str) -> None:
     """Raise UsageError when torch.compile is switched off, or lacks the C++ compiler it needs."""
     for name in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"):
         if os.environ.get(name) == "1":
-            raise UsageError(f"{name}=1 in the environment: unset it, or drop --compile")
+            raise UsageError(f"{name}=1 in the environment: unset it, or leave out --compile")
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if device == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise UsageError(
-            "--compile needs a C++ compiler on the CPU: install g++ or clang++, or drop --compile"
+            "--compile needs a C++ compiler on the CPU: install g++ or clang++, or leave out "
+            "--compile"
         )
 
 
@@ -122,7 +125,7 @@ def make_accelerator(
         )
     if accelerator.num_processes != world:
         raise UsageError(
-            f"{world} processes were launched, {accelerator.num_processes} found each other: "
+            f"only {accelerator.num_processes} of {world} launched processes found each other: "
             "launch CPU processes with torchrun --nproc_per_node N -m stl10bench ..."
         )
     return accelerator

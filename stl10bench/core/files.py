@@ -170,7 +170,7 @@ def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
     except (ValueError, RecursionError) as cause:
         raise error(f"{path} is not JSON: {cause}") from cause
     if not isinstance(value, dict):
-        raise error(f"{path} holds a JSON {type(value).__name__}; an object is needed")
+        raise error(f"{path} contains a JSON {type(value).__name__}: it must be an object")
     return value
 
 

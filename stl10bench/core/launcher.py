@@ -14,7 +14,7 @@ from stl10bench.core.errors import UsageError
 LAUNCHED = "STL10BENCH_LAUNCHED"  # the launcher's process: when it dies, a run saves and ends
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 _FALSE = ("0", "false", "no", "off", "n", "f")
-_PARALLEL = "a run has no use for it: every process holds the whole model; launch with torchrun"
+_PARALLEL = "every process holds the whole model; launch with torchrun"
 # Variable -> the values that change nothing, and what to do instead of another.
 _REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "use --grad-accum N"),

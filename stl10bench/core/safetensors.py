@@ -56,7 +56,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, str]]]:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
-            kind = "Is a directory" if stat.S_ISDIR(mode) else "no regular file"
+            kind = "Is a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise CheckpointError(f"cannot read {path}: {kind}")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -97,32 +97,38 @@ def check_header(header: bytes, size: int) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
         raise ValueError("its metadata must be strings")
     if len(content) > _TENSORS:
-        raise ValueError(f"{len(content):,} tensors: at most {_TENSORS:,} are read")
+        raise ValueError(f"{len(content):,} tensors: the limit is {_TENSORS:,}")
     end = 0
     for start, stop in sorted(_span(name, entry) for name, entry in content.items()):
         if start != end:
             raise ValueError(f"the tensors overlap or leave a hole at byte {min(start, end):,}")
         end = stop
     if end != size:
-        raise ValueError(f"its header describes {end:,} bytes of tensors, the file has {size:,}")
+        raise ValueError(f"its header describes {end:,} bytes of tensors, but it has {size:,}")
     return metadata
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
     """The bytes where a tensor starts and stops, once its name and its entry have been checked."""
     if not name.isprintable() or len(name) > _NAME:
-        raise ValueError(f"a tensor is called {name[:20]!r}...: up to {_NAME} printable characters")
+        raise ValueError(
+            f"tensor name {name[:20]!r}...: must be {_NAME} printable characters at most"
+        )
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name}: dtype, shape and data_offsets are needed, nothing else")
+        raise ValueError(f"tensor {name}: must have dtype, shape and data_offsets, nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise ValueError(f"tensor {name}: dtype {str(dtype)[:20]!r}: one of {', '.join(_BYTES)}")
+        raise ValueError(
+            f"tensor {name}: dtype {str(dtype)[:20]!r}: not one of {', '.join(_BYTES)}"
+        )
     if not _is_counts(shape) or len(shape) > _DIMENSIONS:
-        raise ValueError(f"tensor {name}: a shape is a list of up to {_DIMENSIONS} sizes from 0 on")
+        raise ValueError(
+            f"tensor {name}: its shape must be a list of up to {_DIMENSIONS} sizes >= 0"
+        )
     if math.prod(max(size, 1) for size in shape) >= _ELEMENTS:
         raise ValueError(f"tensor {name}: its shape has {_ELEMENTS:,} elements or more")
     if not _is_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"tensor {name}: data_offsets are two numbers from 0 on")
+        raise ValueError(f"tensor {name}: data_offsets must be two numbers >= 0")
     start, stop = offsets
     if stop - start != math.prod(shape) * _BYTES[dtype]:
         raise ValueError(f"tensor {name}: its shape does not fill its bytes")

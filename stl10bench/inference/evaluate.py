@@ -69,16 +69,17 @@ def evaluate_split(
     config = header.config
     if dataset.class_names != header.class_names:
         raise DataError(
-            f"the checkpoint knows the classes {', '.join(header.class_names)}; the data in "
-            f"{dataset.folder} have {', '.join(dataset.class_names)}"
+            f"the classes of the checkpoint ({', '.join(header.class_names)}) differ from those "
+            f"in {dataset.folder} ({', '.join(dataset.class_names)}): pass the right --data-dir"
         )
     part = dataset.test if split == "test" else dataset.train
     rows = np.arange(len(part.labels))
     if split == "val":
         if dataset.fingerprint != config.data or config.val_fraction == 0:
             raise DataError(
-                f"no validation images: val_fraction = {config.val_fraction}, and the data must be "
-                f"those of the run ({config.data[:12]}), found {dataset.fingerprint[:12]}"
+                f"--split val needs the run's data ({config.data[:12]}; found "
+                f"{dataset.fingerprint[:12]}) and val_fraction > 0 (is {config.val_fraction}): "
+                "pass the run's --data-dir, or use --split test"
             )
         _, rows = training_rows(config, dataset)
     images = load_images(part, rows, config, device)

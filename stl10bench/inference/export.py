@@ -127,8 +127,8 @@ def compare_outputs(
         allowed = float(share * expected.abs().max().clamp(min=1))
         if not largest <= allowed:  # what is no number is no success
             raise CheckpointError(
-                f"the exported model gives other logits {where}: they differ by {largest:.1e}, "
-                f"{allowed:.1e} is allowed; nothing was written"
+                f"the logits of the exported model differ {where} by {largest:.1e} ({allowed:.1e} "
+                "is allowed): nothing was written"
             )
         differences[key] = Difference(largest, allowed, len(expected))
     return differences
@@ -171,7 +171,7 @@ def export(
         raise unknown("format", to, TOLERANCES)
     suffix = _SUFFIXES.get(to, "")
     if not target.name.endswith(suffix):
-        raise UsageError(f"--output {target}: with --to {to} its name must end in {suffix}")
+        raise UsageError(f"--output {target}: must end in {suffix} with --to {to}")
     _check_target(target, folder=to == "hub", overwrite=overwrite)
     for package in _ONNX if to == "onnx" else ():
         require(package, extra="onnx", purpose="--to onnx")
@@ -198,14 +198,14 @@ def _check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
-        raise UsageError(f"{target} exists already: --overwrite replaces it")
+        raise UsageError(f"{target} exists already: pass --overwrite to replace it")
     if folder != target.is_dir():
         kind = "folder" if target.is_dir() else "file"
-        raise UsageError(f"{target} is a {kind}: give another --output")
+        raise UsageError(f"{target} is a {kind}: choose another --output")
     if folder:
         others = sorted(path.name for path in target.iterdir() if path.name not in FILES)
         if others:
-            raise UsageError(f"{target} holds other files ({others[0]!r}): give another --output")
+            raise UsageError(f"{target} has other files ({others[0]!r}): choose another --output")
 
 
 def _write_file(
@@ -221,7 +221,7 @@ def _write_file(
         except Exception as error:  # the exporters raise of all kinds
             name = predictor.header.config.model
             raise UsageError(
-                f"model {name!r} cannot be exported with --to {to}: {cause(error)}"
+                f"cannot export model {name!r} with --to {to}: {cause(error)}"
             ) from error
         return compare_outputs(predictor, exported, tolerance)
 

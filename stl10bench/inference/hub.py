@@ -146,7 +146,7 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
             ("test loss", str(row.test_loss)),
             ("chosen by", str(row.selection)),
             ("parameters, trainable", f"{row.parameters}, {row.trainable_parameters}"),
-            ("MACs an image", str(row.macs)),
+            ("MACs per image", str(row.macs)),
             ("trained in", f"{row.train_seconds or 0:.0f} s, {row.device}, {row.cpu}"),
             ("versions", json.dumps(row.libraries)),
         ]
@@ -176,7 +176,7 @@ def read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return checkpoint.read_tensors(path)
     if not (path / MODEL).is_file():
         raise CheckpointError(
-            f"{path} is a folder without {MODEL}: give a run's best.safetensors, or a folder from "
+            f"{path} is a folder without {MODEL}: pass a run's best.safetensors, or a folder from "
             "'stl10bench export --to hub'"
         )
     tensors, metadata = checkpoint.read_tensors(path / MODEL)
@@ -218,7 +218,9 @@ def check_backbone(folder: Path, model: nn.Module) -> None:
     size = json.loads((folder / CONFIG).read_text())["image_size"]
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     if not torch.equal(backbone(images), model.features(images)):
-        raise CheckpointError("timm loads another backbone from the exported folder; not written")
+        raise CheckpointError(
+            "timm loads a different backbone from the exported folder: nothing was written"
+        )
 
 
 def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

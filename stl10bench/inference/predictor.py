@@ -58,7 +58,7 @@ def find_images(paths: Iterable[Path]) -> list[Path | Broken]:
     files: list[Path | Broken] = []
     for path in paths:
         if path.is_dir():
-            files += list(_walk(path)) or [Broken(path, "there is no file in it")]
+            files += list(_walk(path)) or [Broken(path, "the folder is empty")]
         else:
             files.append(path)
     return files
@@ -94,7 +94,7 @@ def _walk(folder: Path) -> Iterator[Path | Broken]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             if Path(root, name).is_symlink():
-                yield Broken(Path(root, name), "a link to a folder is not followed: name it itself")
+                yield Broken(Path(root, name), "a link to a folder is not followed: pass it")
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
     yield from (Broken(Path(error.filename), image_file.reason(error)) for error in unreadable)
 
@@ -147,7 +147,7 @@ def _classified(
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     logits = predictor(images.to(predictor.mean.device)).float().cpu()
     if not torch.isfinite(logits).all():
-        raise CheckpointError("the model's logits are not finite: its weights are of no use")
+        raise CheckpointError("the model's logits are not finite: its weights are unusable")
     names = predictor.class_names
     highest = torch.topk(logits.softmax(1), min(top, len(names)))
     rows = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
@@ -217,7 +217,7 @@ def find_checkpoint(path: Path) -> Path:
         path = find_run(runs_dir, name).path
     folder = RunFolder(path)
     if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}: runs keep theirs as <run>/best.safetensors")
+        raise CheckpointError(f"no checkpoint {path}: pass RUNS_DIR/RUN/best.safetensors")
     if not folder.status_file.is_file():
         return path
     return folder.checkpoint()
@@ -245,7 +245,7 @@ def load(path: str | Path) -> Predictor:
         raise
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0][:300]
-        raise CheckpointError(f"{path}: its model cannot be used: {reason}") from None
+        raise CheckpointError(f"cannot use the model in {path}: {reason}") from None
     if config.freeze_stages:  # for the count of parameters that were trained
         from stl10bench.models.timm_backbone import freeze_stages  # timm takes seconds
 

@@ -104,7 +104,7 @@ def check_training(
     trains with, and the random numbers after this, are the same as without it.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"model {name!r} has no trainable parameter: there is nothing to train")
+        raise UsageError(f"model {name!r} has no trainable parameters: unfreeze some")
     try:
         model = copy.deepcopy(model)
     except (RuntimeError, TypeError):  # some cannot be copied, e.g. with the old weight norm
@@ -118,13 +118,13 @@ def check_training(
         logits = _logits(name, model.train(), num_classes, images)
         if not logits.isfinite().all():
             raise UsageError(
-                f"model {name!r} gives logits that are not finite with its first weights: check "
-                "how they are initialised, or try --precision no"
+                f"model {name!r} returns logits that are not finite with its initial weights: "
+                "check how it is initialised, or try --precision no"
             )
         if not logits.requires_grad:
             raise UsageError(
-                f"the logits of model {name!r} do not depend on a trainable parameter: is there a "
-                "detach() or no_grad() in its forward?"
+                f"the logits of model {name!r} do not depend on a trainable parameter: look for "
+                "detach() or no_grad() in its forward"
             )
         with named_errors(f"model {name!r} has no gradients"):
             labels = torch.zeros(len(images), dtype=torch.long, device=logits.device)
@@ -162,6 +162,6 @@ def _logits(name: str, model: nn.Module, num_classes: int, images: Tensor) -> Te
     else:
         return logits
     raise UsageError(
-        f"model {name!r} gives {what} for {shown} in {mode} mode: logits "
-        f"({len(images)}, {num_classes}) are needed, one for each class"
+        f"model {name!r} returns {what} for {shown} in {mode} mode: it must return logits "
+        f"({len(images)}, {num_classes}), one per class"
     )

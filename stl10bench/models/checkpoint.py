@@ -90,8 +90,8 @@ def parse_header(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any
     """
     if _KEY not in metadata:
         raise CheckpointError(
-            f"{path} was not written by stl10bench: pass a run's best.safetensors or "
-            "last.safetensors (pretrained weights of a backbone go to --weights)"
+            f"{path} is not a stl10bench checkpoint: pass a run's best.safetensors or "
+            "last.safetensors (pass pretrained weights of a backbone with --weights)"
         )
     if len(metadata[_KEY]) > _JSON_LIMIT:
         raise CheckpointError(f"{path}: the header is damaged: over {_JSON_LIMIT:,} characters")
@@ -118,7 +118,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError, with one name, for tensors with NaN or infinite values."""
     for key, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
-            raise CheckpointError(f"{path} holds numbers that are not finite, e.g. in {key}")
+            raise CheckpointError(f"{path} contains numbers that are not finite, e.g. in {key}")
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -153,8 +153,8 @@ class Classifier(nn.Module):
             same = False
         if not same:
             raise UsageError(
-                "cache_views: this backbone does not compute one stage after the other (a "
-                "transformer, say), so its frozen ones cannot run alone; leave out --cache-views"
+                "cache_views: this backbone does not run stage by stage (e.g. a transformer), so "
+                "the frozen stages cannot run alone; leave out --cache-views"
             )
         return front, rest
 

@@ -71,7 +71,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and "tuple" in str(parameters[key].annotation):
             value = [part for part in value.split(",") if part]
         if isinstance(value, list | tuple) and len(value) > _LONGEST:
-            raise UsageError(f"option {key} of {name!r}: {len(value)} entries, at most {_LONGEST}")
+            raise UsageError(
+                f"option {key} of model {name!r}: {len(value)} entries; the limit is {_LONGEST}"
+            )
         values[key] = value
     fields: dict[str, Any] = {key: (p.annotation, p.default) for key, p in parameters.items()}
     schema = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
@@ -143,8 +145,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "n
 
     if not (isinstance(model, Classifier) and model.frozen and isinstance(model.head, Head)):
         raise UsageError(
-            f"--method {config.method} needs a frozen backbone, which model {config.model!r} has "
-            "not: use mobilenetv2, timm:NAME, or --method supervised"
+            f"--method {config.method} needs a frozen backbone, but model {config.model!r} has "
+            "none: use mobilenetv2, timm:NAME, or --method supervised"
         )
     features, options = model.head.num_features, method_options(config)
     if config.method == "probe":

@@ -69,7 +69,7 @@ def choose_weights(
 def _of_file(model: str, file: Path) -> Weights:
     """The weights in a file; raises as `choose_weights` does."""
     if file.exists() and not file.is_file():  # reading a pipe would wait for a writer
-        raise CheckpointError(f"cannot read the weights {file}: no regular file")
+        raise CheckpointError(f"cannot read the weights {file}: not a regular file")
     try:
         digest = files.digests(file, "sha256")[0]
     except OSError as error:
@@ -79,15 +79,16 @@ def _of_file(model: str, file: Path) -> Weights:
     if header is None:
         if backbone is None:
             raise UsageError(
-                f"--weights {file}: model {model!r} has no backbone, and the file is no checkpoint "
-                "of ours: pass a run of the same model"
+                f"--weights {file}: model {model!r} has no backbone, and the file is not a "
+                "stl10bench checkpoint: pass a run of the same model"
             )
         return Weights(f"sha256:{digest}", file, digest, (UNKNOWN,))
     config, seen = header
     theirs = registry.backbone_name(config.model)
     if (theirs or config.model) != (backbone or model):
         raise UsageError(
-            f"--weights {file}: it is of model {config.model!r}; {model!r} cannot start from it"
+            f"--weights {file}: a checkpoint of model {config.model!r}; {model!r} cannot start "
+            f"from it: pass one of {model!r}"
         )
     return Weights(f"sha256:{digest}", file, digest, seen, config)
 

@@ -87,7 +87,9 @@ def load_plugin(plugin: str) -> None:
         f"an __init__.py, and no module {plugin} in {folder} or site-packages"
     )
     if path is not None and "." in name:
-        raise UsageError(f"--plugin {plugin}: {name} has a dot, which Python's imports cannot have")
+        raise UsageError(
+            f"--plugin {plugin}: Python cannot import a name with a dot ({name}): rename it"
+        )
     if path is None and not all(map(str.isidentifier, name.split("."))):
         raise missing
     with _own_errors(f"--plugin {plugin}"):
@@ -99,8 +101,8 @@ def load_plugin(plugin: str) -> None:
             raise missing from None
     if path is not None and not Path(module.__file__ or "").is_relative_to(path):
         raise UsageError(
-            f"--plugin {plugin}: there is another module {name!r}, {module.__file__ or 'of Python'}"
-            ": rename the plugin"
+            f"--plugin {plugin}: another module has the name {name!r} "
+            f"({module.__file__ or 'part of Python'}): rename the plugin"
         )
 
 
@@ -144,7 +146,7 @@ def _unknown_model(name: str) -> UsageError:
 
     timm, slow to import, is asked where nothing of ours is near, or for a number in the name.
     """
-    remedy = "('stl10bench models' lists them; --plugin FILE adds models of your own)"
+    remedy = "('stl10bench models' lists them; --plugin FILE adds your own)"
     error = unknown("model", name, names(), remedy=remedy)
     if "did you mean" not in str(error) or any(map(str.isdigit, name)):
         import timm

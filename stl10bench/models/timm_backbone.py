@@ -40,7 +40,7 @@ def timm_model(
         size = _nearest_size(name, image_size)
         remedy = f"use --image-size {size}" if size else "choose another model or --image-size"
         raise UsageError(
-            f"image_size = {image_size}: timm:{name} cannot take it ({cause(error)}); {remedy}"
+            f"image_size = {image_size}: timm:{name} does not accept it ({cause(error)}); {remedy}"
         ) from error
     head = Head(features, num_classes, hidden=hidden, dropout=dropout)
     return Classifier(backbone, head, freeze=freeze)
@@ -57,7 +57,7 @@ def check_timm_name(name: str) -> None:
     nearest = get_close_matches(name.lower(), names, n=3) or (names if tag else [])[:3]
     hint = f"did you mean {' or '.join(map(repr, nearest))}?"
     if not nearest:
-        hint = f"timm.list_models() lists the {len(names):,} that there are"
+        hint = f"timm.list_models() lists all {len(names):,}"
     raise UsageError(f"unknown timm model {name!r}: {hint}")
 
 
@@ -92,7 +92,7 @@ def load_pretrained(
     if missing:
         raise CheckpointError(
             f"the weights lack {len(missing)} of {len(wanted)} tensors of {name} "
-            f"({', '.join(missing[:5])} ...): are they of another model?"
+            f"({', '.join(missing[:5])} ...): pass weights of this model"
         )
     weights = {key: value for key, value in state.items() if key in wanted}
     for key, value in weights.items():
@@ -139,7 +139,7 @@ def freeze_stages(model: nn.Module, count: int) -> None:
     stages = list(group_parameters(backbone, matcher(coarse=True)).values())
     if count >= len(stages):
         raise UsageError(
-            f"freeze_stages = {count}: the backbone has {len(stages)} stages, its stem included; "
+            f"freeze_stages = {count}: the backbone has {len(stages)} stages including its stem; "
             "lower --freeze-stages, or use --freeze"
         )
     model.freeze_parameters({name for stage in stages[:count] for name in stage})

@@ -169,7 +169,7 @@ class RunFolder:
         if status["state"] == "diverged":
             self.check_config(config)
             raise DivergedError(
-                f"{status['reason']} ({self.name} is on record; --overwrite trains it again)",
+                f"{status['reason']} ({self.name} is on record: pass --overwrite to retrain)",
                 **{key: status[key] for key in ("step", "lr", "last_finite_loss") if key in status},
             )
         return None

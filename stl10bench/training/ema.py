@@ -40,7 +40,7 @@ class Ema:
         """Take up a stored average; raises CheckpointError for one of another model."""
         shapes = {key: (value.shape, value.dtype) for key, value in self.weights.items()}
         if shapes != {key: (value.shape, value.dtype) for key, value in weights.items()}:
-            raise CheckpointError(f"{path}: the stored moving average is of another model")
+            raise CheckpointError(f"{path}: the stored moving average belongs to another model")
         for key, value in weights.items():
             self.weights[key].copy_(value)
 

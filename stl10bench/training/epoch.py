@@ -222,5 +222,6 @@ def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
     line = f"epoch {epoch:{len(str(epochs))}}/{epochs}"
     for split, title in (("train", "train"), ("val", "validation")):
         if f"{split}/loss" in values:
-            line += f"  {title} {values[f'{split}/loss']:.3f} {values[f'{split}/accuracy']:.1%}"
+            loss, accuracy = values[f"{split}/loss"], values[f"{split}/accuracy"]
+            line += f"  {title} loss {loss:.3f}, accuracy {accuracy:.1%}"
     return f"{line}  {values['images_per_second']:,.0f} images/s"

@@ -126,6 +126,6 @@ def _check_memory(view: int, config: RunConfig, accelerator: Accelerator) -> Non
         free = psutil.virtual_memory().available
     if needed > free:
         raise StorageError(
-            f"cache_views = {config.cache_views}: what is computed once takes {needed / 1e9:.1f} "
-            f"GB of memory, {free / 1e9:.1f} GB are free; lower --cache-views or --image-size"
+            f"cache_views = {config.cache_views}: its features need {needed / 1e9:.1f} GB of "
+            f"memory, but only {free / 1e9:.1f} GB are free; lower --cache-views or --image-size"
         )

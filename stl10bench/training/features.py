@@ -142,11 +142,11 @@ def _read(path: Path) -> Features | None:
         facts = json.loads(metadata[_KEY])
         values = tensors["features"]
         if facts["sha256"] != _sum(values) or values.dtype != torch.float32 or values.ndim != 2:
-            raise CheckpointError(f"{path} is damaged: it has not the sum that it names")
+            raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
         os.utime(path)  # used now: the cache drops what was not used for longest
         return Features(values, float(facts["seconds"]))
     except (CheckpointError, OSError, KeyError, TypeError, ValueError) as error:
-        warnings.warn(f"kept features are computed anew: {error}", stacklevel=2)
+        warnings.warn(f"computing the features again: {error}", stacklevel=2)
         return None
 
 
@@ -166,7 +166,7 @@ def _keep(path: Path, features: Features) -> None:
             if room < 0 and file != path:
                 file.unlink(missing_ok=True)
     except (StorageError, OSError) as error:
-        warnings.warn(f"the features are not kept: {error}", stacklevel=2)
+        warnings.warn(f"cannot cache the features: {error}", stacklevel=2)
 
 
 def _sum(values: Tensor) -> str:

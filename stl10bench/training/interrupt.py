@@ -111,7 +111,7 @@ class Watch:
         """Raise InterruptedRunError when the last answer was that the run is to stop."""
         if self._reason > _SAVE:
             number = max(self._reason - _SIGNAL, 0)
-            why = {_TIME_IS_UP: "--max-minutes are over", _ORPHAN: "its launcher died"}
+            why = {_TIME_IS_UP: "--max-minutes reached", _ORPHAN: "its launcher died"}
             text = signal.Signals(number).name if number else why[self._reason]
             raise InterruptedRunError(
                 f"Interrupted ({text}). Run the same command again to resume.",
@@ -156,7 +156,7 @@ def translate_errors(
         if is_out_of_memory(error):
             raise StorageError(
                 f"out of memory at batch_size = {config.batch_size}, image_size = "
-                f"{config.image_size}: lower one of them (they are never changed for you)"
+                f"{config.image_size}: lower --batch-size or --image-size, or raise --grad-accum"
             ) from error
         if accelerator.num_processes == 1 or not isinstance(error, RuntimeError):
             raise
@@ -166,7 +166,7 @@ def translate_errors(
             raise
         raise StorageError(
             f"{lost} died, or did not answer within {timeout_minutes:g} minutes "
-            "(--timeout-minutes); run the same command again to resume from the last checkpoint"
+            "(--timeout-minutes). Run the same command again to resume."
         ) from error
 
 
@@ -179,7 +179,7 @@ def _lost(accelerator: Accelerator) -> str:
     try:
         store.set(f"failed/{accelerator.process_index}", "")
     except RuntimeError:  # it lives in the launcher, or in process 0
-        return "the launcher, or process 0,"
+        return "the launcher or process 0"
     lost = []
     until = time.monotonic() + _PATIENCE
     for process in range(accelerator.num_processes):

@@ -62,7 +62,9 @@ def range_test(
     """
     steps, lowest, highest = rising
     if not 0 < lowest < highest:
-        raise UsageError(f"lowest = {lowest:g}, highest = {highest:g}: rates must rise from over 0")
+        raise UsageError(
+            f"lowest = {lowest:g}, highest = {highest:g}: must be 0 < --lowest < --highest"
+        )
     # A schedule of its own, from each group's own rate; and a folder that is never made.
     config = job.config.model_copy(update={"schedule": "constant", "warmup": 0.0})
     job = job.model_copy(update={"config": config, "runs_dir": job.runs_dir / ".lr-find"})
@@ -73,7 +75,7 @@ def range_test(
     at, rates, losses = Position(), [], [math.nan]
     ended = "all steps"
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for _ in bar.track(range(steps), description=f"{config.model}: rising rate"):
+        for _ in bar.track(range(steps), description=f"{config.model}: raising the rate"):
             rate, before = run.optimizer.param_groups[-1]["lr"], at
             try:
                 at = train_epoch(run, at, losses[-1], lambda: True, lambda: None)

@@ -54,7 +54,7 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
             parameters, opt=config.optimizer, lr=config.lr
         )
     except (TypeError, ValueError, AssertionError, ImportError) as error:
-        raise UsageError(f"optimizer {config.optimizer!r} cannot be made: {error}") from error
+        raise UsageError(f"cannot create optimizer {config.optimizer!r}: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise UsageError(f"optimizer {config.optimizer!r} needs second derivatives: use another")
     return optimizer

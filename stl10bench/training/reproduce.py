@@ -35,7 +35,9 @@ def reproduce_run(folder: RunFolder, job: Job, console: Console | None = None) -
     """
     first = folder.row()
     if job.runs_dir.resolve() == folder.path.parent.resolve():
-        raise UsageError(f"{job.runs_dir} holds the run itself: the copy needs another folder")
+        raise UsageError(
+            f"{job.runs_dir} contains the run itself: choose another folder with --into"
+        )
     second = run_job(job, console or Console(quiet=True))
     theirs, ours = folder.predictions(first), job.folder.predictions(second)
     hits = [decode_hits(predicted.hits()) for predicted in (theirs, ours)]

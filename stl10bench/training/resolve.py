@@ -54,14 +54,14 @@ def check_settings(
     if config.cache_views and not frozen and not config.freeze_stages:
         raise UsageError(
             f"cache_views = {config.cache_views}: only the features of a frozen backbone, or of "
-            "its frozen stages, stay the same; use --freeze or --freeze-stages with one, or leave "
-            "it out"
+            "frozen stages, can be cached; use --freeze or --freeze-stages with a backbone, or "
+            "leave out --cache-views"
         )
     for name, off in (("layer_decay", 1.0), ("freeze_stages", 0)):
         if getattr(config, name) != off and frozen is not False:
             raise UsageError(
-                f"{name} = {getattr(config, name)}: it is for the layers of a fine-tuned backbone; "
-                "use --no-freeze with one, or leave it out"
+                f"{name} = {getattr(config, name)} needs a fine-tuned backbone: use --no-freeze "
+                f"with a backbone, or leave out {name}"
             )
     if frozen and not pretrained:
         get_builder(model)  # an unknown timm model is said before what is missing for it

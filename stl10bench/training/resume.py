@@ -146,7 +146,7 @@ def newest(folder: RunFolder, config: RunConfig) -> State | None:
             warnings.warn(f"{reason}; resuming from {path.name}", stacklevel=2)
         return state
     if damaged:
-        raise CheckpointError(f"{damaged[0]}; --overwrite starts the run anew")
+        raise CheckpointError(f"{damaged[0]}; pass --overwrite to train from the start")
     return None
 
 
@@ -161,12 +161,12 @@ def load_state(path: Path, config: RunConfig) -> State:
     except ValidationError as error:
         raise CheckpointError(f"{path}: manifest: {first_problem(error)}") from None
     if facts.config != config:
-        raise CheckpointError(f"{path} is of another run: its config is not this one's")
+        raise CheckpointError(f"{path} belongs to another run: its config differs")
     if (fault := _fault(facts, config)) is not None:
         raise CheckpointError(f"{path}: manifest: {fault}")
     data = files.read(path / _TENSORS, facts.tensors.size, CheckpointError)
     if hashlib.sha256(data).hexdigest() != facts.tensors.sha256:
-        raise CheckpointError(f"{path / _TENSORS} is damaged: it has not the sum in the manifest")
+        raise CheckpointError(f"{path / _TENSORS} is damaged: it does not match its checksum")
     try:
         tensors = safetensors.torch.load(data)
         trees = (facts.model, facts.best_model, facts.ema)
@@ -176,7 +176,7 @@ def load_state(path: Path, config: RunConfig) -> State:
         *(SafetensorError, KeyError, TypeError, ValueError, AttributeError),
         *(RuntimeError, RecursionError, OverflowError),
     ) as error:
-        raise CheckpointError(f"{path} does not hold the state of a run: {error!r}") from None
+        raise CheckpointError(f"{path} does not contain the state of a run: {error!r}") from None
     return State(
         position=facts.position,
         mark=facts.mark,
@@ -209,7 +209,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any
     try:
         groups, states = stored["param_groups"], stored["state"]
         if len(groups) != len(fresh) or not all(map(_same_settings, groups, fresh)):
-            raise ValueError("its parameter groups are others")
+            raise ValueError("its parameter groups differ")
         for index, state in states.items():
             _check_fused(optimizer, state, parameters[index])
         laid_out = {
@@ -238,7 +238,7 @@ def check_room(folder: RunFolder, model: nn.Module, *, averaged: bool) -> None:
     if free < needed:
         raise StorageError(
             f"no room for {folder.path}: its checkpoints need {needed:,} bytes, {free:,} are free; "
-            "make room, or give --runs-dir on another disk"
+            "make room, or pass --runs-dir on another disk"
         )
 
 
@@ -272,14 +272,14 @@ def _fault(facts: _Manifest, config: RunConfig) -> str | None:
     """What in a manifest contradicts the rest of it, if anything does."""
     at, headers = facts.position, [facts.header, *([facts.best] if facts.best else [])]
     if any(header.config != facts.config for header in headers):
-        return "a header is of another run"
+        return "a header belongs to another run"
     if at.epoch > config.epochs or facts.header.epoch != at.epoch:
-        return f"epoch {at.epoch} of {config.epochs}, its header says {facts.header.epoch}"
+        return f"epoch {at.epoch} of {config.epochs}, but its header says {facts.header.epoch}"
     if (facts.best is None) != (at.epoch == 0):
         return f"{'no' if facts.best is None else 'a'} best epoch after {at.epoch} epochs"
     processes = facts.processes if at.batch else 0
     if len(at.sums) != processes or any(len(row) != 3 for row in at.sums):
-        return f"sums of {len(at.sums)} processes, there were {facts.processes}"
+        return f"sums of {len(at.sums)} processes, but {facts.processes} processes trained"
     return None
 
 
@@ -307,7 +307,7 @@ def _checked(data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole or whole != digest:
-        raise CheckpointError(f"{path / _MANIFEST} is damaged: it has not the sum that it names")
+        raise CheckpointError(f"{path / _MANIFEST} is damaged: it does not match its checksum")
     return dict(content)
 
 
@@ -331,7 +331,7 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     raise UsageError(
-        f"{name} is a {type(value).__name__}: such a state cannot be stored; use another optimizer"
+        f"{name} is a {type(value).__name__}: a checkpoint cannot store it; use another optimizer"
     )
 
 
@@ -354,9 +354,9 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _weights(value: Any) -> dict[str, Tensor]:
     for key, tensor in value.items():
         if not isinstance(key, str):
-            raise ValueError(f"{key!r} is no name of a tensor")
+            raise ValueError(f"{key!r} is not the name of a tensor")
         if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
-            raise ValueError(f"{key} is no tensor of finite numbers")
+            raise ValueError(f"{key} is not a tensor of finite numbers")
     return dict(value)
 
 

@@ -126,8 +126,8 @@ def run_job(job: Job, console: Console) -> Row:
     dataset = _open(job, console)
     if dataset.fingerprint != job.config.data:
         raise DataError(
-            f"{dataset.folder} holds data {dataset.fingerprint[:12]}, the run was made from "
-            f"{job.config.data[:12]}: give its --dataset and --data-dir"
+            f"{dataset.folder} contains data {dataset.fingerprint[:12]}, but the run used "
+            f"{job.config.data[:12]}: pass the run's --dataset and --data-dir"
         )
     start = choose_weights(
         job.config.model,
@@ -137,8 +137,8 @@ def run_job(job: Job, console: Console) -> Row:
     )
     if start.source != job.config.weights:
         raise UsageError(
-            f"the run starts from weights {job.config.weights}, these are {start.source}: give "
-            "--weights FILE with those"
+            f"the run started from weights {job.config.weights}, but these are {start.source}: "
+            "pass the run's --weights FILE"
         )
     return _train(job, dataset, start, console)
 
@@ -157,7 +157,8 @@ def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
 
     folder = job.folder
     if not job.overwrite and (row := folder.ended(job.config)) is not None:
-        console.print(f"{folder.path} is finished: --overwrite trains it again", markup=False)
+        text = f"{folder.path} is finished. Pass --overwrite to train it again."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         return row
     tracking.check_tracker(job.tracker)
     accelerator, start = _start(job, start)

@@ -196,13 +196,13 @@ def load_training_images(
     train_rows, val_rows = training_rows(config, dataset)
     if config.batch_size > len(train_rows):
         raise UsageError(
-            f"batch_size = {config.batch_size}: there are only {len(train_rows)} training images; "
-            "lower --batch-size"
+            f"batch_size = {config.batch_size} is larger than the {len(train_rows)} training "
+            "images: lower --batch-size"
         )
     if config.batch_size % accelerator.num_processes:
         raise UsageError(
-            f"batch_size = {config.batch_size}: the global batch must be divisible by the "
-            f"{accelerator.num_processes} processes"
+            f"batch_size = {config.batch_size}: must be divisible by the "
+            f"{accelerator.num_processes} processes; change --batch-size"
         )
     share = config.batch_size // accelerator.num_processes
     if (config.mixup or config.cutmix) and accelerator.num_processes > 1 and share % 2:
@@ -289,7 +289,7 @@ def load_weights(
     left_out = checkpoint.fill_where_fitting(model, tensors, path)
     if left_out and config.method == SUPERVISED:  # other methods fit theirs anew
         warnings.warn(
-            f"{path}: its classifier is left out: it does not fit {', '.join(left_out[:3])}",
+            f"{path}: leaving out its classifier, which does not fit {', '.join(left_out[:3])}",
             stacklevel=2,
         )
     return header.mean, header.std
@@ -347,7 +347,7 @@ def fill_weights(model: nn.Module, state: State, folder: RunFolder, steps: int) 
     """Give the model its stored weights; raises CheckpointError for a state that cannot be."""
     if state.position.batch > steps:
         raise CheckpointError(
-            f"{folder.path}: {state.position.batch} steps of an epoch of {steps} are stored"
+            f"{folder.path}: its checkpoint is at step {state.position.batch} of {steps}"
         )
     if state.best is not None:  # the best weights must fit as well
         checkpoint.check_fit(model, state.best.weights, folder.path)
@@ -359,7 +359,8 @@ def resume_threads(state: State, accelerator: Accelerator, console: Console) -> 
     same_processes = state.processes == accelerator.num_processes
     if state.threads is None or not same_processes or state.threads == torch.get_num_threads():
         return
-    console.print(f"{state.threads} threads, with which the run began", highlight=False)
+    threads = f"{state.threads} thread{'s'[: state.threads - 1]}"
+    console.print(f"Using {threads}, as at the start of the run", highlight=False)
     torch.set_num_threads(state.threads)
 
 
@@ -368,8 +369,8 @@ def check_agreement(step: int, folder: RunFolder, accelerator: Accelerator) -> N
     steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
     if len(set(steps)) > 1:
         raise StorageError(
-            f"the processes found checkpoints of the steps {steps} in {folder.path}: the runs "
-            "folder must be on a disk that they share"
+            f"the processes found checkpoints of different steps {steps} in {folder.path}: put the "
+            "runs folder on a disk that they share"
         )
 
 
@@ -384,8 +385,8 @@ def restore(state: State, optimizer: AcceleratedOptimizer, accelerator: Accelera
     if state.processes != accelerator.num_processes:
         warnings.warn(
             f"this run was trained by {_processes(state.processes)} and resumes with "
-            f"{_processes(accelerator.num_processes)}: equal to a straight run up to rounding, "
-            "and dropout is drawn per process",
+            f"{_processes(accelerator.num_processes)}: rounding and dropout will differ from an "
+            "uninterrupted run",
             stacklevel=2,
         )
 

@@ -83,8 +83,8 @@ class Log:
             self._thread.join(PATIENCE)
             if self._thread.is_alive():
                 warnings.warn(
-                    f"tracker {self._tracker} did not end within {PATIENCE:g} s and is left "
-                    "behind; metrics.jsonl is complete",
+                    f"tracker {self._tracker} did not finish within {PATIENCE:g} s, so the run "
+                    "does not wait for it; metrics.jsonl is complete",
                     stacklevel=2,
                 )
 
@@ -123,8 +123,8 @@ class Log:
                 call()
             except BaseException as error:  # a tracker may fail, or exit; a run may not
                 warnings.warn(
-                    f"tracker {self._tracker} failed and is left out from here on: {error!r}; "
-                    "metrics.jsonl is still written",
+                    f"tracker {self._tracker} failed and is now off: {error!r}; metrics.jsonl has "
+                    "all metrics",
                     stacklevel=2,
                 )
                 return
@@ -141,8 +141,8 @@ def _open(path: Path, mark: LogMark | None) -> TextIO:
         content = files.read(path, mark.size + _MORE, CheckpointError)[: mark.size]
         if hashlib.sha256(content).hexdigest() != mark.sha256:
             raise CheckpointError(
-                f"{path} is damaged: it does not begin with what the run's checkpoint says; "
-                "--overwrite starts the run anew"
+                f"{path} is damaged: it does not match the run's checkpoint; pass --overwrite to "
+                "train from the start"
             )
         os.truncate(path, mark.size)
         return path.open("a", encoding="utf-8")
@@ -171,7 +171,7 @@ def _wandb(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
                 mode = "online"
             else:
                 warnings.warn(
-                    f"no connection to {server}: logging to W&B offline; later: "
+                    f"no connection to {server}: logging to W&B offline; upload later with "
                     f"wandb sync {folder.path / 'wandb'}/offline-run-*",
                     stacklevel=4,
                 )

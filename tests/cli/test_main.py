@@ -95,7 +95,7 @@ def test_json_prints_one_object_and_nothing_else_to_stdout(cli: Any, tmp_path: P
     assert (tmp_path / "runs" / row["checkpoint"]).is_file()
     again = cli("train", "mlp", *TINY, "--hidden", "8,4", "--json")
     assert json.loads(again.out) == row
-    assert "is finished: --overwrite" in again.err
+    assert "is finished. Pass --overwrite" in again.err
 
 
 def test_evaluate_needs_only_the_checkpoint_and_the_data(cli: Any, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --lr inf", 2, "lr = inf: must be a finite number"),
         ("train cnn --epochs 0", 2, "epochs = 0: must be greater than or equal to 1"),
         ("train cnn --batch-size 0", 2, "batch_size = 0: must be greater than or equal to 1"),
-        ("train logistic --batch-size 64", 2, "batch_size = 64: there are only 36"),
+        ("train logistic --batch-size 64", 2, "batch_size = 64 is larger than the 36"),
         (
             "train cnn --image-size 60 --batch-size 8",
             2,

@@ -151,7 +151,7 @@ def test_folders_are_walked_by_name_and_links_never_in_circles(
     reasons = {one.file.name: one.reason for one in found if isinstance(one, Broken)}
     assert reasons.keys() == {"circle", "loop.png", "empty", "missing.png"}
     assert "not followed" in reasons["circle"]
-    assert reasons["empty"] == "there is no file in it"
+    assert reasons["empty"] == "the folder is empty"
 
 
 def test_logits_that_overflow_are_an_error_and_no_probability(tmp_path: Path) -> None:

@@ -59,20 +59,24 @@ def train(data_dir: Path, tmp_path: Path, **options: Any) -> Any:
     ("change", "modes", "text"),
     [
         (lambda x: torch.cat([x, x], 1), (True, False), r"float32 \(2, 8\) for 2 images in eval"),
-        (lambda x: x[:, :3], (True, False), r"float32 \(2, 3\) .* logits \(2, 4\) are needed"),
-        (lambda x: (x, x), (True, False), "gives a tuple for 2 images in evaluation mode"),
-        (lambda x: (x, x), (True,), "gives a tuple for 2 images in training mode"),
-        (lambda x: {"logits": x}, (False,), "gives a dict for 2 images in evaluation mode"),
-        (lambda x: x.argmax(1), (True, False), r"gives int64 \(2,\)"),
-        (lambda x: x.long(), (True, False), r"gives int64 \(2, 4\)"),
-        (lambda x: x[:, :, None], (True, False), r"gives float32 \(2, 4, 1\)"),
-        (Tensor.to_sparse, (True, False), "gives a sparse tensor for 2 images in evaluation mode"),
+        (lambda x: x[:, :3], (True, False), r"float32 \(2, 3\) .* must return logits \(2, 4\)"),
+        (lambda x: (x, x), (True, False), "returns a tuple for 2 images in evaluation mode"),
+        (lambda x: (x, x), (True,), "returns a tuple for 2 images in training mode"),
+        (lambda x: {"logits": x}, (False,), "returns a dict for 2 images in evaluation mode"),
+        (lambda x: x.argmax(1), (True, False), r"returns int64 \(2,\)"),
+        (lambda x: x.long(), (True, False), r"returns int64 \(2, 4\)"),
+        (lambda x: x[:, :, None], (True, False), r"returns float32 \(2, 4, 1\)"),
+        (
+            Tensor.to_sparse,
+            (True, False),
+            "returns a sparse tensor for 2 images in evaluation mode",
+        ),
         (
             lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
             (True,),
-            "gives a nested tensor for 2 images",
+            "returns a nested tensor for 2 images",
         ),
-        (lambda x: x * math.nan, (True, False), "logits that are not finite with its first"),
+        (lambda x: x * math.nan, (True, False), "logits that are not finite with its initial"),
         (lambda x: x.detach(), (True,), "do not depend on a trainable parameter"),
         (fail, (True, False), "fails on 2 images in evaluation mode: KeyError: 'no such feature'"),
         (fail, (True,), "fails on 2 images in training mode: KeyError: 'no such feature'"),
@@ -240,7 +244,7 @@ def test_a_checkpoint_whose_plugin_has_changed_since_is_refused(tmp_path: Path) 
     with pytest.raises(CheckpointError, match=r"unknown model 'my_net': .*--plugin FILE"):
         stl10bench.load(path)
     register_net(lambda logits: logits[:, :2])
-    with pytest.raises(CheckpointError, match=r"'my_net' gives float32 \(2, 2\) for 2 images"):
+    with pytest.raises(CheckpointError, match=r"'my_net' returns float32 \(2, 2\) for 2 images"):
         stl10bench.load(path)
 
 
@@ -259,4 +263,4 @@ def test_describe_refuses_such_a_model_and_shows_one_without_parameters(
     assert "0 parameters (0 trainable), 0 MACs" in out
     code, _, err = cli("describe", "my_pool", "--plugin", "my_models", "--num-classes", "11")
     assert code == 2
-    assert "error: model 'my_pool' gives float32 (2, 10) for 2 images in evaluation mode" in err
+    assert "error: model 'my_pool' returns float32 (2, 10) for 2 images in evaluation mode" in err

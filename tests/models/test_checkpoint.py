@@ -346,7 +346,7 @@ def test_a_header_that_asks_for_another_model_gets_no_memory_and_no_network(
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path.write_bytes(resign(path.read_bytes(), lambda inner, _: inner["config"].update(config)))
-    with pytest.raises(CheckpointError, match=r"does not fit|cannot be (built|used)") as error:
+    with pytest.raises(CheckpointError, match=r"does not fit|cannot be built|cannot use") as error:
         load(path)
     assert len(str(error.value)) < 500 + len(str(path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
@@ -426,8 +426,12 @@ def test_a_zip_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_another_program_are_told_where_they_belong(tmp_path: Path) -> None:
     content = safetensors.torch.save(build().state_dict(), {"format": "pt"})
-    refuse(tmp_path / "x", content, "not written by stl10bench: .*--weights")
-    refuse(tmp_path / "x", safetensors.torch.save({"x": torch.zeros(1)}), "not written by")
+    refuse(tmp_path / "x", content, "is not a stl10bench checkpoint: .*--weights")
+    refuse(
+        tmp_path / "x",
+        safetensors.torch.save({"x": torch.zeros(1)}),
+        "is not a stl10bench checkpoint",
+    )
 
 
 def test_weights_of_another_program_can_be_read_as_tensors(tmp_path: Path) -> None:
@@ -441,15 +445,15 @@ def test_weights_of_another_program_can_be_read_as_tensors(tmp_path: Path) -> No
 def test_predictions_are_no_checkpoint(tmp_path: Path) -> None:
     arrays = {"logits": torch.rand(4, 3).numpy(), "labels": torch.arange(4).numpy()}
     predictions.save(tmp_path / "p", arrays)
-    refuse(tmp_path / "p", (tmp_path / "p").read_bytes(), "not written by stl10bench")
+    refuse(tmp_path / "p", (tmp_path / "p").read_bytes(), "is not a stl10bench checkpoint")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX's")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="x: no regular file"):
+    with pytest.raises(CheckpointError, match="x: not a regular file"):
         checkpoint.load(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="x: no regular file"):
+    with pytest.raises(CheckpointError, match="x: not a regular file"):
         choose_weights("mobilenetv2", file=tmp_path / "x", pretrained=True, frozen=True)
 
 

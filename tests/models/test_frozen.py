@@ -133,9 +133,9 @@ def _is_parameter(key: str) -> bool:
     ("model", "settings", "text"),
     [
         ("timm:test_resnet", {"freeze": False, "freeze_stages": 5}, "the backbone has 5 stages"),
-        ("timm:test_resnet", {"freeze_stages": 1}, "freeze_stages = 1: .* --no-freeze"),
-        ("timm:test_resnet", {"layer_decay": 0.5}, "layer_decay = 0.5: .* --no-freeze"),
-        ("mlp", {"layer_decay": 0.5}, "layer_decay = 0.5: .*of a fine-tuned backbone"),
+        ("timm:test_resnet", {"freeze_stages": 1}, "freeze_stages = 1 needs .* --no-freeze"),
+        ("timm:test_resnet", {"layer_decay": 0.5}, "layer_decay = 0.5 needs .* --no-freeze"),
+        ("mlp", {"layer_decay": 0.5}, "layer_decay = 0.5 needs a fine-tuned backbone"),
     ],
 )
 def test_what_is_for_a_fine_tuned_backbone_is_refused_elsewhere(
@@ -174,7 +174,7 @@ def test_stages_that_do_not_follow_one_another_are_not_cached(
     data_dir: Path, tmp_path: Path
 ) -> None:
     options = {**PARTLY, "data_dir": data_dir, "runs_dir": tmp_path, "cache_views": 1}
-    with pytest.raises(UsageError, match="does not compute one stage after the other"):
+    with pytest.raises(UsageError, match="does not run stage by stage"):
         stl10bench.train("timm:test_vit", **options)
 
 

@@ -387,7 +387,9 @@ def test_weights_that_are_not_finite_are_refused(
 ) -> None:
     state = {**donor, "conv_stem.weight": torch.full_like(donor["conv_stem.weight"], value)}
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match=r"w\.safetensors holds numbers that are not finite"):
+    with pytest.raises(
+        CheckpointError, match=r"w\.safetensors contains numbers that are not finite"
+    ):
         train(
             *("mobilenetv2",),
             **{"weights": tmp_path / "w.safetensors", "image_size": 32, "batch_size": 8},

@@ -71,7 +71,7 @@ def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails
     assert wild.state == "diverged"
     failed = outcomes[str(large.run)]
     assert isinstance(failed, Failure)
-    assert (failed.state, "there are only 36 training images" in failed.error) == ("failed", True)
+    assert (failed.state, "larger than the 36 training images" in failed.error) == ("failed", True)
     assert not (common.runs_dir / str(large.run)).exists()  # it was refused
     assert sorted(first_epochs(common.runs_dir, "test")) == [0, 0, 1, 1]
     assert not list((common.runs_dir / "studies").glob(".driver-*"))
@@ -326,7 +326,7 @@ def test_workers_that_cannot_be_are_refused_in_a_line(
 
 
 def test_a_run_that_is_stopped_by_its_own_limit_ends_the_study(common: Common, child: Any) -> None:
-    child(143, '{"error": "Interrupted (--max-minutes are over)"}')
+    child(143, '{"error": "Interrupted (--max-minutes reached)"}')
     _, planned = planned_study(common, "lr=0.1,0.01")
     with pytest.raises(InterruptedRunError, match="max-minutes are over") as raised:
         engine.train(planned, batch_of(common), Progress("test", planned, QUIET))

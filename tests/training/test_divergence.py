@@ -147,7 +147,7 @@ def test_a_run_that_diverged_keeps_its_best_epoch_and_its_checkpoints(
     assert not (folder_of(tmp_path) / "result.json").exists()
     again = train(forks, plugins, data_dir, tmp_path, *each, step=8, what="nan")
     assert again.code == 5
-    assert "is on record; --overwrite trains it again" in again.err
+    assert "is on record: pass --overwrite to retrain" in again.err
 
 
 @pytest.mark.parametrize("what", ["nan", "inf", "gradients"])

@@ -188,7 +188,7 @@ def test_out_of_memory_names_what_needs_it_and_changes_nothing(
 ) -> None:
     ended = forks.run(*train(data_dir, tmp_path), before=in_step(6, f"raise {error}"))
     assert (ended.code, "Traceback" in ended.err) == (7, False)
-    text = "out of memory at batch_size = 8, image_size = 8: lower one of them (they are never chan"
+    text = "out of memory at batch_size = 8, image_size = 8: lower --batch-size or --image-size, or"
     assert errors(ended)[0].startswith(f"error: {text}")
     assert read(tmp_path, "status.json")["reason"].startswith(text)
     assert forks.run(*train(data_dir, tmp_path)).code == 0

@@ -171,7 +171,7 @@ def test_a_run_out_of_time_saves_and_the_same_command_goes_on(
         codes.append(ended.code)
         if ended.code:
             assert_stopped(ended, tmp_path, 143)
-            assert "--max-minutes are over" in ended.err
+            assert "--max-minutes reached" in ended.err
     assert 3 <= len(codes) < 20
     assert contents(tmp_path) == straight
 

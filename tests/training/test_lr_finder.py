@@ -111,7 +111,7 @@ def test_the_command_names_a_rate_and_draws_the_curve(
     assert written(tmp_path / picture).std() > 0
     assert not (tmp_path / "runs").exists()
     code, _, err = cli(*words, "--lowest", "1", "--highest", "0.1")
-    assert (code, "lowest = 1, highest = 0.1: rates must rise" in err) == (2, True)
+    assert (code, "lowest = 1, highest = 0.1: must be 0 < --lowest" in err) == (2, True)
 
 
 # The rule.
@@ -141,5 +141,5 @@ def test_smoothing_is_the_mean_of_the_neighbours() -> None:
 
 
 def test_rates_that_do_not_rise_are_refused(data_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="lowest = 0, highest = 1: rates must rise"):
+    with pytest.raises(UsageError, match="lowest = 0, highest = 1: must be 0 < --lowest"):
         find(data_dir, tmp_path, lowest=0, highest=1)

@@ -65,11 +65,11 @@ def test_other_weights_with_the_same_answers_are_the_same_statistics(
 def test_other_data_are_refused_with_both_fingerprints(run: Path, tmp_path: Path) -> None:
     other = write_layout(tmp_path / "other", train=44)
     with pytest.raises(
-        DataError, match=r"holds data \w{12}, the run was made from \w{12}: give its"
+        DataError, match=r"contains data \w{12}, but the run used \w{12}: pass the run's"
     ):
         reproduce(run, tmp_path / "again", other)
 
 
 def test_a_copy_beside_the_run_itself_is_refused(run: Path, data_dir: Path) -> None:
-    with pytest.raises(UsageError, match="holds the run itself"):
+    with pytest.raises(UsageError, match="contains the run itself"):
         reproduce(run, run.parent, data_dir)

@@ -75,7 +75,7 @@ def test_processes_that_find_a_finished_run_agree_on_who_tidies_it(
         (folder / "status.json").write_text('{"state": "running", "reason": ""}')
         ended = forks.run(*train(data_dir, tmp_path), processes=2)
         assert ended.code == 0, ended.err
-        assert "is finished: --overwrite" in ended.err
+        assert "is finished. Pass --overwrite" in ended.err
         assert RunFolder(folder).status()["state"] == "finished"
         assert not (folder / "checkpoints").exists()
 

@@ -52,7 +52,7 @@ def test_a_run_starts_from_the_weights_of_another(train: Any, tmp_path: Path, fo
 def test_a_classifier_of_other_classes_is_left_out(train: Any, tmp_path: Path) -> None:
     first = train()
     other = write_layout(tmp_path / "other", names=("one", "two", "three", "four", "five"))
-    with pytest.warns(UserWarning, match=r"classifier is left out.*linears\.2"):
+    with pytest.warns(UserWarning, match=r"leaving out its classifier.*linears\.2"):
         row = train(weights=first.run, data_dir=other, lr=1e-12, weight_decay=0.0)
     theirs, ours = (tensors(each, tmp_path / "runs") for each in (first, row))
     torch.testing.assert_close(ours["linears.1.weight"], theirs["linears.1.weight"])
@@ -117,10 +117,10 @@ def test_weights_of_the_hub_are_named_by_their_content(
 @pytest.mark.parametrize(
     ("model", "weights", "error", "message"),
     [
-        ("cnn", "RUN", UsageError, "is of model 'mlp'; 'cnn' cannot start from it"),
+        ("cnn", "RUN", UsageError, "a checkpoint of model 'mlp'; 'cnn' cannot start from it"),
         ("mlp", "no-such", UsageError, "no run 'no-such'|unknown run 'no-such'"),
         ("mlp", "no.safetensors", CheckpointError, "cannot read the weights no.safetensors"),
-        ("mlp", "FOREIGN", UsageError, "no checkpoint of ours"),
+        ("mlp", "FOREIGN", UsageError, "is not a stl10bench checkpoint"),
         ("mlp", "BITS", CheckpointError, "damaged"),
         ("mlp", "HEADER", CheckpointError, "damaged|format"),
     ],
