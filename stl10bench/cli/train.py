@@ -1,7 +1,6 @@
 """train, evaluate, benchmark and reproduce."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +35,7 @@ from stl10bench.cli.results import end_with
 from stl10bench.config import Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
+from stl10bench.core.launcher import count_of
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.models.methods import SUPERVISED
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
@@ -204,7 +204,7 @@ def benchmark(
     """
     from stl10bench.studies import plan
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if count_of("WORLD_SIZE") > 1:
         raise UsageError("benchmark starts its own processes: run this command without a launcher")
     load_plugin(options["plugin"])
     workers = {key: options.pop(key) for key in WORKERS}

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from stl10bench.core.errors import UsageError, unknown
-from stl10bench.core.launcher import asked_cpu, check_environment
+from stl10bench.core.launcher import asked_cpu, check_environment, count_of
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
@@ -43,7 +43,7 @@ def set_threads(threads: int | None) -> int:
     # lets several processes starve each other: neither is followed.
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        threads = max(1, (cores or 1) // count_of("LOCAL_WORLD_SIZE"))
     torch.set_num_threads(threads)
     return threads
 
@@ -91,6 +91,25 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if convolves else torch.contiguous_format
 
 
+def check_torch(device: str) -> None:
+    """Raise UsageError for a state of torch, set in this process, that would change the numbers.
+
+    A run's name holds its precision: neither a notebook's autocast nor its default dtype is in it.
+    """
+    default = torch.get_default_dtype()
+    if default != torch.float32:
+        raise UsageError(
+            f"torch's default dtype is {default}: call torch.set_default_dtype(torch.float32)"
+        )
+    if torch.get_default_device().type not in ("cpu", device):
+        raise UsageError(
+            f"torch's default device is {torch.get_default_device()}: call "
+            "torch.set_default_device(None), and pass device="
+        )
+    if torch.is_autocast_enabled(device):
+        raise UsageError("torch.autocast is on around this call: leave it; use --precision bf16")
+
+
 def make_accelerator(
     device: str, precision: str, tracker: str, folder: Path | None, *, timeout_minutes: float = 10.0
 ) -> Accelerator:
@@ -101,23 +120,35 @@ def make_accelerator(
     the run another device or other numbers.
     """
     check_environment()
-    if device == "cuda":
-        if os.environ.get("NVIDIA_TF32_OVERRIDE", "1") != "1":  # a row's device tells of TF32
+    check_torch(device)
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")  # TF32; untested
+    if device == "cuda" and os.environ.get("NVIDIA_TF32_OVERRIDE", "1") != "1":
+        raise UsageError(  # a row's device tells of TF32
+            "NVIDIA_TF32_OVERRIDE in the environment: fp32 on a GPU is computed in TF32; unset "
+            "it, or use --device cpu"
+        )
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if count_of(name) > 1:
             raise UsageError(
-                "NVIDIA_TF32_OVERRIDE in the environment: fp32 on a GPU is computed in TF32; unset "
-                "it, or use --device cpu"
+                f"{name}={os.environ[name]} in the environment: mpirun does not launch runs; unset "
+                "it, or launch with torchrun"
             )
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32; untested
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = count_of("WORLD_SIZE")
     # A singleton: without a reset, a second run in this process could not have another precision.
     AcceleratorState._reset_state(reset_partial_state=world == 1)
-    accelerator = Accelerator(
-        cpu=device == "cpu",  # else the ranks of torchrun train alone where there is no GPU
-        mixed_precision=precision,
-        log_with=None if tracker == "none" else tracker,
-        project_dir=folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",  # else the ranks of torchrun train alone where there is no GPU
+            mixed_precision=precision,
+            log_with=None if tracker == "none" else tracker,
+            project_dir=folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
+        )
+    except ValueError as error:  # half of what a launcher sets, or a word that it does not know
+        raise UsageError(
+            f"Accelerate cannot start in this environment: {' '.join(str(error).split())}; unset "
+            "the variables of launchers (RANK, LOCAL_RANK, ACCELERATE_*), or use torchrun"
+        ) from error
     if accelerator.device.type != device:
         raise UsageError(
             f"--device {device}, but the environment makes Accelerate take {accelerator.device}: "

@@ -69,6 +69,14 @@ def asked_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "no").lower() not in ("", *_FALSE)
 
 
+def count_of(name: str) -> int:
+    """How many processes a launcher's variable counts, 1 without it; raises UsageError."""
+    value = os.environ.get(name, "1")
+    if not value.isdecimal() or int(value) == 0:
+        raise UsageError(f"{name}={value} in the environment: must count processes; unset it")
+    return int(value)
+
+
 def without_launcher(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables without any trace of a launcher: for a process that computes alone."""
     return {
@@ -84,8 +92,8 @@ def launcher_pid() -> int | None:
     Only what nobody but a launcher leaves counts. ACCELERATE_* may stand in anybody's shell, so
     Accelerate's one-process launcher is known by the command line of our parent.
     """
-    if LAUNCHED in os.environ:
-        return int(os.environ[LAUNCHED])
+    if (pid := os.environ.get(LAUNCHED, "")).isdecimal():
+        return int(pid)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.getppid()
     return os.getppid() if _PRECISION in os.environ and _is_accelerate(os.getppid()) else None

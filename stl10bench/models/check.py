@@ -103,6 +103,8 @@ def check_training(
     A copy of it is tried on at most two images: the weights, statistics and counters that it
     trains with, and the random numbers after this, are the same as without it.
     """
+    if not torch.is_grad_enabled():
+        raise UsageError("torch.no_grad or inference_mode is on around the training: leave it")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"model {name!r} has no trainable parameters: unfreeze some")
     try:

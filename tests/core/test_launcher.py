@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import stl10bench
 from stl10bench.core import launcher
@@ -76,6 +78,51 @@ def test_what_a_run_refuses_its_study_and_its_benchmark_refuse(
     assert (code, err.count("\n")) == (2, 1)
     assert "use --grad-accum N" in err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("WORLD_SIZE=abc", "LOCAL_WORLD_SIZE=0", "LOCAL_RANK=0", "PMI_SIZE=2"),
+        *("ACCELERATE_DEBUG_MODE=maybe", "ACCELERATE_USE_CPU=maybe"),
+    ],
+)
+def test_what_no_launcher_sets_is_refused_in_one_line(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    set_variable(monkeypatch, variable)
+    with pytest.raises(UsageError, match=r"in th(e|is) environment: .* unset ") as error:
+        train(data_dir, tmp_path / "runs", threads=None)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def _torch_as_it_was() -> Iterator[None]:
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("_torch_as_it_was")
+def test_no_state_of_torch_changes_a_runs_numbers(data_dir: Path, tmp_path: Path) -> None:
+    """A notebook's autocast, default dtype and device, no_grad: each is in no run's name."""
+    plain = train(data_dir, tmp_path / "plain", precision="no")
+    torch.set_float32_matmul_precision("medium")  # bf16 products, on CPUs that have them
+    assert train(data_dir, tmp_path / "again", precision="no").test_loss == plain.test_loss
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(UsageError, match=r"torch.autocast is on"), torch.autocast("cpu"):
+        train(data_dir, tmp_path / "runs", precision="no")
+    with pytest.raises(UsageError, match=r"torch.no_grad or inference_mode is on"), torch.no_grad():
+        train(data_dir, tmp_path / "runs")
+    torch.set_default_dtype(torch.float64)
+    with pytest.raises(UsageError, match=r"default dtype is torch.float64: call torch.set_default"):
+        train(data_dir, tmp_path / "runs")
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device("meta")
+    with pytest.raises(UsageError, match=r"default device is meta: call torch.set_default_device"):
+        train(data_dir, tmp_path / "runs")
 
 
 def test_what_accelerate_launch_always_sets_changes_nothing(
