@@ -83,6 +83,7 @@ class Row(BaseModel):
     weights: dict[str, str | None] | None = None
     fold_overlap: Share | None = None
     train_seconds: Amount | None = None
+    seconds_to: Amount | None = None  # to the epoch that counts, validation and features in it
     images_per_second: Amount | None = None
     latency_ms: Amount | None = None
     latency_p95_ms: Amount | None = None

@@ -120,7 +120,7 @@ def train(
             arrays["val_logits"] = logits(validation.features).numpy()
             arrays["val_labels"] = validation.labels.numpy()
         images = load_test_images(config, dataset, accelerator, count=250).images
-        effort = Effort(1, spent, len(used) / seconds, chosen=chosen)
+        effort = Effort(1, spent, spent, len(used) / seconds, chosen=chosen)
         return write_result(run, header, arrays, images, effort, log)
 
 

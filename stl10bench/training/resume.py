@@ -66,10 +66,11 @@ class LogMark(BaseModel):
 
 
 class Best(NamedTuple):
-    """The epoch that counts, so far: its checkpoint's header and its weights."""
+    """The epoch that counts, so far: its checkpoint's header, its weights, and when it was."""
 
     header: checkpoint.Header
     weights: dict[str, Tensor]
+    seconds: float | None  # of the run up to its validation; None: of a checkpoint of 0.1.0
 
 
 class State(NamedTuple):
@@ -100,7 +101,7 @@ def save_state(folder: RunFolder, config: RunConfig, step: int, state: State) ->
     target = folder.checkpoints / _name(step)
     if target.exists():  # written before this epoch was validated: as good
         return
-    header, weights = state.best or (None, {})
+    header, weights, seconds = state.best or (None, {}, None)
     tensors: dict[str, Tensor] = {}
     content = {
         "format": FORMAT,
@@ -115,6 +116,7 @@ def save_state(folder: RunFolder, config: RunConfig, step: int, state: State) ->
         "header": state.header.model_dump(mode="json"),
         "best": header and header.model_dump(mode="json"),
         "best_model": _pack(weights, "best", tensors),
+        "best_seconds": seconds,
         "ema": _pack(state.ema, "ema", tensors),
     }
     data = safetensors.torch.save(tensors)
@@ -186,7 +188,7 @@ def load_state(path: Path, config: RunConfig) -> State:
         optimizer=optimizer,
         scaler=scaler,
         header=facts.header,
-        best=None if facts.best is None else Best(facts.best, weights),
+        best=None if facts.best is None else Best(facts.best, weights, facts.best_seconds),
         ema=ema,
     )
 
@@ -264,6 +266,7 @@ class _Manifest(BaseModel):
     header: checkpoint.Header
     best: checkpoint.Header | None
     best_model: Any
+    best_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     ema: Any = {"dict": []}  # as in checkpoints of 0.1.0
     tensors: _File
 

@@ -184,6 +184,7 @@ class Effort(NamedTuple):
 
     steps: int
     seconds: float
+    seconds_to: float | None  # up to the epoch that counts
     images_per_second: float
     epochs: int | None = None  # fewer than asked for where patience ended
     chosen: Mapping[str, Any] = MappingProxyType({})  # what the method itself chose, and on what
@@ -276,6 +277,7 @@ def make_row(
         fold_overlap=overlap,
         trained_epochs=effort.epochs,
         train_seconds=effort.seconds,
+        seconds_to=effort.seconds_to,
         images_per_second=effort.images_per_second,
         checkpoint=f"{run.folder.name}/{run.tested_file.name}",
         checkpoint_mb=run.tested_file.stat().st_size / 1e6 if run.is_main else None,

@@ -73,7 +73,7 @@ def train(
                     log.write(logged, step=step)
                     console.print(epoch_line(epoch, config.epochs, values), highlight=False)
                     header = header.at(epoch, step, logged)
-                    best = better(best, header, run.model)
+                    best = better(best, header, run)
                     if best.header is header and len(run.validation.labels) and run.is_main:
                         checkpoint.save(run.folder.best_file, run.model, header)
                 at = at.next_epoch()
@@ -137,11 +137,12 @@ def out_of_patience(config: RunConfig, header: Header, best: Best | None) -> boo
     return header.epoch - best.header.epoch >= config.patience
 
 
-def better(best: Best | None, header: Header, model: nn.Module) -> Best:
+def better(best: Best | None, header: Header, run: Run) -> Best:
     """`best`, or the epoch of `header` if it ranks higher on the validation images."""
     if best is not None and _rank(header) <= _rank(best.header):
         return best
-    return Best(header, {key: value.clone() for key, value in model.state_dict().items()})
+    weights = {key: value.clone() for key, value in run.model.state_dict().items()}
+    return Best(header, weights, run.seconds())
 
 
 def _rank(header: Header) -> tuple[float, float]:
@@ -172,7 +173,7 @@ def final_evaluation(
         if run.config.tta == "flip":
             arrays["mirrored_logits"] = logits_of(run, test.images, check, mirrored=True).numpy()
         speed = steps * run.config.batch_size / at.trained_seconds
-        effort = Effort(steps, at.total_seconds, speed, epochs=at.epoch)
+        effort = Effort(steps, at.total_seconds, best.seconds, speed, epochs=at.epoch)
         return write_result(run, best.header, arrays, test.images, effort, log)
 
 

@@ -257,7 +257,7 @@ def make_state(folder: Path) -> None:
         optimizer=optimizer.state_dict(),
         scaler={},
         header=header,
-        best=resume.Best(header, weights),
+        best=resume.Best(header, weights, 1.5),
         ema={},
     )
     resume.save_state(RunFolder(folder), CONFIG, 7, stored)

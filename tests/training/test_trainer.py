@@ -98,6 +98,12 @@ def test_a_run_leaves_its_row_metrics_weights_and_predictions(
         "train_seconds images_per_second checkpoint"
     )
     assert set(wanted.split()) <= row.stored().keys()
+    assert row.best_epoch is not None
+    assert 0 < row["seconds_to"] <= row["train_seconds"]
+    logged = (folder / "metrics.jsonl").read_text().splitlines()
+    times = [json.loads(line)["time"] for line in logged if '"epoch"' in line]
+    since_best = times[-1] - times[row.best_epoch - 1]
+    assert row["train_seconds"] - row["seconds_to"] == pytest.approx(since_best, abs=0.1)
     assert not list(folder.glob("**/.*"))
 
 
