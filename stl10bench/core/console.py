@@ -65,7 +65,12 @@ def progress(title: str, total: int, *, after: float = 2.0) -> Iterator[Callable
 
 
 def open_streams() -> None:
-    """Open os.devnull as the stdout or stderr of a process that was started without."""
+    """Open os.devnull as the stdout or stderr of a process that was started without.
+
+    COLUMNS=0, which shells without a terminal export, is no width: rich would print nothing.
+    """
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the process ends

@@ -79,6 +79,9 @@ class InterruptedRunError(BenchError):
         super().__init__(text)
         self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return type(self), (str(self), self.exit_code)  # pickle passes on only what `args` holds
+
 
 def unknown(kind: str, name: str, names: Iterable[str], *, remedy: str = "") -> UsageError:
     """The error for a `name` that is not among `names`: suggests the nearest, else lists 20."""

@@ -139,8 +139,8 @@ def sizes(folder: Path) -> dict[str, int]:
     bytes_by_path = {}
     for parent, _, names in os.walk(folder):  # goes on where a folder vanishes, unlike rglob
         for path in (Path(parent) / name for name in names):
-            with suppress(FileNotFoundError):
-                bytes_by_path[str(path.relative_to(folder))] = path.stat().st_size
+            with suppress(FileNotFoundError):  # of a link its own: what it leads to may be anything
+                bytes_by_path[str(path.relative_to(folder))] = path.lstat().st_size
     return dict(sorted(bytes_by_path.items()))
 
 

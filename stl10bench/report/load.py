@@ -23,7 +23,7 @@ from stl10bench.results.comparison import finished_folders
 from stl10bench.results.history import History
 from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Failure, Row
-from stl10bench.results.run_folder import OLD, RunFolder, run_folders
+from stl10bench.results.run_folder import OLD, RunFolder, copy_error, run_folders
 
 _EPOCHS = 10**9  # beyond which an epoch cannot be drawn
 
@@ -77,7 +77,7 @@ class RunGroup(NamedTuple):
 def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
     """The runs that `names` mean, or all below `runs_dir`, in groups that can be compared.
 
-    Raises UsageError for a name that is none, for two runs of one name, and when there is no run;
+    Raises UsageError for a name that is none, for one run named twice, and when there is no run;
     CheckpointError where no result.json holds a row, and for labels that differ within a group.
     """
     notes: list[str] = []
@@ -91,11 +91,15 @@ def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
             notes.append(f"{clean(folder.name)} is left out: {without_folder(folder.path, error)}")
             continue
         name = row.run or folder.name  # aggregates name their runs, and would skip one without
-        if name in runs:
+        if name in runs and names:
             raise UsageError(
                 f"two runs are named {clean(name)!r}: {runs[name].folder.path} and {folder.path}; "
                 "name only one of them"
             )
+        if name in runs:
+            damaged.append(copy_error(folder, runs[name].folder.path))
+            notes.append(f"{clean(folder.name)} is left out: it is a copy of {clean(name)}")
+            continue
         runs[name] = load_run(folder, row.model_copy(update={"run": name}))
     failures = [] if names else _unfinished(runs_dir, notes, damaged)
     if not runs and not failures:

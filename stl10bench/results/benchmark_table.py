@@ -16,7 +16,7 @@ from stl10bench.results.aggregate import aggregate
 from stl10bench.results.columns import Column
 from stl10bench.results.labels import data_title, row_label, row_labels
 from stl10bench.results.rows import Failure, Row, parse_row
-from stl10bench.results.run_folder import RunFolder, current_folders
+from stl10bench.results.run_folder import RunFolder, copy_error, current_folders
 from stl10bench.results.table import Table, print_table, to_csv, to_html, to_latex, to_markdown
 
 FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
@@ -41,15 +41,19 @@ def read_rows(folders: Iterable[RunFolder]) -> tuple[list[Row | Failure], list[C
     """The rows of the finished runs, then those that failed; others are left out.
 
     One damaged file hides no other: the errors come second. A row whose predictions are damaged is
-    kept, but cannot be ranked.
+    kept, but cannot be ranked. A copy of a run is no second run of its setting: it is an error.
     """
     rows: list[Row] = []
     failures: list[Failure] = []
     damaged: list[CheckpointError] = []
+    paths: dict[str, Path] = {}
     for folder in folders:
         try:
             if folder.is_finished:
-                rows.append(folder.row())
+                row = folder.row()
+                if (first := paths.setdefault(row.run or folder.name, folder.path)) != folder.path:
+                    raise copy_error(folder, first)
+                rows.append(row)
                 rows[-1] = folder.with_hits(rows[-1])
             elif (failure := folder.failure()) is not None:
                 failures.append(failure)

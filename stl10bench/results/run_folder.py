@@ -377,6 +377,13 @@ def current_folders(runs_dir: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(paths) if OLD not in path.name]
 
 
+def copy_error(folder: RunFolder, first: Path) -> CheckpointError:
+    """The error for a folder whose row is of the same run as that in `first`."""
+    return CheckpointError(
+        f"{folder.path} is left out: it holds the same run as {first}; remove one of them"
+    )
+
+
 def default_runs_dir() -> Path:
     """Where runs are looked for unless it is said: $STL10BENCH_RUNS, or `runs`."""
     return Path(os.environ.get("STL10BENCH_RUNS", "runs"))

@@ -1,5 +1,6 @@
 """Errors: what they suggest, what they name as their cause, and the extras that they ask for."""
 
+import pickle
 import re
 from importlib.metadata import metadata
 from pathlib import Path
@@ -7,7 +8,23 @@ from pathlib import Path
 import pytest
 
 import stl10bench
-from stl10bench.core.errors import cause, suggest
+from stl10bench.core.errors import (
+    BenchError,
+    DivergedError,
+    InterruptedRunError,
+    UsageError,
+    cause,
+    suggest,
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UsageError("no"), DivergedError("up", step=3), InterruptedRunError("asked to stop", 143)],
+)
+def test_an_error_comes_back_from_another_process_as_it_was(error: BenchError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,34 @@ def test_a_damaged_record_of_a_study_is_named_by_those_who_read_it(
     assert ("study.json" in out + err) == (code == 4)
 
 
+@pytest.mark.parametrize("words", ["table", "report --output page.md --format markdown"])
+def test_a_copied_run_is_no_second_seed_and_hides_no_other(
+    run: Any, tmp_path: Path, words: str
+) -> None:
+    shutil.copytree(tmp_path / "runs" / BAD, tmp_path / "runs" / "a-copy")
+    code, out, err = run(words)
+    assert code == 4
+    assert err.count("it holds the same run as") == 1
+    page = out + "".join(path.read_text() for path in tmp_path.glob("page.md"))
+    assert all(f"lr {lr}" in page for lr in RATES.values())
+    assert "0.0000" not in page  # the standard deviation of a run and its copy
+
+
+def test_a_width_of_no_columns_is_no_width(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run("table")
+    monkeypatch.setenv("COLUMNS", "0")
+    assert run("table") == plain
+
+
+def test_runs_list_survives_links_that_lead_nowhere_or_to_themselves(
+    run: Any, tmp_path: Path
+) -> None:
+    for name, target in {"loop": "loop", "gone": "nowhere", "up": ".."}.items():
+        (tmp_path / "runs" / BAD / name).symlink_to(target)
+    assert run("runs list")[0] == 0
+    assert run(f"runs show {BAD}")[0] == 0
+
+
 def test_runs_show_shows_what_can_be_read_of_a_damaged_run(run: Any, tmp_path: Path) -> None:
     (tmp_path / "runs" / BAD / "config.json").write_text("{")
     code, out, _ = run(f"runs show {BAD}")
