@@ -58,7 +58,8 @@ def list_runs(*, runs_dir: RunsDir = RUNS, as_json: bool) -> None:
 def _to_table(runs: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
     lines, notes = [], []
     for run, label in zip(runs, labels, strict=True):
-        epoch = f"{'-' if run['epoch'] is None else run['epoch']}/{run['epochs']}"
+        done = "-" if run["epoch"] is None else run["epoch"]
+        epoch = "" if run["epochs"] is None else f"{done}/{run['epochs']}"
         accuracy = "" if run["test_accuracy"] is None else f"{run['test_accuracy']:.3f}"
         texts = (label, run["run"], run["state"], _date(run["since"]), epoch, accuracy)
         lines.append((*texts, decimal(run["bytes"])))

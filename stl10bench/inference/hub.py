@@ -154,7 +154,9 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
         facts += [(name, str(metrics[name])) for name in sorted(metrics) if "test/" in name]
     return [
         *facts,
-        ("seed, epoch", f"{config.seed}, {header.epoch} of {config.epochs}"),
+        ("seed, epoch", f"{config.seed}, {header.epoch} of {config.epochs}")
+        if config.method == "supervised"
+        else ("seed, method", f"{config.seed}, {config.method}"),
         ("starts from", config.weights),
         ("settings", json.dumps(config.changed())),
         ("made by", f"stl10bench {header.version}"),

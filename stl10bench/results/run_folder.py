@@ -204,8 +204,9 @@ class RunFolder:
         facts |= {"state": "damaged", "since": None, "test_accuracy": None}
         try:
             config = files.read_json(self.config_file, CheckpointError)
-            facts |= {"model": str(config.get("model")), "epochs": config.get("epochs")}
-            facts["epoch"] = self._last_epoch()
+            facts["model"] = str(config.get("model"))
+            if config.get("method", "supervised") == "supervised":  # others have no epochs
+                facts |= {"epochs": config.get("epochs"), "epoch": self._last_epoch()}
             facts["test_accuracy"] = self.row().test_accuracy if self.is_finished else None
             status = self.status()
             facts |= {"state": status["state"], "reason": status["reason"]}

@@ -102,7 +102,9 @@ class Progress:
             except CheckpointError:
                 continue
             accuracy = f"{logged.series('val/accuracy')[-1]:.3f}" if logged.epochs else "-"
-            epochs = f"{len(logged.epochs)}/{planned.job.config.epochs}"
+            config = planned.job.config
+            stepped = config.method == "supervised"
+            epochs = f"{len(logged.epochs)}/{config.epochs}" if stepped else config.method
             table.add_row(escape(clean(planned.title)), epochs, accuracy)
             if table.row_count == _MOST:
                 break
