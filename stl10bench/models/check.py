@@ -152,7 +152,7 @@ def _images(model: nn.Module, count: int, image_size: int) -> Tensor:
 def _logits(name: str, model: nn.Module, num_classes: int, images: Tensor) -> Tensor:
     mode = "training" if model.training else "evaluation"
     shown = "1 image" if len(images) == 1 else f"{len(images)} images"
-    hint = " (raise --batch-size)" if len(images) == 1 else ""
+    hint = " (raise --batch-size, or lower --grad-accum)" if len(images) == 1 else ""
     with named_errors(f"model {name!r} fails on {shown} in {mode} mode{hint}"):
         logits = model(images)
     if not isinstance(logits, Tensor):

@@ -18,6 +18,7 @@ from stl10bench.data.loader import load_images
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.metrics.classification import none_if_not_finite
+from stl10bench.models.check import check_logits
 from stl10bench.models.classifier import Classifier
 from stl10bench.models.feature_heads import KnnHead, ProbeHead, power_normalise
 from stl10bench.models.methods import FEW_LABELS, ProbeOptions, method_options
@@ -25,10 +26,11 @@ from stl10bench.models.pretrained import Weights
 from stl10bench.results.rows import Row
 from stl10bench.training.evaluate import fuse_frozen, score
 from stl10bench.training.features import split_features
+from stl10bench.training.first_model import InputBatches, create_model, fit_modules
 from stl10bench.training.interrupt import Watch, deferred_signals
 from stl10bench.training.job import Job
 from stl10bench.training.row import Effort, write_result
-from stl10bench.training.setup import InputBatches, Run, create_model, fit_modules, load_test_images
+from stl10bench.training.setup import Run, load_test_images
 from stl10bench.training.tracking import Log
 
 PENALTIES = tuple(2.0**power for power in range(6, -11, -1))  # scikit-learn's 1/C, strong to weak
@@ -58,6 +60,7 @@ def train(
     model, normalise, header = create_model(config, dataset, weights, training_images, accelerator)
     assert isinstance(model, Classifier)  # or it would not have been built
     model.to(accelerator.device)
+    check_logits(config.model, model, len(dataset.class_names), config.image_size)
     started = time.monotonic()
     fit_modules(model, InputBatches(training_images, normalise, config))
     prepared = time.monotonic() - started

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import stl10bench
 from stl10bench.config import make_config
-from stl10bench.core.errors import DivergedError, InterruptedRunError
+from stl10bench.core.errors import DivergedError, InterruptedRunError, UsageError
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.results import columns
 from stl10bench.training import epoch, trainer
@@ -278,6 +278,14 @@ def test_a_batch_in_parts_is_the_whole_batch_up_to_rounding(
 
 
 # Mixed images.
+
+
+def test_a_part_of_a_batch_that_is_too_small_for_the_model_is_refused(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    options = {"freeze": False, "pretrained": False, "image_size": 32, "batch_size": 3}
+    with pytest.raises(UsageError, match=r"fails on 1 image.*lower --grad-accum"):
+        train(data_dir, tmp_path, "timm:test_resnet", **options, grad_accum=2)
 
 
 def test_a_mixed_batch_that_processes_cannot_share_in_pairs_is_refused(
