@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, StorageError
+from stl10bench.core.errors import CheckpointError, StorageError, UsageError
 from stl10bench.data import augment
 from stl10bench.data.loader import load_images
 from stl10bench.models import checkpoint
@@ -71,10 +72,17 @@ def split_features(
 
 
 def cache_folder() -> Path:
-    """STL10BENCH_CACHE, or stl10bench/ in the user's cache folder."""
+    """STL10BENCH_CACHE, or stl10bench/ in the user's cache folder.
+
+    Raises UsageError for a user who has no home.
+    """
     if folder := os.environ.get("STL10BENCH_CACHE"):
         return Path(folder) / "features"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stl10bench/features"
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        raise UsageError("no home folder to keep features in: set STL10BENCH_CACHE") from None
+    return caches / "stl10bench/features"
 
 
 def _compute(run: Run, name: str, mirrored: bool, check: Callable[[], None]) -> Features:
@@ -87,6 +95,11 @@ def _compute(run: Run, name: str, mirrored: bool, check: Callable[[], None]) -> 
         check()
         parts.append(part)
     gathered: Tensor = accelerator.gather(torch.cat(parts))
+    if not gathered.isfinite().all():
+        raise UsageError(
+            f"model {run.config.model!r} gives features that are not finite: check its weights, or "
+            "try --precision no"
+        )
     return Features(gathered[:count].cpu(), time.monotonic() - started)
 
 
@@ -143,7 +156,8 @@ def _read(path: Path) -> Features | None:
         values = tensors["features"]
         if facts["sha256"] != _sum(values) or values.dtype != torch.float32 or values.ndim != 2:
             raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
-        os.utime(path)  # used now: the cache drops what was not used for longest
+        with suppress(OSError):  # a cache that cannot be written is read as well
+            os.utime(path)  # used now: the cache drops what was not used for longest
         return Features(values, float(facts["seconds"]))
     except (CheckpointError, OSError, KeyError, TypeError, ValueError) as error:
         warnings.warn(f"computing the features again: {error}", stacklevel=2)
@@ -159,10 +173,13 @@ def _keep(path: Path, features: Features) -> None:
     try:
         content = safetensors.torch.save({"features": features.values}, {_KEY: json.dumps(facts)})
         files.write(path, content)
-        stored = sorted(path.parent.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime)
+        stored = []
+        for file in path.parent.glob("*.safetensors"):
+            with suppress(FileNotFoundError):  # another run has just dropped it
+                stored.append((file.stat().st_mtime, file.stat().st_size, file))
         room = CACHE_LIMIT
-        for file in stored:
-            room -= file.stat().st_size
+        for _, size, file in sorted(stored, reverse=True):
+            room -= size
             if room < 0 and file != path:
                 file.unlink(missing_ok=True)
     except (StorageError, OSError) as error:

@@ -1,8 +1,11 @@
 """Classifiers on frozen features: what references compute, what is chosen, and what is kept."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -174,6 +177,46 @@ def test_a_cache_that_cannot_be_written_loses_no_run(
         assert train().test_accuracy > 0.5
 
 
+def test_a_cache_that_can_only_be_read_is_read(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    train()
+
+    def read_only(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    train("knn")  # a warning would be an error
+
+
+def test_files_that_another_run_drops_meanwhile_disturb_no_keeping(train: Any, kept: Path) -> None:
+    kept.mkdir(parents=True)
+    (kept / "gone.safetensors").symlink_to(kept / "nowhere")  # listed, but not there
+    train()  # a warning would be an error
+
+
+def test_a_user_without_a_home_is_told_where_to_keep_features(
+    train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "STL10BENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", Mock(side_effect=RuntimeError("no home")))
+    with pytest.raises(UsageError, match="set STL10BENCH_CACHE"):
+        train()
+
+
+@pytest.mark.parametrize("method", ["probe", "knn"])
+def test_features_that_are_not_finite_are_refused(
+    train: Any, weights: Path, tmp_path: Path, method: str
+) -> None:
+    """Else all images would be of the first class, and a row would say so."""
+    large = {
+        key: value * 1e30 if value.is_floating_point() else value
+        for key, value in load_file(weights).items()
+    }
+    save_file(large, tmp_path / "large.safetensors")
+    with pytest.raises(UsageError, match="features that are not finite"):
+        train(method, weights=tmp_path / "large.safetensors")
+
+
 def test_the_cache_drops_what_was_not_used_for_longest(
     train: Any, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,10 +248,11 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_a_straight_one(
     assert contents(tmp_path / "runs") == contents(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("method", ["probe", "knn"])
 def test_two_processes_end_like_one(
-    forks: Forks, data_dir: Path, weights: Path, tmp_path: Path
+    forks: Forks, data_dir: Path, weights: Path, tmp_path: Path, method: str
 ) -> None:
-    words = ["train", BACKBONE["model"], "--method", "probe", "--image-size", "32"]
+    words = ["train", BACKBONE["model"], "--method", method, "--image-size", "32"]
     words += ["--precision", "no", "--tracker", "none", "--data-dir", data_dir, "--weights"]
     rows = []
     for processes in (1, 2):
