@@ -265,8 +265,7 @@ def settings(options: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
     keywords = {key: value for key, value in options.items() if value is not None}
     load_plugin(keywords.pop("plugin", None))
     model_options = key_values("model", keywords.pop("model_option", None))
-    if of_method := key_values("method", keywords.pop("method_option", None)):
-        keywords["method_options"] = of_method
+    of_method = key_values("method", keywords.pop("method_option", None))
     stored: dict[str, Any] = {}
     if path := keywords.pop("config", None):
         stored = _read_config(path, models)
@@ -275,6 +274,8 @@ def settings(options: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
             keywords["pretrained"] = False
         elif str(weights).startswith("sha256:") and "weights" not in keywords:
             raise UsageError(f"{path}: its run starts from weights {weights}: pass --weights FILE")
+    if of_method:
+        keywords["method_options"] = stored.get("method_options", {}) | of_method
     for name in RANGES:
         if name in keywords:
             keywords[name] = tuple(keywords[name].split(","))
@@ -299,8 +300,9 @@ def _read_config(path: Path, models: Iterable[str]) -> dict[str, Any]:
             f"{path} contains the settings of {model}, not of {others[0]}: name {model}, or remove "
             "model and model_options from a copy of the file"
         )
-    if not isinstance(stored.get("model_options", {}), dict):
-        raise UsageError(f"{path}: model_options must be an object, e.g. {{}}")
+    for name in ("model_options", "method_options"):
+        if not isinstance(stored.get(name, {}), dict):
+            raise UsageError(f"{path}: {name} must be an object, e.g. {{}}")
     return stored
 
 

@@ -284,12 +284,14 @@ def reproduce(
     Examples:
     stl10bench reproduce logistic-1a2b
     """
+    from stl10bench.models.pretrained import find_weights
     from stl10bench.training.job import make_job
     from stl10bench.training.reproduce import reproduce_run
 
     load_plugin(plugin)
     folder = find_run(runs_dir, run)
-    options |= {"weights": weights, "runs_dir": into, "tracker": "none", "plugin": plugin}
+    file = None if weights is None else find_weights(weights, runs_dir)
+    options |= {"weights": file, "runs_dir": into, "tracker": "none", "plugin": plugin}
     outcome = reproduce_run(folder, make_job(folder.config(), **options), stderr())
     first, second = outcome.first.test_accuracy, outcome.second.test_accuracy
     if as_json:

@@ -16,6 +16,7 @@ from stl10bench.models import registry
 NO_WEIGHTS = "none"
 IMAGENET, UNKNOWN = "ImageNet", "unknown"
 HUB = "hf-hub:"
+_HUB_FILE = "model.safetensors"
 _KEY = "stl10bench"  # of the header in a checkpoint's metadata
 
 
@@ -119,7 +120,8 @@ def is_checkpoint(file: Path) -> bool:
 def find_weights(weights: str | Path, runs_dir: Path) -> Path:
     """The file that --weights names: a file, a run (its tested checkpoint), hf-hub:OWNER/NAME.
 
-    A run is a folder, a name in `runs_dir`, or the beginning of one. Raises UsageError for a name
+    A folder of an export to the hub is taken as well. A run is a folder, a name in `runs_dir`, or
+    the beginning of one. Raises UsageError for a name
     of nothing, and CheckpointError for a run without a tested checkpoint, and when there is no
     download.
     """
@@ -129,6 +131,8 @@ def find_weights(weights: str | Path, runs_dir: Path) -> Path:
     path = Path(weights)
     if path.exists() and not path.is_dir():
         return path
+    if (exported := path / _HUB_FILE).is_file():
+        return exported
     if not path.exists() and path.suffix:  # a run's name has none
         raise CheckpointError(f"cannot read the weights {path}: No such file or directory")
     from stl10bench.results.run_folder import find_run  # NumPy, for which a typo does not wait
@@ -170,7 +174,7 @@ def _download(repository: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     name, _, revision = repository.partition("@")
-    download = partial(hf_hub_download, name, "model.safetensors", revision=revision or None)
+    download = partial(hf_hub_download, name, _HUB_FILE, revision=revision or None)
     try:
         return Path(download(local_files_only=True))
     except LocalEntryNotFoundError:

@@ -157,6 +157,21 @@ def test_the_config_of_a_run_reproduces_the_run(cli: Any, tmp_path: Path) -> Non
     assert json.loads(again.out)["run"] == row["run"]
 
 
+def test_a_run_from_the_weights_of_another_is_reproduced_from_its_name(cli: Any) -> None:
+    words = ["train", "mlp", *TINY, "--hidden", "8", "--json"]
+    first = json.loads(cli(*words).out)["run"]
+    second = json.loads(cli(*words, "--weights", first).out)["run"]
+    again = cli("reproduce", second, "--weights", first, "--threads", "1", "--json")
+    assert json.loads(again.out)["bits"] is True
+
+
+def test_options_of_a_method_are_added_to_those_of_a_config(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"method": "probe", "method_options": {"views": 2, "power": 1}}')
+    options = {"config": config, "method_option": ["power=0.5"]}
+    assert settings(options, [])["method_options"] == {"views": 2, "power": "0.5"}
+
+
 def test_benchmark_puts_failed_models_last_and_goes_on(cli: Any, tmp_path: Path) -> None:
     options = [*TINY, "--image-size", "32", "--no-pretrained"]
     ended = cli("benchmark", "logistic", "cnn", "mobilenetv2", *options, "--format", "json")

@@ -32,7 +32,7 @@ def tensors(row: Any, runs_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(runs_dir / str(row.checkpoint))
 
 
-@pytest.mark.parametrize("form", ["file", "name", "beginning", "folder"])
+@pytest.mark.parametrize("form", ["file", "name", "beginning", "folder", "export"])
 def test_a_run_starts_from_the_weights_of_another(train: Any, tmp_path: Path, form: str) -> None:
     first = train()
     forms = {
@@ -40,7 +40,10 @@ def test_a_run_starts_from_the_weights_of_another(train: Any, tmp_path: Path, fo
         "name": first.run,
         "beginning": first.run[:9],
         "folder": tmp_path / "runs" / first.run,
+        "export": tmp_path / "hub",
     }
+    if form == "export":
+        stl10bench.export(forms["file"], to="hub", output=forms["export"])
     # At a rate of almost 0 the first weights stay as they are.
     row = train(weights=forms[form], lr=1e-12, weight_decay=0.0)
     for key, value in tensors(row, tmp_path / "runs").items():
