@@ -30,7 +30,11 @@ PRESETS = (
 
 _LIMIT = 1 << 16  # bytes
 _SCALARS = ("bool", "int", "float", "str")
-_TYPES = {"range", "values", "bundles", *_SCALARS, f"list[union[{','.join(_SCALARS)}]]"}
+_SCALAR = f"union[{','.join(_SCALARS)}]"
+_TYPES = {
+    *("range", "values", "bundles", *_SCALARS),
+    *(f"list[{_SCALAR}]", f"dict[str,{_SCALAR}]"),
+}
 
 
 def preset(name: str) -> Study:
@@ -236,6 +240,8 @@ def plain(settings: Mapping[str, Any]) -> Settings:
         if isinstance(value, str) and key in ("hidden", *RANGES):
             value = value.split(",")
         values[key] = list(value) if isinstance(value, tuple | list) else value
+        if key == "method_options":
+            values[key] = {name: _scalar(str(option)) for name, option in value.items()}
     return values
 
 

@@ -260,7 +260,8 @@ def _check_point(study: Study, end: Point, start: Start) -> None:
     registry.check_name(model)
     options = model_options(model)
     for key in end.settings:
-        keys = [*RunConfig.model_fields.keys() - set(DERIVED), *options]
+        fields = RunConfig.model_fields.keys() - set(DERIVED) | {"method_options"}
+        keys = [*fields, *options]
         if key not in keys:
             if having := [name for name in registry.names() if key in model_options(name)]:
                 raise UsageError(f"{model} has no option {key}: use it with {', '.join(having)}")

@@ -21,7 +21,8 @@ from stl10bench.core.errors import UsageError
 MOST_RUNS = 2000
 
 Value = Scalar | list[Scalar]
-Settings = dict[str, Value]
+Options = dict[str, Scalar]  # those of a method
+Settings = dict[str, Value | Options]
 
 
 class Range(BaseModel):
@@ -180,12 +181,14 @@ def levels(name: str, factor: Factor) -> list[tuple[str, Settings]]:
     return [(label(value), {name: value}) for value in factor]
 
 
-def label(value: Value) -> str:
-    """A value as a table shows it: 0.001, 1e-05, yes, 512-256."""
+def label(value: Value | Options) -> str:
+    """A value as a table shows it: 0.001, 1e-05, yes, 512-256, views=2."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return "-".join(map(label, value))
+    if isinstance(value, dict):
+        return named(value, map(label, value.values()))
     if isinstance(value, int | float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)

@@ -137,6 +137,17 @@ def test_weights_are_for_backbones_and_ignored_for_other_models(
     assert (code, "none.safetensors" in err) == (4, True), err
 
 
+def test_a_study_has_the_options_of_its_method(study: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    words = ["study", "run", "--model", "timm:test_resnet", *OWN[2:], "--weights", str(file)]
+    words += ["--method", "probe", "--vary", "image_size=32,40", "--seeds", "1", "--dry-run"]
+    code, out, err = study(*words, "--method-option", "views=2")
+    assert (code, out.count("missing")) == (0, 2), err
+    code, _, err = study(*words, "--method-option", "view=2")
+    assert (code, "did you mean 'views'" in err) == (2, True), err
+
+
 def test_a_record_of_0_1_0_is_read_and_ranked(study: Callable[..., Any], tmp_path: Path) -> None:
     shutil.copytree(FIXTURE, tmp_path / "old")
     stored = record.read(tmp_path / "old", "logistic-by-lr")
