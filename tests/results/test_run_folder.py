@@ -80,7 +80,7 @@ def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_pa
 
 REFUSED = {  # settings -> what is said
     "optimizer": ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
-    "batch": ({"batch_size": 1000}, "only 36 training images"),
+    "batch": ({"batch_size": 1000}, "larger than the 36 training images"),
     "fold": ({"fold": 1}, "have folds"),
     "labels": ({"labels_per_class": 90}, "has only 10 images"),
 }
