@@ -1,7 +1,7 @@
 """What can go wrong for a user -> one line and an exit code."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _LONGEST = 4000  # characters of an error
+_LISTED = 10  # names in it
 
 
 class BenchError(ValueError):
@@ -88,6 +89,12 @@ def unknown(kind: str, name: str, names: Iterable[str], *, remedy: str = "") -> 
     choices = sorted(names)
     hint = suggest(name, choices, otherwise=f"known: {', '.join(choices[:20])}")
     return UsageError(f"unknown {kind} {name!r}: {hint}{' ' + remedy if remedy else ''}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
+    more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 # What other frameworks (Keras, Ultralytics, Lightning, timm, Hugging Face) call our settings.

@@ -14,7 +14,7 @@ from stl10bench.core.device import (
     memory_format,
     set_threads,
 )
-from stl10bench.core.errors import DataError, unknown
+from stl10bench.core.errors import DataError, listed, unknown
 from stl10bench.data.load import open_data
 from stl10bench.data.loader import load_images, make_normalise
 from stl10bench.data.splits import training_rows
@@ -69,8 +69,8 @@ def evaluate_split(
     config = header.config
     if dataset.class_names != header.class_names:
         raise DataError(
-            f"the classes of the checkpoint ({', '.join(header.class_names)}) differ from those "
-            f"in {dataset.folder} ({', '.join(dataset.class_names)}): pass the right --data-dir"
+            f"the classes of the checkpoint ({listed(header.class_names)}) differ from those "
+            f"in {dataset.folder} ({listed(dataset.class_names)}): pass the right --data-dir"
         )
     part = dataset.test if split == "test" else dataset.train
     rows = np.arange(len(part.labels))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stl10bench.core.errors import DataError, UsageError
+from stl10bench.core.errors import DataError, UsageError, listed
 from stl10bench.data import image_file
 from stl10bench.data.stl10 import Dataset, Split
 from stl10bench.inference.predictor import Predictor
@@ -42,8 +42,8 @@ def check_classes(predictor: Predictor, dataset: Dataset) -> None:
     """Raise DataError when a model was trained on other classes than the data have."""
     if predictor.class_names != dataset.class_names:
         raise DataError(
-            f"the checkpoint was trained on the classes {', '.join(predictor.class_names)}; the "
-            f"data in {dataset.folder} have {', '.join(dataset.class_names)}: pass its own data"
+            f"the checkpoint was trained on the classes {listed(predictor.class_names)}; the "
+            f"data in {dataset.folder} have {listed(dataset.class_names)}: pass its own data"
         )
 
 

@@ -331,3 +331,6 @@ def test_a_checkpoint_for_other_classes_is_refused(data_dir: Path, tmp_path: Pat
     other = write_layout(tmp_path / "other", names=("ant", "bee", "cow", "elk"))
     with pytest.raises(DataError, match=r"classes of the checkpoint .ant, bee, cow, dog. differ"):
         stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=other)
+    many = write_layout(tmp_path / "many", names=tuple(f"c{n}" for n in range(20)))
+    with pytest.raises(DataError, match=r"c8, c9, ... \(20 in all\)\): pass"):
+        stl10bench.evaluate(tmp_path / row["checkpoint"], data_dir=many)
