@@ -51,7 +51,7 @@ written data/demo/stl10_binary/class_names.txt .
 step "visualize samples" "${demo[@]}" --output samples.png
 written samples.png PNG
 
-step "lr-find" logistic "${demo[@]}" --image-size 32 --output rates.png
+step "lr-find" logistic "${demo[@]}" --image-size 32 --steps 50 --output rates.png
 written rates.png PNG
 
 step "train" logistic "${demo[@]}" --recipe quick --epochs 5 --tracker none
