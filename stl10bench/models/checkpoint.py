@@ -39,6 +39,7 @@ class Header(BaseModel):
     metrics: dict[str, float | None] = {}  # test/... and val/..., without the speed, which varies
     version: str = __version__
     seen: tuple[str, ...] | None = None  # what the first weights had learned from; None: 0.1.0
+    before: tuple[RunConfig, ...] = ()  # of the runs that the first weights come from, newest first
 
     def at(self, epoch: int, step: int, metrics: Mapping[str, float | None]) -> "Header":
         """The same run's header at another epoch and step; metrics without `/` are left out."""

@@ -28,7 +28,8 @@ class Weights:
     file: Path | None = None
     sha256: str | None = None
     seen: tuple[str, ...] = ()  # what they learned from, before the run whose checkpoint they are
-    config: RunConfig | None = None  # of that run; None for weights of another program
+    # Of that run, of the one from whose checkpoint it started, and so on; none: another program's.
+    configs: tuple[RunConfig, ...] = ()
 
 
 def choose_weights(
@@ -84,18 +85,18 @@ def _of_file(model: str, file: Path) -> Weights:
                 "stl10bench checkpoint: pass a run of the same model"
             )
         return Weights(f"sha256:{digest}", file, digest, (UNKNOWN,))
-    config, seen = header
+    (config, *_), seen = header
     theirs = registry.backbone_name(config.model)
     if (theirs or config.model) != (backbone or model):
         raise UsageError(
             f"--weights {file}: a checkpoint of model {config.model!r}; {model!r} cannot start "
             f"from it: pass one of {model!r}"
         )
-    return Weights(f"sha256:{digest}", file, digest, seen, config)
+    return Weights(f"sha256:{digest}", file, digest, seen, header[0])
 
 
-def _header(file: Path) -> tuple[RunConfig, tuple[str, ...]] | None:
-    """The config of the run whose checkpoint a file is, and what its first weights had seen.
+def _header(file: Path) -> tuple[tuple[RunConfig, ...], tuple[str, ...]] | None:
+    """The configs of the run whose checkpoint a file is and of those before it, and what they saw.
 
     None for a file of another program. What it says is proven when the tensors are read.
     """
@@ -104,10 +105,11 @@ def _header(file: Path) -> tuple[RunConfig, tuple[str, ...]] | None:
         return None
     try:
         content: Any = json.loads(metadata[_KEY])
-        config, seen = make_config(content["config"]), content.get("seen")
+        stored = [content["config"], *content.get("before", [])]
+        configs, seen = tuple(map(make_config, stored)), content.get("seen")
         if seen is None:  # until 0.1.0 only their source was stored
-            return config, _seen_by(config.weights)
-        return config, tuple(str(each) for each in seen)
+            return configs, _seen_by(configs[0].weights)
+        return configs, tuple(str(each) for each in seen)
     except (ValueError, KeyError, TypeError, RecursionError) as error:  # UsageError among them
         raise CheckpointError(f"{file}: the header is damaged: {str(error)[:100]}") from None
 

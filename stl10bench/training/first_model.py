@@ -55,6 +55,7 @@ def create_model(
         mean=mean,
         std=std,
         seen=seen_before(weights, config, dataset),
+        before=weights.configs,
     )
     return model, normalise, header
 
@@ -76,7 +77,7 @@ def load_weights(
         for key, value in tensors.items()
         if key.startswith("backbone.")
     }
-    header = None if weights.config is None else checkpoint.parse_header(metadata, path)[1]
+    header = checkpoint.parse_header(metadata, path)[1] if weights.configs else None
     if header is None or (name is not None and not of_backbone):  # timm's keys: also an export's
         assert name is not None  # checked when the weights were chosen
         checkpoint.check_finite(tensors, path)
@@ -101,13 +102,11 @@ def load_weights(
 
 def seen_before(weights: Weights, config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
     """What a run's first weights learned from: see `pretrained.contamination`."""
-    seen = set(weights.seen)
-    if (before := weights.config) is not None:
+    seen, validation = set(weights.seen), training_rows(config, dataset)[1]
+    for before in weights.configs:  # all of them: the last run may have seen few images anew
         if before.data != config.data:
             seen.add(f"data {before.data[:12]}")
-        elif np.intersect1d(
-            training_rows(before, dataset)[0], training_rows(config, dataset)[1]
-        ).size:
+        elif np.intersect1d(training_rows(before, dataset)[0], validation).size:
             seen.add("validation images")
     return tuple(sorted(seen))
 

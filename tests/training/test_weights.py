@@ -72,6 +72,16 @@ def test_what_the_weights_have_seen_is_handed_on(train: Any) -> None:
     assert train(weights=train(seed=0, epochs=3).run, epochs=4).contamination == "none"
 
 
+def test_what_the_run_before_the_last_one_learned_from_counts(train: Any) -> None:
+    first = train(seed=1)
+    second = train(weights=first.run, labels_per_class=1, batch_size=4, seed=2)
+    assert second.contamination == "none"  # it has no validation images
+    last = train(weights=second.run, labels_per_class=4, val_fraction=0.5)
+    assert last.contamination == "validation images"  # some of which the first had
+    clean = train(weights=train(weights=train(seed=0, epochs=5).run, epochs=6).run, epochs=7)
+    assert clean.contamination == "none"
+
+
 def test_a_backbone_starts_from_a_run_of_its_own_at_another_size(
     train: Any, tmp_path: Path, data_dir: Path
 ) -> None:
