@@ -328,7 +328,7 @@ def test_workers_that_cannot_be_are_refused_in_a_line(
 def test_a_run_that_is_stopped_by_its_own_limit_ends_the_study(common: Common, child: Any) -> None:
     child(143, '{"error": "Interrupted (--max-minutes reached)"}')
     _, planned = planned_study(common, "lr=0.1,0.01")
-    with pytest.raises(InterruptedRunError, match="max-minutes are over") as raised:
+    with pytest.raises(InterruptedRunError, match="max-minutes reached") as raised:
         engine.train(planned, batch_of(common), Progress("test", planned, QUIET))
     assert raised.value.exit_code == 143
 

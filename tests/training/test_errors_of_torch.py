@@ -160,7 +160,7 @@ def test_a_run_of_two_processes_goes_on_with_one_and_says_what_that_means(
     ended = forks.run(*command)
     assert ended.code == 0
     assert (
-        "warning: this run was trained by 2 processes and resumes with 1 process: equal"
+        "warning: this run was trained by 2 processes and resumes with 1 process: rounding"
         in ended.err
     )
     (found,) = tmp_path.glob("mlp*/metrics.jsonl")
