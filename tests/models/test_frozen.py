@@ -74,9 +74,9 @@ def test_each_cached_view_is_another_draw(data_dir: Path, tmp_path: Path, weight
             **{**TINY, "weights": weights, "data_dir": data_dir, "runs_dir": tmp_path},
             cache_views=views,
         )
-        for views in (1, 2, 3)
+        for views in (1, 2)
     ]
-    assert len({row["test_loss"] for row in rows}) == 3
+    assert len({row["test_loss"] for row in rows}) == 2
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     killer: Killer, data_dir: Path, tmp_path: Path, model: str
 ) -> None:
     answer = straight(killer, settings(model, data_dir, tmp_path / "straight"))
-    assert kill_at_random(killer, model, data_dir, tmp_path, 4, answer["seconds"])
+    assert kill_at_random(killer, model, data_dir, tmp_path, 2, answer["seconds"])
 
 
 @pytest.mark.faults

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.forks import Forks
 
 OPTIONS = [
     *("--image-size", "8", "--epochs", "2", "--batch-size", "8", "--optimizer", "sgd"),
@@ -41,11 +42,11 @@ def metrics_of(row: dict[str, Any], runs_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("model", ["mlp --hidden 16 --dropout 0", "logistic --input crop"])
-def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path, model: str) -> None:
+def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     """To rounding; dropout alone is drawn by each process for itself."""
-    alone = launch(ACCELERATE, data_dir, tmp_path / "one", *model.split(), *OPTIONS)
-    both = launch(TORCHRUN, data_dir, tmp_path / "two", *model.split(), *OPTIONS)
+    model = ["mlp", "--hidden", "16", "--dropout", "0"]
+    alone = launch(ACCELERATE, data_dir, tmp_path / "one", *model, *OPTIONS)
+    both = launch(TORCHRUN, data_dir, tmp_path / "two", *model, *OPTIONS)
     assert (alone.returncode, both.returncode) == (0, 0), alone.stderr + both.stderr
     one, two = json.loads(alone.stdout), json.loads(both.stdout)
     assert (one["processes"], two["processes"]) == (1, 2)
@@ -61,10 +62,13 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path, model: str
     assert len(list((tmp_path / "two").glob("*/result.json"))) == 1
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(data_dir: Path, tmp_path: Path) -> None:
-    ended = launch(TORCHRUN, data_dir, tmp_path, "logistic", *OPTIONS, "--batch-size", "7")
-    assert ended.returncode != 0
-    assert "batch_size = 7: must be divisible by the 2 processes" in ended.stderr
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    forks: Forks, data_dir: Path, tmp_path: Path
+) -> None:
+    words = ["train", "logistic", *OPTIONS[:-1], "--batch-size", "7", "--data-dir", str(data_dir)]
+    ended = forks.run(*words, "--runs-dir", str(tmp_path), processes=2)
+    assert ended.code != 0
+    assert "batch_size = 7: must be divisible by the 2 processes" in ended.err
 
 
 def test_accelerate_launch_uses_all_cores_although_it_says_one_thread(

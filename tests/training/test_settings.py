@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"layer_decay": 0.7, "freeze_stages": 2},
     },
     "mixup": {"mixup": 0.4, "label_smoothing": 0.1, "grad_accum": 3},
+    "crop": {"image_size": 32, "input": "crop"},
     "a batch's": {"mixup": 0.4, "cutmix": 1.0, "random_resized_crop": (0.2, 0.9)},
 }
 SETTINGS["cached stages"] = {
@@ -46,7 +47,7 @@ SETTINGS["cached stages"] = {
     **{"freeze_stages": 2, "cache_views": 2, "ema": 0.9},
 }
 SETTINGS["an end's"] = {"patience": 1, "tta": "flip", "epochs": 6, "lr": 1e-9, "schedule": "step"}
-TOGETHER = ["a step's", "a backbone's", "a batch's", "an end's"]
+TOGETHER = ["crop", "a step's", "a backbone's", "a batch's", "an end's"]
 
 
 def train(data_dir: Path, runs_dir: Path, model: str = "mlp", **options: Any) -> Any:
