@@ -140,6 +140,12 @@ def _scheduler(workers: Workers, console: Console) -> Iterator[Client]:
     url = urlsplit(address)
     if url.scheme not in ("tcp", "tls") or url.hostname is None:
         raise UsageError(f"--scheduler {address}: must be tcp://HOST:PORT or tls://HOST:PORT")
+    # Dask itself fails late here, and after 20 s again.
+    if url.scheme == "tls" and security.get_connection_args("client")["ssl_context"] is None:
+        raise UsageError(
+            f"--scheduler {address}: TLS needs --tls-ca, --tls-cert and --tls-key, or Dask's own "
+            "configuration"
+        )
     if url.scheme == "tcp":
         _warn_if_open(url.hostname, Security(require_encryption=False), console)
     try:

@@ -313,6 +313,7 @@ def test_an_address_beyond_loopback_without_tls_is_warned_of(
         ({"scheduler": "tcp://127.0.0.1:9", "workers": 2}, "--workers 2: the launcher or the"),
         ({"scheduler": "tls://h:1", "tls_ca": Path("x")}, "--tls-ca x: no such file"),
         ({"scheduler": "tls://h:1", "tls_key": Path("x")}, "Missing --tls-ca"),
+        ({"scheduler": "tls://h:1"}, "--scheduler tls://h:1: TLS needs --tls-ca"),
     ],
 )
 def test_workers_that_cannot_be_are_refused_in_a_line(
