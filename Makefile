@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark speed readme-table check fix test test-all clean
+.PHONY: help install demo benchmark speed docs-tables check fix test test-all clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,10 +28,10 @@ benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data
 speed: $(READY)  ## Time training and data against the obvious alternatives (a quarter of an hour)
 	$(BIN)/python scripts/speed.py $(ARGS)
 
-readme-table: $(READY)  ## Write the reference rows into the README's tables
+docs-tables: $(READY)  ## Write the generated parts of README.md and docs/
 	$(BIN)/python scripts/readme_table.py
 
-check: $(READY)  ## Lint, formatting, types, and the README's tables against the reference rows
+check: $(READY)  ## Lint, formatting, types, layers, and the generated parts of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -36,92 +36,172 @@ class Row(BaseModel):
     be measured is None, and `test_notes` says why. `row["test_accuracy"]` is `row.test_accuracy`.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
 
-    run: str | None = None  # None for a row of no run: a baseline, a published result
+    run: str | None = None
+    """Name of the run; null for a row of no run: a baseline, a published result."""
     model: str
-    model_options: Options = {}  # all of them, defaults included
+    """Registered name, or timm:<any timm model>."""
+    model_options: Options = {}
+    """All of the model's options, defaults included."""
     method: str = "supervised"
-    method_options: Options = {}  # all of them, defaults included
-    chosen: Options = {}  # what the method chose by itself, and on what
+    """supervised, probe or knn."""
+    method_options: Options = {}
+    """All of the method's options, defaults included."""
+    chosen: Options = {}
+    """What the method chose by itself, and on what."""
     config: RunConfig
-    dataset: str  # STL-10, STL-10 layout or demo
+    """The settings, as in config.json."""
+    dataset: str
+    """STL-10, STL-10 layout or demo."""
     selection: Literal["validation", "last epoch", "not stated"] = "not stated"
+    """What chose the epoch: validation images, or it was the last one."""
 
     test_accuracy: Share
-    test_accuracy_interval: tuple[Share, Share] | None = None  # Wilson, 95 %
+    """Share of test images that are classified correctly."""
+    test_accuracy_interval: tuple[Share, Share] | None = None
+    """Wilson interval of it, 95 %: the noise of a finite test split."""
     test_loss: Amount | None = None
+    """Mean cross-entropy of the test images."""
     test_images: Annotated[int, Field(ge=1, le=10**9)]
+    """Number of test images."""
     val_accuracy: Share | None = None
+    """Accuracy on the validation images, at the epoch that counts."""
     val_loss: Amount | None = None
+    """Mean cross-entropy of the validation images, at the epoch that counts."""
     best_epoch: Count | None = None
+    """The epoch that counts."""
     test_macro_f1: Share | None = None
+    """Mean F1 score of the classes."""
     test_ece: Share | None = None
+    """Expected calibration error: 15 bins of equally many test images."""
     test_brier: Amount | None = None
+    """Brier score, summed over classes: 0 to 2."""
     test_temperature: Amount | None = None
+    """Temperature that fits the validation images best."""
     test_loss_scaled: Amount | None = None
+    """Test loss after dividing the logits by the temperature."""
     test_ece_scaled: Share | None = None
+    """Expected calibration error after dividing the logits by the temperature."""
     test_brier_scaled: Amount | None = None
-    tta_accuracy: Share | None = None  # of the mean logits of each test image and its mirror image
+    """Brier score after dividing the logits by the temperature."""
+    tta_accuracy: Share | None = None
+    """Accuracy of the mean logits of each test image and its mirror image."""
     tta_loss: Amount | None = None
+    """Cross-entropy of these mean logits."""
     test_notes: tuple[str, ...] = ()
+    """What could not be measured, and why."""
     per_class_accuracy: tuple[Share | None, ...] | None = None
+    """Accuracy of each class; null for a class without test images."""
 
     parameters: Count | None = None
+    """Parameters of the model."""
     trainable_parameters: Count | None = None
+    """Parameters that training changes."""
     macs: Count | None = None
+    """Multiply-accumulates of convolutions and matrix products for one image."""
     image_size: Count = 64
-    epochs: Count | None = None  # asked for
-    trained_epochs: Count | None = None  # fewer where patience ended
+    """Height and width of the model's input in pixels."""
+    epochs: Count | None = None
+    """Epochs asked for."""
+    trained_epochs: Count | None = None
+    """Epochs trained: fewer where patience ended the run."""
     seed: Count | None = None
+    """Seed of weights, validation split, image order, augmentation and dropout."""
     precision: Literal["no", "bf16", "fp16"] | None = None
+    """no (fp32), bf16 or fp16."""
     memory_format: str | None = None
+    """channels_last or contiguous."""
     mean: tuple[float, ...] | None = None
+    """Mean that is subtracted from each channel."""
     std: tuple[float, ...] | None = None
+    """Standard deviation that divides each channel."""
     pretrained: bool = False
+    """Whether the backbone started from trained weights."""
     contamination: str = "none"
+    """Whether the initial weights have seen the test images: none, ImageNet, unknown, or what
+    an earlier run had seen."""
     weights: dict[str, str | None] | None = None
+    """Source and checksum of the initial weights."""
     fold_overlap: Share | None = None
+    """Mean share of a fold's images that another fold has too."""
     train_seconds: Amount | None = None
-    seconds_to: Amount | None = None  # to the epoch that counts, validation and features in it
+    """From the first step to the last, validation and checkpoints included."""
+    seconds_to: Amount | None = None
+    """Up to the epoch that counts, validation and features included."""
     images_per_second: Amount | None = None
+    """Training images a second, over the training steps alone."""
     latency_ms: Amount | None = None
+    """Median latency of one image."""
     latency_p95_ms: Amount | None = None
+    """95th percentile of the latency of one image."""
     inference_images_per_second: Amount | None = None
+    """Images a second in batches, forward only."""
     peak_memory_mb: Amount | None = None
+    """Peak memory."""
     checkpoint: str | None = None
+    """The tested checkpoint, in the runs folder."""
     checkpoint_mb: Amount | None = None
-    stacked: Count = 1  # of 0.1.0: settings trained together, which share their seconds
+    """Its size."""
+    stacked: Count = 1
+    """Of version 0.1.0: settings trained together, which share their seconds."""
 
     device: str | None = None
+    """cpu, cuda or mps, or the name of the GPU."""
     cpu: str | None = None
+    """Processor."""
     threads: Count | None = None
+    """CPU threads per process."""
     processes: Count | None = None
+    """Processes that trained together."""
     compiled: bool | None = None
+    """Whether torch.compile was used."""
     deterministic: bool | None = None
+    """Whether only deterministic kernels were used."""
     platform: str | None = None
+    """Operating system."""
     python: str | None = None
+    """Version of Python."""
     libraries: dict[str, str] = {}
+    """Versions of the libraries that compute."""
     version: str | None = None
+    """Version of stl10bench."""
     commit: str | None = None
+    """Commit of the code, if it is a checkout."""
     dirty: bool | None = None
+    """Whether the checkout had changes that are not in the commit."""
 
     # Read from the predictions beside the row (0.1.0 and reference rows hold them themselves).
-    confusion: tuple[tuple[Count, ...], ...] | None = None  # (C, C): true class, predicted class
+    confusion: tuple[tuple[Count, ...], ...] | None = None
+    """(C, C) counts: true class, predicted class."""
     test_hits: Annotated[str, Field(pattern=r"\A([0-9a-f]{2})+\z")] | None = None
+    """Which test images were right: a bit each, in hexadecimal."""
 
     # What tables add: aggregated over seeds or folds, and ranked; never stored.
-    title: str = ""  # of the file that a reference row comes from
+    title: str = ""
+    """Of the file that a reference row comes from."""
     baseline: bool = False
-    runs: Count | None = None  # finished runs that the row combines
-    runs_asked: Count | None = None  # the most that any setting beside it has
-    repeats: tuple[str, ...] = ()  # their names
+    """Whether the row is a uniform guess or a constant class."""
+    runs: Count | None = None
+    """Finished runs that the row combines."""
+    runs_asked: Count | None = None
+    """The most that any setting beside it has."""
+    repeats: tuple[str, ...] = ()
+    """Names of the runs that the row combines."""
     repeated_hits: tuple[str, ...] = ()
+    """`test_hits` of each of them."""
     test_accuracy_sd: Amount | None = None
+    """Standard deviation of the test accuracy over these runs."""
     failures: tuple[str, ...] = ()
+    """Runs of the setting that have no result."""
     at_chance: bool | None = None
+    """Whether the interval includes a uniform guess or a constant class."""
     vs_best: Literal["best", "tied", "worse"] | None = None
+    """best, tied or worse: the test against the best row, Holm-corrected."""
     p_vs_best: Share | None = None
+    """Its p-value."""
 
     @field_validator("config")
     @classmethod
