@@ -28,6 +28,7 @@ _BUILT_IN = {
     "logistic": "stl10bench.models.mlp",
     "mlp": "stl10bench.models.mlp",
     "cnn": "stl10bench.models.cnn",
+    "resnet9": "stl10bench.models.resnet9",
 }
 _registered: "dict[str, Builder]" = {}
 

@@ -53,7 +53,7 @@ def train(
     """
     console = console or Console(quiet=True)
     options |= {"recipe": recipe, "weights": weights, "pretrained": pretrained}
-    return _train(*_prepare(model, console, **options), console)
+    return train_prepared(*prepare(model, console, **options), console)
 
 
 def find_rate(
@@ -70,7 +70,7 @@ def find_rate(
     `options` are those of `train`; there is no run folder. Raises a BenchError, as `train` does.
     """
     console = console or Console(quiet=True)
-    job, dataset, start = _prepare(model, console, **options)
+    job, dataset, start = prepare(model, console, **options)
     if job.config.method != SUPERVISED:
         raise UsageError(f"--method {job.config.method} has no learning rate: leave it out")
     from stl10bench.training.interrupt import translate_errors
@@ -83,7 +83,7 @@ def find_rate(
         return range_test(job, accelerator, dataset, start, quiet, rates)
 
 
-def _prepare(
+def prepare(
     model: str,
     console: Console,
     *,
@@ -140,7 +140,7 @@ def run_job(job: Job, console: Console) -> Row:
             f"the run started from weights {job.config.weights}, but these are {start.source}: "
             "pass the run's --weights FILE"
         )
-    return _train(job, dataset, start, console)
+    return train_prepared(job, dataset, start, console)
 
 
 def _open(job: Job, console: Console) -> Dataset:
@@ -149,7 +149,7 @@ def _open(job: Job, console: Console) -> Dataset:
     )
 
 
-def _train(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
+def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
     """Train in the run folder, which is ours meanwhile, unless its row is there already."""
     from stl10bench.core.device import describe_machine
     from stl10bench.training import probe, tracking, trainer

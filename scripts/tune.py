@@ -1,0 +1,121 @@
+"""Settings of a model, tried on the validation images: how the `tuned` and `fast` recipes were chosen.
+
+    python scripts/tune.py MODEL --data-dir DIR [--weights FILE] [--log FILE] "lr=3e-3 ema=0.99" ...
+
+Each argument after the model is one setting of its run: what differs from the recipe, as key=JSON.
+A fifth of the training images is for validation (a tenth, as in a run, is 500 images: three
+settings 1.5 points apart are then a toss-up). The test split is out of reach: see `Hidden`. The log has a line of
+JSON for each setting, with its validation curve.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from stl10bench.data.stl10 import Split
+from stl10bench.results import history
+from stl10bench.training import run
+
+
+class TestSplitHidden(Exception):  # noqa: N818  (no error: a run that has trained ends with it)
+    """The test split was asked for."""
+
+
+class Hidden(Split):
+    """A test split that nobody can read."""
+
+    def __init__(self) -> None:
+        """Without images or labels."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        raise TestSplitHidden(name)
+
+
+def main() -> None:
+    """Print a line for each setting."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("settings", nargs="+", help='e.g. "epochs=20 mixup=0.2"; "" for the recipe')
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--recipe", default="tuned")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--verbose", action="store_true", help="print every epoch")
+    arguments = parser.parse_args()
+    for text in arguments.settings:
+        result = attempt(arguments, parse(text))
+        print(summary(text, result), flush=True)
+        if arguments.log is not None:
+            with arguments.log.open("a") as log:
+                log.write(json.dumps(result) + "\n")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """`key=JSON` words -> settings; what is no JSON is a string."""
+    settings: dict[str, Any] = {}
+    for word in text.split():
+        key, _, value = word.partition("=")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def attempt(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train with the settings; the validation curve and what it cost."""
+    console = Console(quiet=not arguments.verbose)
+    with tempfile.TemporaryDirectory() as folder:
+        job, dataset, weights = run.prepare(
+            arguments.model,
+            console,
+            recipe=arguments.recipe,
+            weights=arguments.weights,
+            data_dir=arguments.data_dir,
+            verify=False,
+            tracker="none",
+            threads=arguments.threads,
+            runs_dir=Path(folder),
+            **{"val_fraction": 0.2, **settings},
+        )
+        started = time.monotonic()
+        try:
+            run.train_prepared(job, dataclasses.replace(dataset, test=Hidden()), weights, console)
+        except TestSplitHidden:
+            pass  # all epochs are trained: the run came to its last step, the test
+        seconds = time.monotonic() - started
+        curves = history.read(job.folder)
+    return {
+        "model": arguments.model,
+        "recipe": arguments.recipe,
+        "settings": settings,
+        "config": job.config.changed(),
+        "load": os.getloadavg()[0],
+        "seconds": round(seconds, 1),
+        **{
+            key.replace("/", "_"): [round(value, 4) for value in curves.series(key)]
+            for key in ("train/accuracy", "val/accuracy", "val/loss")
+        },
+    }
+
+
+def summary(text: str, result: dict[str, Any]) -> str:
+    """One line: the best epoch's validation accuracy, and the last's."""
+    curve, train = result["val_accuracy"], result["train_accuracy"]
+    best = max(range(len(curve)), key=curve.__getitem__)
+    return (
+        f"{max(curve):.4f} (epoch {best + 1}/{len(curve)}, last {curve[-1]:.4f}, loss "
+        f"{result['val_loss'][best]:.3f}, train {train[-1]:.3f}) {result['seconds']:.0f} s  {text}"
+    )
+
+
+if __name__ == "__main__":
+    main()
