@@ -1,11 +1,11 @@
-"""Settings of a model, tried on the validation images: how the `tuned` and `fast` recipes were chosen.
+"""Settings of a model, tried on validation images: how `tuned` and `fast` were chosen.
 
     python scripts/tune.py MODEL --data-dir DIR [--weights FILE] [--log FILE] "lr=3e-3 ema=0.99" ...
 
-Each argument after the model is one setting of its run: what differs from the recipe, as key=JSON.
-A fifth of the training images is for validation (a tenth, as in a run, is 500 images: three
-settings 1.5 points apart are then a toss-up). The test split is out of reach: see `Hidden`. The log has a line of
-JSON for each setting, with its validation curve.
+Each argument after the model is one run's settings, as key=JSON: what differs from the recipe. A
+fifth of the training images is for validation (of a tenth, as in a run, 500 images, two settings
+1.5 points apart are a toss-up). The test split is out of reach: see `Hidden`. The log has a line of
+JSON for each run, with its curves.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,10 +88,8 @@ def attempt(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str
             **{"val_fraction": 0.2, **settings},
         )
         started = time.monotonic()
-        try:
+        with suppress(TestSplitHidden):  # what it ends with: its last step is the test
             run.train_prepared(job, dataclasses.replace(dataset, test=Hidden()), weights, console)
-        except TestSplitHidden:
-            pass  # all epochs are trained: the run came to its last step, the test
         seconds = time.monotonic() - started
         curves = history.read(job.folder)
     return {

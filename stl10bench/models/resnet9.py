@@ -63,7 +63,8 @@ class Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The sum, of the same shape."""
-        return features + self.layers(features)
+        change: Tensor = self.layers(features)
+        return features + change
 
 
 def _convolution(before: int, after: int) -> list[nn.Module]:
@@ -97,9 +98,9 @@ def resnet9(
 ) -> nn.Module:
     """Whitened patches, then groups of a convolution, 2x2 max pooling and a residual pair.
 
-    After David Page's ResNet-9 ("How to train your ResNet", 2018) and Jordan (2024); here every group
-    has its residual pair, the first layer halves the image, and the logits are the pooled features
-    through a linear layer times `scale`. Raises UsageError for images that the groups
+    After David Page's ResNet-9 ("How to train your ResNet", 2018) and Jordan (2024); here each
+    group has its residual pair, the first layer halves the image, and the logits are the pooled
+    features through a linear layer times `scale`. Raises UsageError for images that the groups
     would shrink to nothing.
     """
     smallest = 2 ** (len(channels) + 1)
