@@ -5,7 +5,7 @@
 Each argument after the model is one run's settings, as key=JSON: what differs from the recipe. A
 fifth of the training images is for validation (of a tenth, as in a run, 500 images, two settings
 1.5 points apart are a toss-up). The test split is out of reach: see `Hidden`. The log has a line of
-JSON for each run, with its curves.
+JSON for each run, with its curves; `python scripts/tune.py --figure FILE --log FILE` draws them.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from stl10bench.data.stl10 import Split
+from stl10bench.plots import style
 from stl10bench.results import history
 from stl10bench.training import run
 
@@ -40,17 +42,21 @@ class Hidden(Split):
 
 
 def main() -> None:
-    """Print a line for each setting."""
+    """Print a line for each setting, or draw a log."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("settings", nargs="+", help='e.g. "epochs=20 mixup=0.2"; "" for the recipe')
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("settings", nargs="*", help='e.g. "epochs=20 mixup=0.2"; "" for the recipe')
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--recipe", default="tuned")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw the curves of the log, and train nothing")
     parser.add_argument("--verbose", action="store_true", help="print every epoch")
     arguments = parser.parse_args()
+    if arguments.figure is not None:
+        results = [json.loads(line) for line in arguments.log.read_text().splitlines()]
+        style.save(curves(results), arguments.figure)
     for text in arguments.settings:
         result = attempt(arguments, parse(text))
         print(summary(text, result), flush=True)
@@ -114,6 +120,29 @@ def summary(text: str, result: dict[str, Any]) -> str:
         f"{max(curve):.4f} (epoch {best + 1}/{len(curve)}, last {curve[-1]:.4f}, loss "
         f"{result['val_loss'][best]:.3f}, train {train[-1]:.3f}) {result['seconds']:.0f} s  {text}"
     )
+
+
+@style.figure_style()
+def curves(results: list[dict[str, Any]]) -> Figure:
+    """The validation accuracy over the epochs: a panel a model, a line for each of its settings."""
+    models = sorted({result["model"] for result in results})
+    figure = Figure(figsize=(10, 3.4 * len(models)))
+    for axes, model in zip(figure.subplots(len(models), squeeze=False).flat, models, strict=True):
+        of_model = [result for result in results if result["model"] == model]
+        of_model.sort(key=lambda result: -max(result["val_accuracy"]))
+        for place, result in enumerate(of_model):
+            words = (
+                f"{key}={str(value).replace(' ', '')}" for key, value in result["settings"].items()
+            )
+            label = f"{max(result['val_accuracy']):.3f}  {' '.join(words)}"
+            look = {"color": style.COLOURS[place], "label": label} if place < 10 else {}
+            curve = result["val_accuracy"]
+            axes.plot(range(1, len(curve) + 1), curve, **{"color": style.LIGHT_GREY, **look})
+        axes.set_title(f"{model}: {len(of_model)} settings, the ten best in colour")
+        axes.set_ylabel("validation accuracy")
+        style.over_epochs(axes)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=6)
+    return figure
 
 
 if __name__ == "__main__":
