@@ -207,6 +207,20 @@ def checked(model: type[_Model], settings: Mapping[str, Any]) -> _Model:
         raise UsageError("; ".join(_explain(problem, model) for problem in problems)) from None
 
 
+def check_values(model: type[BaseModel], settings: Mapping[str, Any], source: str) -> None:
+    """Raise UsageError, naming their `source`, for values that the fields cannot have.
+
+    Fields that are missing, and whether the values fit together, are for `checked`.
+    """
+    try:
+        model.model_validate(settings)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        reasons = [_explain(p, model) for p in problems if p["loc"] and p["loc"][0] in settings]
+        if reasons:
+            raise UsageError(f"{source}: {'; '.join(reasons[:5])}") from None
+
+
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     """One of pydantic's problems in our words; what it quotes from the user is cut."""
     name = ".".join(map(str, problem["loc"]))

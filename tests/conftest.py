@@ -21,6 +21,8 @@ from hypothesis import settings
 
 from stl10bench.cli.main import main
 
+OURS = ("DATA", "RUNS", "WEIGHTS", "TRACKER")
+
 settings.register_profile("untimed", deadline=None)  # machines differ
 settings.load_profile("untimed")
 
@@ -35,7 +37,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No user's W&B key, data folder or launcher reaches a test; no test reaches a network."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "STL10BENCH_DATA", "STL10BENCH_RUNS"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", *(f"STL10BENCH_{x}" for x in OURS)):
         monkeypatch.delenv(name, raising=False)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

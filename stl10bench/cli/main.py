@@ -51,6 +51,7 @@ COMMANDS = {
     "visualize": ("visualize", "Draw images, predictions, filters, Grad-CAM and embeddings."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, verify, audit, draw or import data."),
+    "config": ("config", "Show a run's settings and where they come from, or their schema."),
     "doctor": ("doctor", "Check whether training will work on this machine."),
 }
 
@@ -107,7 +108,10 @@ _verbosity = partial(typer.Option, callback=_set_verbosity, expose_value=False)
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     quiet: Annotated[
         bool, _verbosity("--quiet", "-q", help="Print only results, warnings and errors.")

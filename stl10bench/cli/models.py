@@ -11,10 +11,10 @@ from stl10bench.cli.options import (
     MODEL,
     PLUGIN,
     ModelOptions,
-    key_values,
     load_plugin,
     with_options,
 )
+from stl10bench.cli.settings import key_values
 from stl10bench.core.console import stdout
 from stl10bench.models import registry
 from stl10bench.models.factory import build_model, check_options
@@ -63,7 +63,7 @@ def describe(
     from stl10bench.models.check import check_logits
 
     load_plugin(plugin)
-    options = key_values("model", model_option)
+    options = key_values("--model-option", model_option)
     module = build_model(model, num_classes, image_size, options)
     check_logits(model, module, num_classes, image_size)
     total, trainable = summary.parameters(module)

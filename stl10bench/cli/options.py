@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 
-from stl10bench.config import DEFAULT_RECIPE, DERIVED, RANGES, RECIPES, Limits, RunConfig
-from stl10bench.core.errors import UsageError, unknown
-from stl10bench.core.files import read_json
+from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, Limits, RunConfig
+from stl10bench.core.errors import unknown
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
 from stl10bench.training.job import Job
@@ -104,7 +103,14 @@ def _field_options(
             default = default and ",".join(f"{x:g}" for x in default)
         note = "" if default is None or names else f" [default: {default}]"
         help_text = f"{field.description}{note}"
-        specification[name] = option(kind, help_text, panel=panel, values=values, metavar=metavar)
+        specification[name] = option(
+            kind,
+            help_text,
+            panel=panel,
+            values=values,
+            metavar=metavar,
+            envvar=_VARIABLES.get(name),
+        )
     return specification
 
 
@@ -130,6 +136,13 @@ MethodOptions = Annotated[
         help="Set an option of the method, e.g. views=2 (probe) or k=20 (knn); repeatable.",
         metavar="KEY=VALUE",
         rich_help_panel="Model",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any setting, also an option of the model or method; repeatable.",
+        metavar="KEY=VALUE",
     ),
 ]
 _CHECKPOINT = "A run's name or folder, a checkpoint file, or a folder from 'export --to hub'."
@@ -175,6 +188,7 @@ def _job_options(*names: str, panel: str | None = None) -> Specification:
     }
 
 
+_VARIABLES = {"weights": "STL10BENCH_WEIGHTS", "tracker": "STL10BENCH_TRACKER"}
 _GROUPS = {  # of settings: the first field of each, and its heading
     "image_size": "Images and seed (the recipe overrides these defaults)",
     "epochs": "Optimization (the recipe overrides these defaults)",
@@ -197,7 +211,8 @@ TRAINING: Specification = {
     "recipe": option(
         str, f"Recipe of settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)
     ),
-    "config": option(Path, "JSON file of settings, e.g. a run's config.json."),
+    "config": option(Path, "TOML or JSON file of settings, e.g. a run's config.json."),
+    "set": (Settings, None),
     "runs_dir": (RunsDir, RUNS),
     **_job_options("tracker", "overwrite"),
     **PLUGIN,
@@ -255,60 +270,3 @@ def with_options(
         return command
 
     return decorate
-
-
-def settings(options: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
-    """A command's options -> the keywords of `train`; unset options are left out.
-
-    Raises UsageError for a --config of another model than `models`, and for weights that it names.
-    """
-    keywords = {key: value for key, value in options.items() if value is not None}
-    load_plugin(keywords.pop("plugin", None))
-    model_options = key_values("model", keywords.pop("model_option", None))
-    of_method = key_values("method", keywords.pop("method_option", None))
-    stored: dict[str, Any] = {}
-    if path := keywords.pop("config", None):
-        stored = _read_config(path, models)
-        weights = stored.pop("weights", None)
-        if weights == RunConfig.model_fields["weights"].default and "weights" not in keywords:
-            keywords["pretrained"] = False
-        elif str(weights).startswith("sha256:") and "weights" not in keywords:
-            raise UsageError(f"{path}: its run starts from weights {weights}: pass --weights FILE")
-    if of_method:
-        keywords["method_options"] = stored.get("method_options", {}) | of_method
-    for name in RANGES:
-        if name in keywords:
-            keywords[name] = tuple(keywords[name].split(","))
-            if len(keywords[name]) != 2:
-                raise UsageError(f"{name} = {options[name]}: must be LOW,HIGH, e.g. 0,20")
-    return {**stored, **keywords, **model_options}
-
-
-def run_settings(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `train`'s keywords that decide a run's numbers, a model's options included."""
-    decisive = RunConfig.model_fields.keys() - set(DERIVED) | {"freeze", "hidden", "dropout"}
-    return {key: value for key, value in keywords.items() if key not in TRAINING.keys() - decisive}
-
-
-def _read_config(path: Path, models: Iterable[str]) -> dict[str, Any]:
-    """The settings in a file; the data are those of --dataset. Raises UsageError."""
-    stored = read_json(path, UsageError)
-    stored.pop("data", None)
-    model = stored.pop("model", None)
-    if model is not None and (others := [name for name in models if name != model]):
-        raise UsageError(
-            f"{path} contains the settings of {model}, not of {others[0]}: name {model}, or remove "
-            "model and model_options from a copy of the file"
-        )
-    for name in ("model_options", "method_options"):
-        if not isinstance(stored.get(name, {}), dict):
-            raise UsageError(f"{path}: {name} must be an object, e.g. {{}}")
-    return stored
-
-
-def key_values(kind: str, pairs: list[str] | None) -> dict[str, str]:
-    """The pairs of --model-option or --method-option; raises UsageError for one that is none."""
-    for pair in pairs or []:
-        if "=" not in pair:
-            raise UsageError(f"--{kind}-option {pair}: must be KEY=VALUE, e.g. dropout=0.5")
-    return dict(pair.split("=", 1) for pair in pairs or [])

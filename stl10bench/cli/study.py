@@ -20,12 +20,10 @@ from stl10bench.cli.options import (
     Specification,
     choice,
     completing,
-    load_plugin,
     option,
-    run_settings,
-    settings,
     with_options,
 )
+from stl10bench.cli.settings import run_settings, settings
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require, unknown
 from stl10bench.results.rows import Failure, has_damage
@@ -193,6 +191,7 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 @app.command()
 @with_options(_RUNNING, _SEARCH, WORKERS)
 def run(
+    context: typer.Context,
     name: Annotated[str | None, _NAME] = None,
     *,
     model: Annotated[str | None, typer.Option(help="Model to use instead of the study's.")] = None,
@@ -231,15 +230,16 @@ def run(
     """
     from stl10bench.studies import cluster, parse, plan, record
 
-    load_plugin(options["plugin"])
     searching = {key: options.pop(key) for key in _SEARCH}
     workers = cluster.Workers(**{key: options.pop(key) for key in WORKERS})
+    options = settings(context, options, [])
     stored = None
     if name is not None and name not in parse.PRESETS:
         stored = _stored(name, Path(options["runs_dir"]))
-    changes = parse.Changes(model, recipe, vary or (), seeds, run_settings(settings(options, [])))
+    model, recipe = model or options.pop("model", None), recipe or options.pop("recipe", None)
+    changes = parse.Changes(model, recipe, vary or (), seeds, run_settings(options))
     study = parse.define(name, changes, None if stored is None else stored.study)
-    start = plan.make_start(options["weights"], options["pretrained"], options["runs_dir"])
+    start = plan.make_start(options)
     _check(study, name, start)
     search = _search(study, searching, dry_run, seeds)
     if search is not None:  # beside the grid of that name

@@ -27,16 +27,16 @@ from stl10bench.cli.options import (
     RunsDir,
     choice,
     load_plugin,
-    run_settings,
-    settings,
     with_options,
 )
 from stl10bench.cli.results import end_with
+from stl10bench.cli.settings import run_settings, settings
 from stl10bench.config import Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
 from stl10bench.core.launcher import count_of
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.models.factory import check_freeze
 from stl10bench.models.methods import SUPERVISED
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
 from stl10bench.results.rows import Failure, Row, has_damage
@@ -75,10 +75,9 @@ def train(
         if others := set(typed) - {"job", "as_json"}:
             raise UsageError(f"--job has all settings: leave out {', '.join(sorted(others))}")
         row = run_job(read_job(job), stderr())
-    elif model is None:
-        raise UsageError("Missing model: 'stl10bench models' lists them")
     else:
-        row = train(model, console=stderr(), **settings(options, [model]))
+        model, keywords = _with_model(model, settings(context, options, [model] if model else []))
+        row = train(model, console=stderr(), **keywords)
     if not is_main():
         return
     if as_json:
@@ -87,13 +86,22 @@ def train(
         show_rows([row], "table", stdout())
 
 
+def _with_model(model: str | None, keywords: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The model that an argument or a file names, and the other keywords of `train`."""
+    model = keywords.pop("model", model)
+    if model is None:
+        raise UsageError("Missing model: 'stl10bench models' lists them")
+    return model, keywords
+
+
 _NO_RUN = ("runs_dir", "tracker", "overwrite", *Limits.model_fields)  # a range test leaves none
 
 
 @app.command()
 @with_options({name: TRAINING[name] for name in TRAINING if name not in _NO_RUN}, JSON)
 def lr_find(
-    model: Annotated[str, MODEL],
+    context: typer.Context,
+    model: Annotated[str | None, MODEL] = None,
     *,
     steps: Annotated[int, typer.Option(help="Training steps to take.", min=2, max=100_000)] = 100,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-7,
@@ -116,7 +124,8 @@ def lr_find(
     from stl10bench.training.run import find_rate
 
     style.check_output(output)
-    keywords = settings(options, [model]) | {"steps": steps, "lowest": lowest, "highest": highest}
+    model, keywords = _with_model(model, settings(context, options, [model] if model else []))
+    keywords |= {"steps": steps, "lowest": lowest, "highest": highest}
     test = find_rate(model, console=stderr(), **keywords)
     if not is_main():
         return
@@ -175,6 +184,7 @@ def _four_digits(loss: float | None) -> str:
 @app.command()
 @with_options(TRAINING, WORKERS)
 def benchmark(
+    context: typer.Context,
     models: Annotated[list[str] | None, MODELS] = None,
     *,
     everything: Annotated[
@@ -191,7 +201,6 @@ def benchmark(
         bool, typer.Option("--dry-run", help="Only list the runs, with state and estimated time.")
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
-    freeze: bool | None,
     **options: Any,
 ) -> None:
     """Trains one run at a time, each in its own process, so that the
@@ -206,18 +215,24 @@ def benchmark(
 
     if count_of("WORLD_SIZE") > 1:
         raise UsageError("benchmark starts its own processes: run this command without a launcher")
-    load_plugin(options["plugin"])
     workers = {key: options.pop(key) for key in WORKERS}
     names = [*(plan.REPORT_MODELS if everything else ()), *(models or ())]
-    keywords = settings(options, names)
-    start = plan.make_start(options["weights"], keywords["pretrained"], options["runs_dir"])
-    if options["method"] not in (None, SUPERVISED) and freeze is None:
+    keywords = settings(context, options, names)
+    if not names and "model" in keywords:
+        names = [keywords["model"]]
+    start = plan.make_start(keywords)
+    freeze = keywords.pop("freeze", None)
+    if keywords.get("method", SUPERVISED) != SUPERVISED and freeze is None:
         freeze = True  # the other row of a backbone cannot be
     points = plan.benchmark_points(
-        names, run_settings(keywords), freeze=freeze, seeds=seeds, protocol=protocol
+        names,
+        run_settings(keywords),
+        freeze=None if freeze is None else check_freeze(freeze),
+        seeds=seeds,
+        protocol=protocol,
     )
-    common = plan.prepare(start, options, stderr(), dry=dry_run)
-    planned = plan.plan_runs(points, options["recipe"], common)
+    common = plan.prepare(start, keywords, stderr(), dry=dry_run)
+    planned = plan.plan_runs(points, keywords["recipe"], common)
     if dry_run:
         show_forecast(planned, common)
         return

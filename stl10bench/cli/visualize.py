@@ -13,9 +13,9 @@ from stl10bench.cli.options import (
     Picture,
     choice,
     load_plugin,
-    settings,
     with_options,
 )
+from stl10bench.cli.settings import settings
 from stl10bench.config import make_config, recipe_settings
 from stl10bench.core.console import stderr
 from stl10bench.core.errors import UsageError, require, unknown
@@ -71,6 +71,7 @@ def samples(
 @app.command()
 @with_options(DATA, PLUGIN, _AUGMENTATION)
 def augmentations(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model whose recipe to show.")] = "cnn",
     *,
     output: Picture = Path("augmentations.png"),
@@ -93,7 +94,7 @@ def augmentations(
     from stl10bench.plots import galleries, inspection
 
     registry.check_name(model)
-    keywords = settings(options, [model])
+    keywords = settings(context, options, [model])
     frozen = None if registry.backbone_name(model) is None else True
     keywords = {**recipe_settings(keywords.pop("recipe"), model, frozen=frozen), **keywords}
     shown = {key: value for key, value in keywords.items() if key in _AUGMENTATION}

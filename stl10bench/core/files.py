@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -172,6 +173,15 @@ def read_json(path: Path, error: type[BenchError]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise error(f"{path} contains a JSON {type(value).__name__}: it must be an object")
     return value
+
+
+def read_toml(path: Path, error: type[BenchError], *, limit: int = _JSON_LIMIT) -> dict[str, Any]:
+    """The table in `path`; raises `error` for more than `limit` bytes or for any other content."""
+    content = read(path, limit, error)
+    try:
+        return tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as cause:
+        raise error(f"{path} is not TOML: {cause}") from cause
 
 
 def read(path: Path, limit: int, error: type[BenchError]) -> bytes:

@@ -1,7 +1,6 @@
 """A name, a TOML file or words of a command line -> the study that is meant."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import as_file
@@ -53,16 +52,12 @@ def read(path: Path) -> Study:
 
     Raises UsageError with the line and the key for what is no study, or for more than 64 KB.
     """
-    try:
-        text = files.read(path, _LIMIT, UsageError).decode()
-        values = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    values = files.read_toml(path, UsageError, limit=_LIMIT)
     try:
         return Study.model_validate({"name": path.stem, **values})
     except ValidationError as error:
         where, why = explain(error)
-        line = _line(text, where)
+        line = _line(files.read(path, _LIMIT, UsageError).decode(), where)
         at = f"{path}, line {line}" if line else f"{path}"
         raise UsageError(f"{at}: {'.'.join(where) or 'study'}: {why}") from None
 

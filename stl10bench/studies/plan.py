@@ -46,11 +46,12 @@ class Start(NamedTuple):
         return {"weights": self.weights, "pretrained": self.pretrained}
 
 
-def make_start(weights: Path | None, pretrained: bool, runs_dir: Path) -> Start:
+def make_start(options: Mapping[str, Any]) -> Start:
     """What --weights and --pretrained mean; raises what `find_weights` raises."""
+    weights, pretrained = options.get("weights"), options.get("pretrained", True)
     if weights is None:
         return Start(None, pretrained)
-    file = find_weights(weights, runs_dir)
+    file = find_weights(weights, Path(options["runs_dir"]))
     return Start(file, pretrained, is_checkpoint(file))
 
 

@@ -38,15 +38,8 @@ def check_settings(
     frozen = None
     if registry.backbone_name(model) is not None:
         frozen = check_freeze(options.get("freeze", True))
-    base = recipe_settings(recipe, model, frozen=frozen)
-    if fields.get("method", SUPERVISED) != SUPERVISED:  # a recipe is of gradient steps
-        base = {}
+    base = base_settings(model, recipe, fields, frozen=frozen)
     options = {**base.get("model_options", {}), **options}
-    # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.
-    labels = {"labels_per_class": fields.get("labels_per_class")}  # anything, from a file
-    few = make_config({"model": model, **labels}).labels_per_class
-    if fields.get("fold") is not None or (few is not None and few < FEW_LABELS):
-        base = {**base, "val_fraction": 0.0}
     config = make_config({**base, **fields, "model": model, "model_options": options})
     changed = changed_method_options(config.method, config.method_options)
     config = config.model_copy(update={"method_options": changed})
@@ -66,6 +59,24 @@ def check_settings(
     if frozen and not pretrained:
         get_builder(model)  # an unknown timm model is said before what is missing for it
     return config, choose_weights(model, file=weights, pretrained=pretrained, frozen=frozen)
+
+
+def base_settings(
+    model: str, recipe: str, settings: Mapping[str, Any], *, frozen: bool | None
+) -> dict[str, Any]:
+    """What a run has where `settings` say nothing else: its recipe's, fitted to them.
+
+    `frozen` is None for a model without a backbone. Raises UsageError for an unknown recipe.
+    """
+    base = recipe_settings(recipe, model, frozen=frozen)
+    if settings.get("method", SUPERVISED) != SUPERVISED:  # a recipe is of gradient steps
+        base = {}
+    # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.
+    labels = {"labels_per_class": settings.get("labels_per_class")}  # anything, from a file
+    few = make_config({"model": model, **labels}).labels_per_class
+    if settings.get("fold") is not None or (few is not None and few < FEW_LABELS):
+        base = {**base, "val_fraction": 0.0}
+    return base
 
 
 def resolve_config(config: RunConfig, dataset: "Dataset", start: Weights, device: str) -> RunConfig:

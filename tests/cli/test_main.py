@@ -14,7 +14,6 @@ import pytest
 from helpers.forks import Forks
 
 from stl10bench.cli.main import COMMANDS, main
-from stl10bench.cli.options import settings
 
 TINY = [
     *("--image-size", "8", "--epochs", "1", "--batch-size", "8"),
@@ -110,17 +109,6 @@ def test_evaluate_needs_only_the_checkpoint_and_the_data(cli: Any, tmp_path: Pat
     assert re.search(r", loss \d+\.\d{4}$", ended.out.strip()), "no more digits than these"
 
 
-def test_an_option_beats_the_config_file_and_the_file_beats_the_recipe(
-    cli: Any, tmp_path: Path
-) -> None:
-    (tmp_path / "mine.json").write_text('{"lr": 0.5, "epochs": 7, "weight_decay": 0.25}')
-    row = json.loads(
-        cli("train", "logistic", *TINY, "--config", "mine.json", "--lr", "0.125", "--json").out
-    )
-    assert (row["config"]["lr"], row["config"]["epochs"]) == (0.125, 1)
-    assert row["config"]["weight_decay"] == 0.25
-
-
 @pytest.mark.parametrize(
     "command", [("train", "mlp"), ("lr-find", "mlp"), ("benchmark", "logistic", "mlp")]
 )
@@ -133,21 +121,6 @@ def test_a_config_of_another_model_is_refused(
     assert (
         "config.json contains the settings of logistic, not of mlp: name logistic, or" in ended.err
     )
-
-
-def test_a_config_says_what_a_backbone_starts_from(
-    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Random weights stay random; those of a file that is not given are asked for."""
-    config = {"model": "mobilenetv2", "model_options": {"freeze": False}, "weights": "none"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    options = {"config": tmp_path / "config.json", "pretrained": True}
-    assert settings(options, ["mobilenetv2"])["pretrained"] is False
-    (tmp_path / "config.json").write_text(json.dumps(config | {"weights": "sha256:12ab"}))
-    ended = cli("train", "mobilenetv2", *TINY, "--config", "config.json")
-    assert ended.code == 2
-    assert "starts from weights sha256:12ab: pass --weights FILE" in ended.err
-    assert settings(options | {"weights": Path("w")}, ["mobilenetv2"])["pretrained"] is True
 
 
 def test_the_config_of_a_run_reproduces_the_run(cli: Any, tmp_path: Path) -> None:
@@ -163,13 +136,6 @@ def test_a_run_from_the_weights_of_another_is_reproduced_from_its_name(cli: Any)
     second = json.loads(cli(*words, "--weights", first).out)["run"]
     again = cli("reproduce", second, "--weights", first, "--threads", "1", "--json")
     assert json.loads(again.out)["bits"] is True
-
-
-def test_options_of_a_method_are_added_to_those_of_a_config(tmp_path: Path) -> None:
-    config = tmp_path / "config.json"
-    config.write_text('{"method": "probe", "method_options": {"views": 2, "power": 1}}')
-    options = {"config": config, "method_option": ["power=0.5"]}
-    assert settings(options, [])["method_options"] == {"views": 2, "power": "0.5"}
 
 
 def test_benchmark_puts_failed_models_last_and_goes_on(cli: Any, tmp_path: Path) -> None:

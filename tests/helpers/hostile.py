@@ -27,7 +27,7 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.layout import write_layout
-from stl10bench.cli.options import settings
+from stl10bench.cli.settings import read_file
 from stl10bench.config import make_config
 from stl10bench.core import files
 from stl10bench.core.errors import BenchError, BusyError, CheckpointError
@@ -382,8 +382,8 @@ def make_settings(folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> None:
-    given = settings({"config": folder / "config.json"}, [])
-    check_settings("mlp", settings=given)
+    given = read_file(folder / "config.json")
+    check_settings("mlp", settings={**given, "model": "mlp"})
 
 
 def make_data(folder: Path) -> None:
