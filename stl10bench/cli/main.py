@@ -49,6 +49,7 @@ COMMANDS = {
     "export": ("inference", "Export a model to ONNX, torch.export or a Hugging Face folder."),
     "plot": ("results", "Plot the training curves of runs."),
     "visualize": ("visualize", "Draw images, predictions, filters, Grad-CAM and embeddings."),
+    "rows": ("rows", "Share rows of finished runs, and verify those of others."),
     "runs": ("runs", "List, show and remove runs."),
     "data": ("data", "Download, verify, audit, draw or import data."),
     "config": ("config", "Show a run's settings and where they come from, or their schema."),

@@ -314,7 +314,8 @@ def reproduce(
         facts |= {"accuracies": [first, second], "differences": outcome.differences}
         typer.echo(json.dumps(facts))
     elif outcome.bits:
-        typer.echo(f"{folder.name}: weights and predictions are bitwise identical")
+        same = "predictions" if outcome.weights is None else "weights and predictions"
+        typer.echo(f"{folder.name}: {same} are bitwise identical")
     else:
         typer.echo(
             f"{folder.name}: not bitwise identical; test accuracy {first:.4f} and {second:.4f}, "

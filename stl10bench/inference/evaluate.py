@@ -1,11 +1,12 @@
 """A checkpoint and a split -> a row."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
+from torch import Tensor, nn
 
 from stl10bench.core.device import (
     choose_device,
@@ -16,14 +17,15 @@ from stl10bench.core.device import (
 )
 from stl10bench.core.errors import DataError, listed, unknown
 from stl10bench.data.load import open_data
-from stl10bench.data.loader import load_images, make_normalise
+from stl10bench.data.loader import Images, Normalise, load_images, make_normalise
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.inference.predictor import Predictor, find_checkpoint, load
 from stl10bench.metrics.classification import none_if_not_finite
 from stl10bench.metrics.significance import wilson_interval
 from stl10bench.models import summary
-from stl10bench.training.evaluate import compute_logits, fuse_frozen, score
+from stl10bench.models.checkpoint import Header
+from stl10bench.training.evaluate import Mirrored, compute_logits, fuse_frozen, score
 from stl10bench.training.row import attempt, describe_model, provenance
 
 SPLITS = ("test", "train", "val")
@@ -67,11 +69,7 @@ def evaluate_split(
     """
     header, device = predictor.header, accelerator.device
     config = header.config
-    if dataset.class_names != header.class_names:
-        raise DataError(
-            f"the classes of the checkpoint ({listed(header.class_names)}) differ from those "
-            f"in {dataset.folder} ({listed(dataset.class_names)}): pass the right --data-dir"
-        )
+    check_classes(header, dataset)
     part = dataset.test if split == "test" else dataset.train
     rows = np.arange(len(part.labels))
     if split == "val":
@@ -83,17 +81,15 @@ def evaluate_split(
             )
         _, rows = training_rows(config, dataset)
     images = load_images(part, rows, config, device)
-    model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
-    normalise = make_normalise(header.mean, header.std, memory_format(model), device)
-    fuse_frozen(model, images, normalise, config)
-    logits = compute_logits(model, images.images, normalise, config.image_size, accelerator)
+    evaluation = prepare(predictor, accelerator, images)
+    logits = evaluation.logits(images.images)
     scores = none_if_not_finite(score(logits, images.labels, split))
     accuracy = scores[f"{split}/accuracy"] or 0.0
     notes: list[str] = []
     with accelerator.autocast():  # a fused backbone has the run's precision
-        macs = attempt("macs", lambda: summary.macs(model, config.image_size), notes)
+        macs = attempt("macs", lambda: summary.macs(evaluation.model, config.image_size), notes)
     return {
-        **describe_model(header, model),
+        **describe_model(header, evaluation.model),
         "config": config.model_dump(mode="json"),
         "dataset": dataset.name,
         "val_accuracy": header.metrics.get("val/accuracy"),
@@ -107,3 +103,35 @@ def evaluate_split(
         "processes": accelerator.num_processes,
         **provenance(device),
     }
+
+
+def check_classes(header: Header, dataset: Dataset) -> None:
+    """Raise DataError unless the data have the classes of the checkpoint."""
+    if dataset.class_names != header.class_names:
+        raise DataError(
+            f"the classes of the checkpoint ({listed(header.class_names)}) differ from those "
+            f"in {dataset.folder} ({listed(dataset.class_names)}): pass the right --data-dir"
+        )
+
+
+class Evaluation(NamedTuple):
+    """A loaded checkpoint, ready to compute logits as its run did."""
+
+    model: nn.Module
+    normalise: Normalise
+    image_size: int
+    accelerator: Accelerator
+
+    def logits(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
+        """float32 logits (N, C), on the CPU, of uint8 images (N, 3, S, S)."""
+        model = Mirrored(self.model) if mirrored else self.model
+        return compute_logits(model, images, self.normalise, self.image_size, self.accelerator)
+
+
+def prepare(predictor: Predictor, accelerator: Accelerator, images: Images) -> Evaluation:
+    """The checkpoint on the device and in its run's precision, its frozen backbone fused."""
+    header = predictor.header
+    model = accelerator.prepare_model(predictor.model, evaluation_mode=True)
+    normalise = make_normalise(header.mean, header.std, memory_format(model), accelerator.device)
+    fuse_frozen(model, images, normalise, header.config)
+    return Evaluation(model, normalise, header.config.image_size, accelerator)

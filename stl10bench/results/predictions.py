@@ -45,13 +45,18 @@ class Predictions(NamedTuple):
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write `logits`, `labels` and, with validation images, `val_logits` and `val_labels`.
+    """Write what `encode` makes of the arrays. Raises StorageError."""
+    files.write(path, encode(arrays))
 
-    The metadata hold a sha256 over all of it. Raises StorageError.
+
+def encode(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """`logits`, `labels` and, with validation images, `val_logits` and `val_labels`, as a file.
+
+    The metadata hold a sha256 over all of it.
     """
     whole = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     metadata = {_KEY: json.dumps({"format": FORMAT, "sha256": _sum(whole)})}
-    files.write(path, safetensors.numpy.save(whole, metadata))
+    return safetensors.numpy.save(whole, metadata)
 
 
 def read(path: Path) -> Predictions:

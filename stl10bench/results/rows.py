@@ -1,6 +1,7 @@
 """A result.json -> a typed row that a table can believe; a run without one -> a failure."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,10 @@ from stl10bench.core.errors import CheckpointError, first_problem
 
 METRICS_VERSION = 1  # raised when the same logits begin to give other figures
 
+# How far somebody else's row was verified here, see inference/shared_rows.py.
+Level = Literal["whole", "recomputed", "re-evaluated", "reproduced", "refused"]
+LEVELS: tuple[Level, ...] = ("whole", "recomputed", "re-evaluated", "reproduced")
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0, le=1e100)]  # any loss of fp32 logits; squares can be summed
@@ -20,13 +25,19 @@ Scalar = bool | int | float | str | None
 Options = dict[str, Scalar | tuple[Scalar, ...]]
 
 
-def protocol_id(config: RunConfig, selection: str) -> str:
-    """What rows must share to stand in one ranking: data, training images, selection, metrics."""
+def protocol_parts(
+    config: RunConfig, selection: str, metrics_version: int = METRICS_VERSION
+) -> dict[str, str]:
+    """What rows must share to stand in one ranking, by what it is called."""
     images = "full" if config.fold is None else "fold"
     if config.labels_per_class is not None:
         images = f"{config.labels_per_class}-per-class"
-    data = config.data[:12] or "unknown"
-    return f"{data}-{images}-{selection.replace(' ', '-')}-m{METRICS_VERSION}"
+    return {
+        "data": config.data[:12] or "unknown",
+        "training images": images,
+        "selection": selection.replace(" ", "-"),
+        "version of the metrics": f"m{metrics_version}",
+    }
 
 
 class Row(BaseModel):
@@ -173,6 +184,9 @@ class Row(BaseModel):
     dirty: bool | None = None
     """Whether the checkout had changes that are not in the commit."""
 
+    metrics_version: Count = METRICS_VERSION
+    """Version of the formulas of the metrics; stored as the end of the protocol."""
+
     # Read from the predictions beside the row (0.1.0 and reference rows hold them themselves).
     confusion: tuple[tuple[Count, ...], ...] | None = None
     """(C, C) counts: true class, predicted class."""
@@ -182,6 +196,10 @@ class Row(BaseModel):
     # What tables add: aggregated over seeds or folds, and ranked; never stored.
     title: str = ""
     """Of the file that a reference row comes from."""
+    source: str = ""
+    """The archive that somebody else's row comes from."""
+    verified: Level | None = None
+    """How far that row was verified here; null for one's own."""
     baseline: bool = False
     """Whether the row is a uniform guess or a constant class."""
     runs: Count | None = None
@@ -234,8 +252,13 @@ class Row(BaseModel):
 
     @property
     def protocol(self) -> str:
-        """See `protocol_id`."""
-        return protocol_id(self.config, self.selection)
+        """See `protocol_parts`."""
+        return "-".join(self.protocol_parts.values())
+
+    @property
+    def protocol_parts(self) -> dict[str, str]:
+        """See `protocol_parts`, the function."""
+        return protocol_parts(self.config, self.selection, self.metrics_version)
 
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
@@ -248,6 +271,7 @@ class Row(BaseModel):
 
 _NOT_STORED = {
     *("confusion", "test_hits", "title", "baseline", "runs", "runs_asked", "repeats", "stacked"),
+    *("metrics_version", "source", "verified"),
     *("repeated_hits", "test_accuracy_sd", "failures", "at_chance", "vs_best", "p_vs_best"),
 }
 
@@ -270,7 +294,7 @@ class Failure(BaseModel):
         if self.config is None:
             return None
         selection = "validation" if self.config.val_fraction else "last epoch"
-        return protocol_id(self.config, selection)
+        return "-".join(protocol_parts(self.config, selection).values())
 
 
 def has_damage(rows: Iterable[object]) -> bool:
@@ -297,5 +321,8 @@ def parse_row(values: Mapping[str, Any]) -> Row:
         values = {**values, "config": {"model": values.get("model"), **config}}
     if values.get("selection") == "hold-out":
         values = {**values, "selection": "validation"}
+    # Rows without a protocol, of 0.1.0 and published ones, are of the first version.
+    version = re.search(r"-m(\d{1,9})\Z", str(values.get("protocol", "-m1")))
+    values = {**values, "metrics_version": int(version[1]) if version else METRICS_VERSION}
     # As text: in JSON a list may stand for a tuple, but nothing else for another type.
     return Row.model_validate_json(json.dumps(values), strict=True)

@@ -20,11 +20,17 @@ _MADE_ON = ("device", "cpu", "threads", "processes", "python", "libraries", "ver
 class Outcome(NamedTuple):
     """What became of a run that was trained again."""
 
-    bits: bool  # whether the weights and all predictions are equal, bit by bit
+    predictions: bool  # whether all logits are equal, bit by bit
+    weights: bool | None  # and the weights; None where the first run came without
     p: float  # exact McNemar, for the accuracies on the same test images
     first: Row  # the stored row
     second: Row  # the new one
     differences: dict[str, tuple[Any, Any]]  # of what the rows were made on: stored, new
+
+    @property
+    def bits(self) -> bool:
+        """Whether all that can be compared is equal, bit by bit."""
+        return self.predictions and self.weights is not False
 
 
 def reproduce_run(folder: RunFolder, job: Job, console: Console | None = None) -> Outcome:
@@ -41,12 +47,10 @@ def reproduce_run(folder: RunFolder, job: Job, console: Console | None = None) -
     second = run_job(job, console or Console(quiet=True))
     theirs, ours = folder.predictions(first), job.folder.predictions(second)
     hits = [decode_hits(predicted.hits()) for predicted in (theirs, ours)]
-    files = [
-        runs_dir / str(row.checkpoint)
-        for runs_dir, row in ((folder.path.parent, first), (job.runs_dir, second))
-    ]
+    files = [run.tested_file(job.config) for run in (folder, job.folder)]
     return Outcome(
-        bits=_same_weights(*files) and np.array_equal(theirs.logits, ours.logits),
+        predictions=np.array_equal(theirs.logits, ours.logits),
+        weights=_same_weights(*files) if files[0].is_file() else None,
         p=mcnemar_p(count_pairs(hits[0], hits[1], len(ours.labels))),
         first=first,
         second=second,

@@ -152,26 +152,33 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
-    """The part of a row that a checkpoint's header and its model know."""
-    config = header.config
-    stepped = config.method == SUPERVISED
-    total, trainable = summary.parameters(model)
+def describe_config(config: RunConfig) -> dict[str, Any]:
+    """The part of a row that follows from its settings alone."""
     return {
         "model": config.model,
         "model_options": _options(config),
         "method": config.method,
         "method_options": method_options(config).model_dump(),
         "config": config,
-        "parameters": total,
-        "trainable_parameters": trainable,
+        "selection": "validation" if config.val_fraction else "last epoch",
         "image_size": config.image_size,
         "pretrained": config.weights != NO_WEIGHTS,
-        "contamination": contamination(config.weights, header.seen),
-        "epochs": config.epochs if stepped else None,
-        "best_epoch": header.epoch if stepped else None,
+        "epochs": config.epochs if config.method == SUPERVISED else None,
         "seed": config.seed,
         "precision": config.precision,
+    }
+
+
+def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
+    """The part of a row that a checkpoint's header and its model know."""
+    config = header.config
+    total, trainable = summary.parameters(model)
+    return {
+        **describe_config(config),
+        "parameters": total,
+        "trainable_parameters": trainable,
+        "contamination": contamination(config.weights, header.seen),
+        "best_epoch": header.epoch if config.method == SUPERVISED else None,
         "memory_format": str(memory_format(model)).removeprefix("torch."),
         "mean": header.mean,
         "std": header.std,
@@ -264,7 +271,6 @@ def make_row(
     return Row(
         run=run.folder.name,
         dataset=run.dataset.name,
-        selection="validation" if config.val_fraction else "last epoch",
         val_accuracy=values.get("val/accuracy"),
         val_loss=values.get("val/loss"),
         test_accuracy=accuracy,

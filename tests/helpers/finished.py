@@ -35,13 +35,13 @@ def make_run(
     return folder
 
 
-def scores(logits: Any, labels: Any) -> dict[str, Any]:
-    """What a row says of test logits (N, C) and labels (N,)."""
+def scores(logits: Any, labels: Any, validation: Any = None) -> dict[str, Any]:
+    """What a row says of test logits (N, C) and labels (N,), and of those of validation images."""
     accuracy = float((logits.argmax(1) == labels).mean())
     return {
         "test_accuracy": accuracy,
         "test_loss": nll(logits.astype(np.float64), labels),
         "test_images": len(labels),
         "test_accuracy_interval": list(wilson_interval(accuracy, len(labels))),
-        **measures(logits, labels),
+        **measures(logits, labels, validation),
     }

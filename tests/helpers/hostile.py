@@ -26,6 +26,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from helpers import archives
+from helpers.finished import scores
 from helpers.layout import write_layout
 from stl10bench.cli.settings import read_file
 from stl10bench.config import make_config
@@ -33,14 +35,25 @@ from stl10bench.core import files
 from stl10bench.core.errors import BenchError, BusyError, CheckpointError
 from stl10bench.data.download import download_stl10
 from stl10bench.data.image_folder import import_folder
-from stl10bench.data.stl10 import NEEDED, open_dataset, open_unlabelled, read_folds
+from stl10bench.data.splits import split_validation
+from stl10bench.data.stl10 import (
+    NEEDED,
+    Dataset,
+    Split,
+    open_dataset,
+    open_unlabelled,
+    read_folds,
+)
 from stl10bench.inference.predictor import load
+from stl10bench.inference.shared_rows import Verifier, verify
 from stl10bench.models import checkpoint
 from stl10bench.models.factory import build_model
 from stl10bench.results import history, predictions
 from stl10bench.results.benchmark_table import FORMATS, show_rows, stored_rows
+from stl10bench.results.row_archive import pack, unpack
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
+from stl10bench.training.evaluate import score
 from stl10bench.training.resolve import check_settings
 
 Damage = Callable[[random.Random, Path], None]
@@ -317,6 +330,87 @@ def read_run(folder: Path) -> None:
     run.ended(CONFIG)
 
 
+# Archives of rows.
+
+LABELS = np.arange(40) % 2
+
+
+def make_shared_run(runs_dir: Path, **options: Any) -> RunFolder:
+    """The folder of a finished run that was never trained: its files belong together."""
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(
+        update={"data": "0f", "precision": "no", "model_options": options, "image_size": 8}
+    )
+    folder = RunFolder(runs_dir / config.name)
+    logits = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    _, rows = split_validation(LABELS, config.val_fraction, config.seed)
+    arrays = {
+        **{"logits": logits[:40], "labels": LABELS},
+        **{"val_logits": logits[40:44], "val_labels": LABELS[rows]},
+    }
+    header = checkpoint.Header(
+        config=config, class_names=("ant", "bee"), mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    checkpoint.save(folder.best_file, build_model("logistic", 2, 8, {}), header)
+    predictions.save(folder.predictions_file, arrays)
+    validation = torch.from_numpy(arrays["val_logits"]), torch.from_numpy(arrays["val_labels"])
+    validated = score(*validation, "val")
+    row = {
+        **{"run": folder.name, "model": "logistic", "model_options": options, "seed": 0},
+        **{"dataset": "STL-10 layout", "selection": "validation", "precision": "no", "epochs": 20},
+        **{"config": config.model_dump(mode="json"), "image_size": 8, "checkpoint": None},
+        **{"val_accuracy": validated["val/accuracy"], "val_loss": validated["val/loss"]},
+        **scores(arrays["logits"], LABELS, (arrays["val_logits"], arrays["val_labels"])),
+    }
+    files.write_json(folder.config_file, config.model_dump(mode="json"))
+    files.write_json(folder.result_file, row)
+    return folder
+
+
+def make_rows(folder: Path) -> None:
+    run = make_shared_run(folder / "runs")
+    pack(folder / "rows.tar", [run], with_checkpoint=True)
+    shutil.rmtree(run.path.parent)
+
+
+def damage_rows(rng: random.Random, content: bytes) -> bytes:
+    """An archive, damaged as bytes or in a header, or forged, with right sums."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        return spoil(rng, content)
+    if kind == 1:
+        return damage_header(rng, bytearray(content))
+    path = Path("forged.tar")
+    path.write_bytes(content)
+    contents = archives.members(path)
+    name = rng.choice(list(contents))
+    suffix = name.rpartition(".")[2]
+    how = {"json": warped, "safetensors": damage_arrays if "pred" in name else damage_tensors}
+    if kind == 2:
+        contents[name] = how[suffix](rng, contents[name])
+    else:
+        moved = contents.pop(name) if rng.random() < 0.7 else b""
+        run = name.partition("/")[0]
+        contents[rng.choice(("../x", f"{run}/x", f"{run}/last.safetensors", "x/y", name))] = moved
+    archives.write(path, contents)
+    forged = path.read_bytes()
+    path.unlink()
+    return forged
+
+
+def read_rows_archive(folder: Path) -> None:
+    """Unpack, then hold the figures to the labels of the data."""
+    runs = unpack(folder / "rows.tar", folder / "runs")
+    images = np.zeros((40, 3, 8, 8), np.uint8)
+    train, test = Split(images, LABELS), Split(images, LABELS)
+    data = Dataset("STL-10 layout", "0f", ("ant", "bee"), folder, train, test)
+    verifier = Verifier(data, "cpu", 1, folder / "again", {}, 1, Console(quiet=True))
+    for shared in runs:
+        verified = verify(shared, verifier, "recomputed")
+        if verified.error is not None:
+            raise verified.error
+
+
 # Rows, settings, data, archives and images.
 
 ROW = {
@@ -443,6 +537,11 @@ def damage_archive(rng: random.Random, content: bytes) -> bytes:
     plain = bytearray(gzip.decompress(content))
     if kind == 1:
         return gzip.compress(spoil(rng, bytes(plain)), 1)
+    return gzip.compress(damage_header(rng, plain), 1)
+
+
+def damage_header(rng: random.Random, plain: bytearray) -> bytes:
+    """A tar with something else in a field of a header, whose checksum is made right."""
     start = rng.choice((0, 1024))
     header = plain[start : start + 512]
     place, size = rng.choice(
@@ -461,7 +560,7 @@ def damage_archive(rng: random.Random, content: bytes) -> bytes:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     plain[start : start + 512] = header
-    return gzip.compress(bytes(plain), 1)
+    return bytes(plain)
 
 
 def read_archive(folder: Path) -> None:
@@ -516,6 +615,7 @@ READERS: dict[str, Reader] = {
     "state": Reader(make_state, damage_state, read_state, 2000),
     "run": Reader(make_run, damage_run, read_run, 2000),
     "row": Reader(make_row, damage_row, show_all, 2000),
+    "rows": Reader(make_rows, damage_file("rows.tar", how=damage_rows), read_rows_archive, 5000),
     "log": Reader(make_log, damage_file("metrics.jsonl", how=damage_log), read_log, 1000),
     "settings": Reader(make_settings, damage_file("config.json", how=warped), read_settings, 2000),
     "json": Reader(
