@@ -1,7 +1,6 @@
 """A checkpoint <-> a Hugging Face folder: safetensors in timm's keys, config and model card."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from stl10bench.core.console import escape_markdown
 from stl10bench.core.errors import CheckpointError
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.checkpoint import Header
-from stl10bench.models.classifier import Classifier
+from stl10bench.models.classifier import Classifier, joined_features
 from stl10bench.models.timm_backbone import create_arguments
 from stl10bench.results.labels import row_label
 from stl10bench.results.rows import Row
@@ -68,7 +67,7 @@ def row_of(checkpoint_file: Path, header: Header) -> Row | None:
 
 def model_card(header: Header, row: Row | None) -> str:
     """The card; without a row it says what the header knows: no interval, no name of the data."""
-    backbone = registry.backbone_name(header.config.model)
+    backbone = timm_name(header)
     title = row_label(row) if row else header.config.model
     facts = (f"| {name} | {escape_markdown(text)} |" for name, text in _facts(header, row))
     paragraphs = [
@@ -84,7 +83,7 @@ def model_card(header: Header, row: Row | None) -> str:
 
 def _metadata(header: Header, row: Row | None) -> ModelCardData:
     """The card's YAML: what the Hub shows and searches; the data are called by their own name."""
-    backbone = registry.backbone_name(header.config.model)
+    backbone = timm_name(header)
     hub_weights = header.config.weights.startswith("hub:")
     results = None
     if row is not None:
@@ -194,14 +193,21 @@ def load_folder(path: Path) -> tuple[dict[str, Tensor], Header]:
     return tensors, checkpoint.verified(tensors, metadata, path)
 
 
+def timm_name(header: Header) -> str | None:
+    """timm's name of the backbone; None where timm cannot build it: no backbone, another stem."""
+    if header.config.model_options.get("stem_stride", 2) != 2:
+        return None
+    return registry.backbone_name(header.config.model)
+
+
 def write_folder(source: Path, header: Header, folder: Path) -> None:
     """Write the checkpoint `source`, with `header`, as a hub folder with a model card."""
     tensors, metadata = read_folder(source)
-    name = registry.backbone_name(header.config.model)
+    name = timm_name(header)
     if name is None:
         config: dict[str, Any] = {"architecture": header.config.model}
     else:
-        config = _timm_config(name, header, tensors)
+        config = _timm_config(name, header)
         head = {key: value for key, value in tensors.items() if not key.startswith(_BACKBONE)}
         files.write(folder / HEAD, safetensors.torch.save(head))
         keys = tensors.keys() - head.keys()
@@ -214,18 +220,20 @@ def write_folder(source: Path, header: Header, folder: Path) -> None:
 @torch.no_grad()
 def check_backbone(folder: Path, model: nn.Module) -> None:
     """Raise CheckpointError unless timm loads from `folder` the very backbone of `model`."""
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifier) or not (folder / HEAD).is_file():
         return
     backbone = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     size = json.loads((folder / CONFIG).read_text())["image_size"]
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(backbone(images), model.features(images)):
+    if not torch.equal(
+        joined_features(backbone, images, model.intermediates), model.features(images)
+    ):
         raise CheckpointError(
             "timm loads a different backbone from the exported folder: nothing was written"
         )
 
 
-def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _timm_config(name: str, header: Header) -> dict[str, Any]:
     """What timm needs to build the backbone and load its weights: features, no classifier."""
     settings = timm.get_pretrained_cfg(name)
     assert settings is not None
@@ -233,11 +241,7 @@ def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> di
     return {
         "architecture": name,
         "num_classes": 0,
-        "num_features": next(
-            value.shape[1]
-            for key, value in tensors.items()
-            if key.startswith("head.") and value.ndim == 2
-        ),
+        "num_features": _num_features(name, size),
         "model_args": create_arguments(name, size),
         "pretrained_cfg": {
             "input_size": [3, size, size],
@@ -251,6 +255,13 @@ def _timm_config(name: str, header: Header, tensors: Mapping[str, Tensor]) -> di
             "classifier": settings.classifier,
         },
     }
+
+
+def _num_features(name: str, image_size: int) -> int:
+    """The number of features of a timm backbone without its classifier."""
+    with torch.device("meta"):  # no memory taken
+        backbone: Any = timm.create_model(name, **create_arguments(name, image_size))
+    return int(getattr(backbone, "head_hidden_size", backbone.num_features))
 
 
 def export_metadata(header: Header) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,17 @@ def _behind(model: nn.Module, part: str) -> nn.Module:
     return behind
 
 
+def joined_features(backbone: nn.Module, images: Tensor, intermediates: int) -> Tensor:
+    """Features (N, F) of a timm backbone, and the means of its last `intermediates` levels."""
+    timm_model: Any = backbone
+    if not intermediates:
+        features: Tensor = timm_model(images)
+        return features
+    last, levels = timm_model.forward_intermediates(images, indices=intermediates)
+    pooled = [level.mean((2, 3)) for level in levels]
+    return torch.cat([timm_model.forward_head(last), *pooled], 1)
+
+
 class Classifier(nn.Module):
     """A backbone and a head: float images (N, 3, H, W) -> logits (N, C).
 
@@ -113,11 +125,14 @@ class Classifier(nn.Module):
     mode, for in training mode the batch-norm statistics would still move.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, *, freeze: bool) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, *, freeze: bool, intermediates: int = 0
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.frozen = freeze
+        self.intermediates = intermediates  # see `joined_features`
         # In a list and a dictionary: neither submodules of this one nor saved.
         self._fused: list[nn.Module] = []
         self._still: dict[str, nn.Module] = {}  # frozen parts of the backbone, the largest
@@ -156,8 +171,9 @@ class Classifier(nn.Module):
             same = False
         if not same:
             raise UsageError(
-                "cache_views: this backbone does not run stage by stage (e.g. a transformer), so "
-                "the frozen stages cannot run alone; leave out --cache-views"
+                "cache_views: this backbone does not run stage by stage (e.g. a transformer, or "
+                "with intermediates), so the frozen stages cannot run alone; leave out "
+                "--cache-views"
             )
         return front, rest
 
@@ -182,8 +198,7 @@ class Classifier(nn.Module):
         """The backbone's features (N, F) of float images (N, 3, H, W)."""
         backbone = self._fused[0] if self._fused else self.backbone
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features: Tensor = backbone(images)
-        return features
+            return joined_features(backbone, images, self.intermediates)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of float images (N, 3, H, W)."""

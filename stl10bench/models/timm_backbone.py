@@ -2,17 +2,18 @@
 
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
+from pydantic import Field
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 
 from stl10bench.core.device import is_out_of_memory
 from stl10bench.core.errors import CheckpointError, UsageError, cause
-from stl10bench.models.classifier import Classifier
+from stl10bench.models.classifier import Classifier, joined_features
 from stl10bench.models.mlp import Dropout, Head, Widths
 
 # Pixels: among them are multiples of 7, 8, 12, 14 and 32, of which architectures are fond.
@@ -27,10 +28,17 @@ def timm_model(
     freeze: bool = True,
     hidden: Widths = (512, 256),
     dropout: Dropout = 0.2,
+    intermediates: Annotated[int, Field(ge=0)] = 0,
+    stem_stride: Literal[1, 2] = 2,
 ) -> nn.Module:
     """timm's `name` without its classifier, under a `Head`.
 
-    Raises UsageError for a size that the backbone cannot take, with the nearest that it can.
+    `intermediates` adds the pooled outputs of so many of the last feature levels to the features.
+    `stem_stride` 1 lets a stem convolution of stride 2 move by one pixel, as CIFAR's variants of
+    these networks do: all behind it sees maps of twice the side, at four times the MACs.
+
+    Raises UsageError for a size that the backbone cannot take, with the nearest that it can, and
+    for options that it does not have.
     """
     try:
         backbone, features = _build(name, image_size)
@@ -42,8 +50,39 @@ def timm_model(
         raise UsageError(
             f"image_size = {image_size}: timm:{name} does not accept it ({cause(error)}); {remedy}"
         ) from error
+    if stem_stride == 1:
+        _widen_stem(backbone, name)
+    if intermediates:
+        features = _count_features(backbone, name, image_size, intermediates)
     head = Head(features, num_classes, hidden=hidden, dropout=dropout)
-    return Classifier(backbone, head, freeze=freeze)
+    return Classifier(backbone, head, freeze=freeze, intermediates=intermediates)
+
+
+def _widen_stem(backbone: nn.Module, name: str) -> None:
+    """Make the first convolution's stride 1; raises UsageError where it is not 2."""
+    stem = next((part for part in backbone.modules() if isinstance(part, nn.Conv2d)), None)
+    if stem is None or stem.stride != (2, 2):
+        stride = None if stem is None else stem.stride[0]
+        raise UsageError(
+            f"stem_stride = 1: the first convolution of timm:{name} has stride {stride}, not 2; "
+            "leave it out"
+        )
+    stem.stride = (1, 1)
+
+
+def _count_features(backbone: nn.Module, name: str, image_size: int, intermediates: int) -> int:
+    """The number of features with intermediate ones; raises UsageError where there are none."""
+    images = torch.zeros(1, 3, image_size, image_size)
+    try:
+        with torch.no_grad():
+            return joined_features(backbone, images, intermediates).shape[1]
+    except Exception as error:  # of any model's own code
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"intermediates = {intermediates}: timm:{name} does not give so many ({cause(error)}); "
+            "lower it, or leave it out"
+        ) from error
 
 
 def check_timm_name(name: str) -> None:
