@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--figure", type=Path, help="draw the curves of the log, and train nothing")
     parser.add_argument("--verbose", action="store_true", help="print every epoch")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.figure is not None:
         results = [json.loads(line) for line in arguments.log.read_text().splitlines()]
         style.save(curves(results), arguments.figure)
