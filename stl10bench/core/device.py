@@ -12,6 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from stl10bench.core import cores
 from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.launcher import asked_cpu, check_environment, count_of
 
@@ -38,14 +39,18 @@ def choose_device(name: str) -> str:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set and return torch's CPU threads: by default the cores we may use per local process."""
+    """Set and return torch's CPU threads: by default the free cores per local process."""
     # `accelerate launch` sets one thread, which leaves all cores but one idle, and torch's default
     # lets several processes starve each other: neither is followed.
-    if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = max(1, (cores or 1) // count_of("LOCAL_WORLD_SIZE"))
+    threads = threads or max(1, cores.free() // count_of("LOCAL_WORLD_SIZE"))
     torch.set_num_threads(threads)
     return threads
+
+
+def share_threads(accelerator: Accelerator) -> None:
+    """Compute with as many threads in all processes: the fewest that one of them has chosen."""
+    own = torch.tensor([torch.get_num_threads()], device=accelerator.device)
+    torch.set_num_threads(int(accelerator.gather(own).min()))
 
 
 def keep_freed_memory() -> None:

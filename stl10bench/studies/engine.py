@@ -23,13 +23,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
-from dask.system import CPU_COUNT
 from distributed import get_worker
 from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from stl10bench.core import files
+from stl10bench.core import cores, files
 from stl10bench.core.errors import InterruptedRunError, StorageError, UsageError
 from stl10bench.results.rows import Failure, Row
 from stl10bench.studies import cluster, jobs
@@ -174,26 +173,35 @@ def _connect(
             f"--workers {workers.workers}: the launcher or the scheduler sets the number of "
             "workers; leave out --workers"
         )
-    size = min(workers.workers or default_size(gpus, threads), most) if ours else world
+    # Once for all runs, so that their seconds can be compared; other machines choose themselves.
+    free = cores.free() if ours and threads is None else cores.count()
+    size = min(workers.workers or default_size(gpus, threads, free), most) if ours else world
     if ours and size == 1:  # no cluster: a thread of ours starts one child after the other
         with ThreadPoolExecutor(1) as executor:
-            yield Pool(executor, jobs.train, 1, home, signalled)
+            train = partial(_train_here, threads=free)
+            yield Pool(executor, train, 1, home, signalled)
         return
     with cluster.connect(workers, size, console) as client:
         slots, total = cluster.slots(client, home)
         size = size if workers.scheduler is None else total
-        each = threads or max(1, CPU_COUNT // slots)
+        each = threads or max(1, free // slots)
         more = " (change with --workers N)" if ours else ""
         counts = f"{size} worker{'s'[: size - 1]}, {each} thread{'s'[: each - 1]} each"
         console.print(f"{counts}{more}", highlight=False)
-        train = partial(_train_on_worker, slots=slots, gpus=gpus)
+        train = partial(_train_on_worker, slots=slots, gpus=gpus, threads=each if ours else None)
         yield Pool(client.get_executor(pure=False), train, size, home, signalled)
 
 
-def _train_on_worker(task: Task, slots: int, gpus: int) -> Outcome:
+def _train_here(task: Task, threads: int) -> Outcome:
+    """Train a job in a child of this process, with `threads` unless it has its own."""
+    job = task.job.model_copy(update={"threads": task.job.threads or threads})
+    return jobs.train(replace(task, job=job))
+
+
+def _train_on_worker(task: Task, slots: int, gpus: int, threads: int | None) -> Outcome:
     """Train a job on a Dask worker, with its share of the machine."""
     name = str(get_worker().name).partition("@")[0]
-    threads = task.job.threads or max(1, CPU_COUNT // slots)
+    threads = task.job.threads or threads or max(1, cores.count() // slots)
     job = task.job.model_copy(update={"threads": threads})
     environment = jobs.child_environment(
         task,
@@ -204,12 +212,12 @@ def _train_on_worker(task: Task, slots: int, gpus: int) -> Outcome:
     return jobs.train(replace(task, job=job), environment)
 
 
-def default_size(gpus: int, threads: int | None) -> int:
-    """A worker for each GPU; else as many as cores and memory allow."""
+def default_size(gpus: int, threads: int | None, free: int) -> int:
+    """A worker for each GPU; else as many as the `free` cores and the memory allow."""
     if gpus:
         return gpus
     by_memory = psutil.virtual_memory().available // _BYTES
-    return int(max(1, min(CPU_COUNT // (threads or 1), by_memory)))
+    return int(max(1, min(free // (threads or 1), by_memory)))
 
 
 def _gpus(device: str) -> int:

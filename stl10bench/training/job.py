@@ -42,7 +42,7 @@ class Job(BaseModel):
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads per process [default: cores / processes]."""
+    """CPU threads per process [default: the cores that are free at the start / processes]."""
     compile: bool = False
     """Compile the training step with torch.compile: a slow start, perhaps faster steps."""
     deterministic: bool = False

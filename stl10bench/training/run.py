@@ -152,6 +152,7 @@ def _open(job: Job, console: Console) -> Dataset:
 def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
     """Train in the run folder, which is ours meanwhile, unless its row is there already."""
     from stl10bench.core.device import describe_machine
+    from stl10bench.core.waiting import considerate_threads
     from stl10bench.training import probe, tracking, trainer
     from stl10bench.training.interrupt import translate_errors
 
@@ -166,6 +167,7 @@ def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console)
     with (
         folder.owned(job.config, overwrite=job.overwrite) if main else nullcontext(),
         translate_errors(accelerator, job.config, job.limits.timeout_minutes),
+        considerate_threads(),
     ):
         accelerator.wait_for_everyone()  # until the folder is there, and ours
         console.print(describe_machine(accelerator, job.config.precision), markup=False)
@@ -192,4 +194,5 @@ def _start(job: Job, start: Weights) -> "tuple[Accelerator, Weights]":
         job.folder.path,
         timeout_minutes=job.limits.timeout_minutes,
     )
+    machine.share_threads(accelerator)
     return accelerator, start

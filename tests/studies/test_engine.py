@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,12 +284,36 @@ def test_a_child_sees_its_own_device_and_nothing_of_a_launcher_or_of_a_storage(
 def test_gpus_decide_the_number_of_workers_else_cores_and_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert engine.default_size(4, None) == 4
-    monkeypatch.setattr(engine, "CPU_COUNT", 8)
+    assert engine.default_size(4, None, 8) == 4
     monkeypatch.setattr(engine, "_BYTES", 1)
-    assert (engine.default_size(0, None), engine.default_size(0, 3)) == (8, 2)
+    assert (engine.default_size(0, None, 8), engine.default_size(0, 3, 8)) == (8, 2)
     monkeypatch.setattr(engine, "_BYTES", psutil.virtual_memory().total)
-    assert engine.default_size(0, None) == 1
+    assert engine.default_size(0, None, 8) == 1
+
+
+def test_all_runs_get_the_threads_that_were_free_when_the_first_began(
+    common: Common, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that their seconds can be compared; what the user says counts first."""
+    _, planned = planned_study(common, "lr=0.1,0.01")
+    jobs_seen: list[int | None] = []
+
+    def train(task: Task) -> Failure:
+        jobs_seen.append(task.job.threads)
+        return jobs.failure(task.job.config, "not trained")
+
+    monkeypatch.setattr(jobs, "train", train)
+    measured = iter([5, 3])
+    monkeypatch.setattr(engine.cores, "free", lambda: next(measured))
+    free = replace(common, options={**common.options, "threads": None})
+    unset = [
+        place._replace(job=place.job.model_copy(update={"threads": None}))
+        for place in planned
+        if place.job is not None
+    ]
+    engine.train(unset, batch_of(free, workers=1), Progress("test", unset, QUIET))
+    engine.train(planned, batch_of(common, workers=1), Progress("test", planned, QUIET))
+    assert jobs_seen == [5, 5, 1, 1]
 
 
 def test_an_address_beyond_loopback_without_tls_is_warned_of(

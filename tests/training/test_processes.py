@@ -69,11 +69,3 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     ended = forks.run(*words, "--runs-dir", str(tmp_path), processes=2)
     assert ended.code != 0
     assert "batch_size = 7: must be divisible by the 2 processes" in ended.err
-
-
-def test_accelerate_launch_uses_all_cores_although_it_says_one_thread(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    ended = launch(ACCELERATE, data_dir, tmp_path, "logistic", *OPTIONS)
-    row = json.loads(ended.stdout)
-    assert row["threads"] == len(os.sched_getaffinity(0))
