@@ -6,7 +6,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark speed docs-tables check fix test test-all clean
+.PHONY: help install demo benchmark speed docs docs-tables check fix test test-all clean
 
 help:  ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,10 @@ speed: $(READY)  ## Time training and data against the obvious alternatives (a q
 
 docs-tables: $(READY)  ## Write the generated parts of README.md and docs/
 	$(BIN)/python scripts/readme_table.py
+
+docs: $(READY)  ## Build the documentation as a site, build/site/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/zensical build --strict
 
 check: $(READY)  ## Lint, formatting, types, layers, and the generated parts of the documentation
 	$(BIN)/ruff check .

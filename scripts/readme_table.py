@@ -160,7 +160,7 @@ def _prose(text: str | None) -> str:
 
 def _plain(text: str) -> str:
     """A text of the code as Markdown in one line."""
-    return " ".join(text.replace(r"\[", "[").replace("|", r"\|").replace("<", r"\<").split())
+    return " ".join(text.replace(r"\[", "[").replace("|", r"\|").replace("<", "&lt;").split())
 
 
 def _markdown(titles: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

@@ -30,6 +30,8 @@ settings.load_profile("untimed")
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Starts `stl10bench` commands in forked children of one process that has imported torch."""
+    if sys.platform != "linux":
+        pytest.skip("the tests fork, and adopt orphans, as Linux alone can")
     with Forks(tmp_path_factory.mktemp("forks")) as one:
         yield one
 

@@ -132,7 +132,7 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 def _terminate(number: int, _: FrameType | None) -> None:
     """End on SIGTERM as on Ctrl-C, through every `finally`; on a second one at once."""
     signal.signal(number, signal.SIG_DFL)
-    sys.exit(128 + number)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _explain(error: Any) -> str:
@@ -168,7 +168,9 @@ def main() -> None:
     open_streams()
     note_launcher()
     warnings.showwarning = _warn
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGTERM", "SIGBREAK"):  # Ctrl-Break of Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminate)
     try:
         code = app(standalone_mode=False)
     except (BenchError, typer.TyperException) as error:

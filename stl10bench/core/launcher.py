@@ -12,6 +12,7 @@ from pathlib import PurePath
 from stl10bench.core.errors import UsageError
 
 LAUNCHED = "STL10BENCH_LAUNCHED"  # the launcher's process: when it dies, a run saves and ends
+_POSIX = os.name == "posix"
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 _FALSE = ("0", "false", "no", "off", "n", "f")
 _PARALLEL = "every process holds the whole model; launch with torchrun"
@@ -97,6 +98,19 @@ def launcher_pid() -> int | None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.getppid()
     return os.getppid() if _PRECISION in os.environ and _is_accelerate(os.getppid()) else None
+
+
+def has_died(pid: int) -> bool:
+    """Whether the process that launched this one has ended.
+
+    Windows tells no process that its parent has ended, and the Python of a virtual environment is
+    there a child of the one that was called: the launcher is not our parent.
+    """
+    if _POSIX:
+        return os.getppid() != pid
+    import psutil  # not for `--help`
+
+    return not psutil.pid_exists(pid)
 
 
 def _is_accelerate(pid: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from uuid import uuid4
 
 from stl10bench.config import RunConfig
@@ -27,6 +27,12 @@ STORAGE = "STL10BENCH_STORAGE"  # the URL of a search's memory: it may hold a pa
 RESUME = "Interrupted. Run the same command again to resume."
 _LOOK = 0.2  # seconds between two looks at a child, a lock or a file
 _TAG_LENGTH = 64  # characters, W&B's limit
+# Of a child: else Ctrl-C in a terminal would reach it twice, and on Windows our signal us, too.
+_OWN_GROUP: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    if sys.platform == "win32"
+    else {"process_group": 0}
+)
 _INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
@@ -163,14 +169,14 @@ def _run_child(task: Task, environment: Mapping[str, str]) -> tuple[int, str]:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                process_group=0,  # else Ctrl-C in a terminal would reach it twice
+                **_OWN_GROUP,
                 env={**environment, LAUNCHED: str(os.getpid())},
             ) as process,
         ):
             sent = 0
             while True:
                 for number in _signals(task)[sent:]:
-                    process.send_signal(number)
+                    _send(process, number)
                     sent += 1
                 try:
                     printed, _ = process.communicate(timeout=_LOOK)
@@ -179,6 +185,11 @@ def _run_child(task: Task, environment: Mapping[str, str]) -> tuple[int, str]:
                     pass
     finally:
         file.unlink(missing_ok=True)
+
+
+def _send(process: "subprocess.Popen[str]", number: int) -> None:
+    """Ask a child to save and leave; on Windows by Ctrl-Break, else it would end at once."""
+    process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else number)
 
 
 def _log(path: Path | None) -> AbstractContextManager[IO[str] | None]:

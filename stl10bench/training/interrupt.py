@@ -17,9 +17,10 @@ from torch import distributed
 from stl10bench.config import Limits, RunConfig
 from stl10bench.core.device import is_out_of_memory
 from stl10bench.core.errors import InterruptedRunError, StorageError
-from stl10bench.core.launcher import launcher_pid
+from stl10bench.core.launcher import has_died, launcher_pid
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# On Windows one process can send another only Ctrl-Break: it stands for SIGTERM.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGBREAK", None)]))
 _ECHO = 0.5  # seconds
 _GO_ON, _SAVE = 0, 1
 _TIME_IS_UP, _ORPHAN = 2, 3  # what is higher wins; a signal n is _SIGNAL + n
@@ -39,6 +40,7 @@ def deferred_signals() -> Iterator[Callable[[], int]]:
 
     def note(number: int, _: FrameType | None) -> None:
         nonlocal until
+        number = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
         if time.monotonic() > until:
             os._exit(_SIGNAL + number)
         noted.append(number)
@@ -126,7 +128,7 @@ class Watch:
     def _look(self) -> int:
         if number := self._signalled():
             return _SIGNAL + number
-        if self._launcher is not None and os.getppid() != self._launcher:
+        if self._launcher is not None and has_died(self._launcher):
             return _ORPHAN
         now = time.monotonic()
         # Not before the session has taken a step, which the next one need not take again: an

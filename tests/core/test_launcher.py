@@ -223,3 +223,21 @@ def test_accelerates_one_process_launcher_is_known_by_its_command_line(
         assert launcher.launcher_pid() == (parent.pid if words in LAUNCHERS else None)
         parent.communicate()
     assert launcher.launcher_pid() is None  # it is gone
+
+
+@pytest.mark.parametrize("posix", [True, False], ids=["posix", "windows"])
+def test_a_launcher_is_alive_until_it_has_died(
+    monkeypatch: pytest.MonkeyPatch, posix: bool
+) -> None:
+    monkeypatch.setattr(launcher, "_POSIX", posix)
+    assert not launcher.has_died(os.getppid())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    assert launcher.has_died(ended.pid)
+
+
+def test_on_windows_a_launcher_need_not_be_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        launcher, "_POSIX", False
+    )  # a virtual environment's python.exe lies between
+    assert not launcher.has_died(os.getpid())

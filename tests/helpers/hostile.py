@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import random
-import resource
 import shutil
 import sys
 import tarfile
@@ -659,6 +658,8 @@ def trial(reader: Reader, rng: random.Random, made: Path, folder: Path) -> str:
 
 def main(name: str, count: int, seed: int) -> None:
     """`count` trials of a reader, with limits on time and memory; prints what they came to."""
+    import resource  # of POSIX systems
+
     reader, here = READERS[name], Path("trial").absolute()
     (here / "made").mkdir(parents=True)
     reader.make(here / "made")

@@ -5,12 +5,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import psutil
 import pytest
@@ -401,3 +404,12 @@ def test_a_terminal_shows_the_runs_at_work_the_best_so_far_and_the_time_left(
     assert "test: 1 of 3 runs done, best so far 0.1 at 0.750, estimated time left: " in shown
     assert re.search(r"lr=0.01 seed 0 +1/2 +0.625", shown)
     assert "lr=0.001 seed 0 " not in shown
+
+
+def test_on_windows_a_child_is_asked_to_save_by_ctrl_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Mock(spec=subprocess.Popen)
+    jobs._send(process, signal.SIGINT)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
+    jobs._send(process, signal.SIGINT)
+    assert process.send_signal.call_args_list == [call(signal.SIGINT), call(1)]
