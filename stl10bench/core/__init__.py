@@ -1,3 +1,3 @@
 """Errors, files, console, device and seeding: what every layer stands on."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -28,11 +28,9 @@ RESUME = "Interrupted. Run the same command again to resume."
 _LOOK = 0.2  # seconds between two looks at a child, a lock or a file
 _TAG_LENGTH = 64  # characters, W&B's limit
 # Of a child: else Ctrl-C in a terminal would reach it twice, and on Windows our signal us, too.
-_OWN_GROUP: dict[str, Any] = (
-    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    if sys.platform == "win32"
-    else {"process_group": 0}
-)
+_OWN_GROUP: dict[str, Any] = {"process_group": 0}
+if sys.platform == "win32":
+    _OWN_GROUP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 _INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
@@ -189,7 +187,9 @@ def _run_child(task: Task, environment: Mapping[str, str]) -> tuple[int, str]:
 
 def _send(process: "subprocess.Popen[str]", number: int) -> None:
     """Ask a child to save and leave; on Windows by Ctrl-Break, else it would end at once."""
-    process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else number)
+    if sys.platform == "win32":
+        number = signal.CTRL_BREAK_EVENT
+    process.send_signal(number)
 
 
 def _log(path: Path | None) -> AbstractContextManager[IO[str] | None]:
