@@ -38,7 +38,8 @@ _KINDS = {
     "<class 'float'>": "number",
     "float": "number",
 }
-_EVERYWHERE = ("quiet", "verbose", "help")
+_EVERYWHERE = ("quiet", "verbose", "help", "help_all")
+_PLACEHOLDERS = ("N", "X", "NAME", "PATH", "FILE", "DIR")  # say less than the kind and the bounds
 _MANY = 20  # options shared with `train`: so many are a link rather than rows of a table
 
 
@@ -126,9 +127,12 @@ def _option(option: Any) -> list[str]:
     names = [*option.opts, *option.secondary_opts]
     typed = option.name.upper() if is_argument else ", ".join(f"`{name}`" for name in names)
     field = _SETTINGS.get(option.name)
-    values = (option.metavar or "").replace("|", " or ") or _values(field, option)
+    metavar = "" if option.metavar in _PLACEHOLDERS else option.metavar or ""
+    values = metavar.replace("|", " or ") or _values(field, option)
     text, _, stated = (option.help or "").replace(r"\[", "[").partition(" [default: ")
     default = stated.rstrip("].") or (option.name if option.default is True else option.default)
+    if default is None and field is not None and isinstance(field.default, int | float):
+        default = field.default
     return [typed, values, "required" if option.required else _value(default), _plain(text)]
 
 

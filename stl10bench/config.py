@@ -51,7 +51,7 @@ class RunConfig(BaseModel):
     """Method options that differ from their defaults."""
 
     image_size: int = Field(64, ge=8, le=1024)
-    """Height and width of the model's input in pixels."""
+    """Side of the model's input in pixels."""
     input: Literal["resize", "crop"] = "resize"
     """Resize images to the input size, or crop them (randomly in training, else the centre)."""
     val_fraction: float = Field(0.1, ge=0, le=0.9)
@@ -61,14 +61,14 @@ class RunConfig(BaseModel):
     labels_per_class: int | None = Field(default=None, ge=1)
     """Labelled images per class, validation included (seeded; larger subsets contain smaller)."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Seed of the initial weights, validation split, image order, augmentation and dropout."""
+    """Seed of everything that is random."""
 
     epochs: int = Field(20, ge=1)
-    """Number of passes over the training images."""
+    """Passes over the training images."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many epochs without a better one; the schedule still spans --epochs."""
     batch_size: int = Field(128, ge=1)
-    """Images per training step, over all processes."""
+    """Images per step, over all processes."""
     optimizer: str = Field("adamw", min_length=1)
     """Optimizer: sgd, adam, adamw, or any optimizer of timm."""
     lr: Positive = 0.001

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
+from copy import copy
 from functools import partial
 from importlib import import_module
 from inspect import cleandoc
@@ -56,6 +57,9 @@ COMMANDS = {
     "doctor": ("doctor", "Check whether training will work on this machine."),
 }
 
+HELP_ALL = "help_all"
+_SHARED = (QUIET, VERBOSE, HELP_ALL)  # options of the program that every command has
+
 
 class LazyGroup(TyperGroup):
     """Imports a command's module when the command is called, not to list it."""
@@ -69,15 +73,31 @@ class LazyGroup(TyperGroup):
         name, stub, words = super().resolve_command(ctx, args)
         if name is None or stub is None:
             return name, stub, words
+        from stl10bench.cli.options import OUTPUT, PANELS
+
+        ranks = {panel: rank for rank, panel in enumerate(PANELS)}
         module, line = COMMANDS[name]
         group = get_group(import_module(f"stl10bench.cli.{module}").app)
         command = group.commands.get(name, group)
-        command.help = f"{line}\n\n{cleandoc(command.help or '')}"
+        command.help = f"{line}\n{cleandoc(command.help or '')}"
         for part in (command, *getattr(command, "commands", {}).values()):
             text, heading, examples = cleandoc(part.help or "").partition("Examples:\n")
-            part.help, part.epilog = text, heading + examples
-            part.params += [option for option in self.params if option.name in (QUIET, VERBOSE)]
+            part.help, part.epilog = text.strip(), heading + examples
+            shared = [copy(option) for option in self.params if option.name in _SHARED]
+            part.params += shared
+            for option in (*shared, part.get_help_option(ctx)):
+                option.rich_help_panel, option.hidden = OUTPUT, option.name != HELP_ALL
+            part.params.sort(key=lambda option: ranks.get(option.rich_help_panel, -1))
+            if ctx.resilient_parsing:  # completion offers all
+                _reveal(part, ctx)
         return name, command, words
+
+
+def _reveal(command: Any, ctx: typer.Context) -> None:
+    """Show the options that only --help-all shows; those for the program itself have no help."""
+    for option in command.get_params(ctx):
+        if option.help:
+            option.hidden, option.show_envvar = False, True
 
 
 app = typer.Typer(
@@ -93,6 +113,13 @@ app = typer.Typer(
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"stl10bench {__version__}")
+        raise typer.Exit
+
+
+def _show_all(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        _reveal(ctx.command, ctx)
+        typer.echo(ctx.get_help())
         raise typer.Exit
 
 
@@ -119,6 +146,16 @@ def _options(
     ] = False,
     verbose: Annotated[
         bool, _verbosity("--verbose", "-v", help="Also print library logs and error tracebacks.")
+    ] = False,
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all",
+            callback=_show_all,
+            is_eager=True,
+            expose_value=False,
+            help="Show all options.",
+        ),
     ] = False,
 ) -> None:
     pass

@@ -1,10 +1,11 @@
 """RunConfig and what else a run needs <-> Typer options."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -15,6 +16,20 @@ from stl10bench.core.errors import unknown
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
 from stl10bench.training.job import Job
+
+# The panels, in the order in which every command shows those that it has. Options that are hidden
+# are in --help-all.
+FIRST, _MODEL = "Model and training (unset: as the recipe says)", "Model"
+_GROUPS = {  # of settings: the first field of each, and its heading
+    "input": "Images (the recipe overrides these defaults)",
+    "patience": "Optimization (the recipe overrides these defaults)",
+    "label_smoothing": "Loss, gradients and averaging (the recipe overrides these defaults)",
+    "brightness": "Augmentation (the recipe overrides these defaults)",
+    "cache_views": "Features, test and precision (the recipe overrides these defaults)",
+}
+_DATA, _MACHINE, _TIME, OUTPUT = "Data", "Machine", "Checkpoints and time", "Logging and output"
+PANELS = (FIRST, _MODEL, *_GROUPS.values(), _DATA, _MACHINE, _TIME, OUTPUT)  # after others
+_FREQUENT = ("epochs", "lr", "batch_size", "image_size", "seed")
 
 Specification = dict[str, tuple[Any, Any]]  # parameter -> its Annotated type, its default
 
@@ -45,7 +60,13 @@ def _checkpoints(incomplete: str) -> list[str]:
     return completing([str(file) for file in files if file.is_file()])(incomplete)
 
 
-def choice(kind: str, values: Sequence[str], *names: str, help_text: str | None = None) -> Any:
+def choice(
+    kind: str,
+    values: Sequence[str],
+    *names: str,
+    help_text: str | None = None,
+    hidden: bool = False,
+) -> Any:
     """An option that takes one of `values`; another is a UsageError that names the nearest."""
 
     def check(value: str | None) -> str | None:
@@ -54,7 +75,14 @@ def choice(kind: str, values: Sequence[str], *names: str, help_text: str | None 
         return value
 
     help_text = help_text or f"{', '.join(values[:-1])} or {values[-1]}."
-    return typer.Option(*names, help=help_text, callback=check, autocompletion=completing(values))
+    return typer.Option(
+        *names,
+        help=help_text,
+        callback=check,
+        autocompletion=completing(values),
+        metavar="NAME",
+        hidden=hidden,
+    )
 
 
 def option(
@@ -71,6 +99,7 @@ def option(
         help=help_text.replace("[", r"\["),
         rich_help_panel=panel,
         autocompletion=completing(values) if values else None,
+        show_envvar=False,  # --help-all shows it
         **extra,
     )
     return Annotated[kind | None if default is None else kind, described], default
@@ -79,20 +108,20 @@ def option(
 def _field_options(
     model: type[BaseModel],
     panel: str | None,
-    names: Iterable[str] = (),
+    names: Iterable[str],
     *,
-    values_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    groups: Mapping[str, str] = MappingProxyType({}),
+    hidden: bool = False,
+    note: bool = False,
 ) -> Specification:
-    """An option for each field of `model`, or for `names` alone; unset, the model decides.
+    """An option for each of `names`, fields of `model`; unset, the model decides.
 
-    A field of `groups` begins a panel of its own.
+    With `note` its help says the field's default.
     """
     specification: Specification = {}
-    for name in names or [name for name in model.model_fields if name not in DERIVED]:
-        field, panel = model.model_fields[name], groups.get(name, panel)
+    for name in names:
+        field = model.model_fields[name]
         kind: Any = field.annotation
-        default, metavar, values = field.default, None, values_of.get(name, ())
+        default, metavar, values = field.default, None, _VALUES.get(name, ())
         if get_origin(kind) is UnionType:  # X | None
             kind = get_args(kind)[0]
         if get_origin(kind) is Literal:
@@ -101,15 +130,15 @@ def _field_options(
         elif get_origin(kind) is tuple:
             kind, metavar = str, "LOW,HIGH"
             default = default and ",".join(f"{x:g}" for x in default)
-        note = "" if default is None or names else f" [default: {default}]"
-        help_text = f"{field.description}{note}"
+        text = f" [default: {default}]" if note and default is not None else ""
         specification[name] = option(
             kind,
-            help_text,
+            f"{field.description}{text}",
             panel=panel,
             values=values,
-            metavar=metavar,
+            metavar=metavar or _METAVARS.get(kind),
             envvar=_VARIABLES.get(name),
+            hidden=hidden,
         )
     return specification
 
@@ -125,9 +154,10 @@ MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
 ModelOptions = Annotated[
     list[str] | None,
     typer.Option(
-        help="Set an option of the model, e.g. channels=64,128,256,512; repeatable.",
+        help="Set an option of the model, e.g. channels=64,128; repeatable.",
         metavar="KEY=VALUE",
-        rich_help_panel="Model",
+        rich_help_panel=_MODEL,
+        hidden=True,
     ),
 ]
 MethodOptions = Annotated[
@@ -135,14 +165,8 @@ MethodOptions = Annotated[
     typer.Option(
         help="Set an option of the method, e.g. views=2 (probe) or k=20 (knn); repeatable.",
         metavar="KEY=VALUE",
-        rich_help_panel="Model",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Any setting, also an option of the model or method; repeatable.",
-        metavar="KEY=VALUE",
+        rich_help_panel=_MODEL,
+        hidden=True,
     ),
 ]
 _CHECKPOINT = "A run's name or folder, a checkpoint file, or a folder from 'export --to hub'."
@@ -160,88 +184,135 @@ RunNames = Annotated[
     ),
 ]
 RunsDir = Annotated[
-    Path, typer.Option(help="Folder that contains the runs.", envvar="STL10BENCH_RUNS")
+    Path,
+    typer.Option(
+        help="Folder that contains the runs.",
+        envvar="STL10BENCH_RUNS",
+        show_envvar=False,
+        rich_help_panel=OUTPUT,
+        metavar="DIR",
+    ),
 ]
-Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.")]
+Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.", metavar="FILE")]
 DataDir = Annotated[
     Path,
     typer.Option(
-        help="Folder that contains stl10_binary/ (demo data: in its subfolder demo).",
+        help="Folder with stl10_binary/ or demo/.",
         envvar="STL10BENCH_DATA",
-        rich_help_panel="Data",
+        show_envvar=False,
+        rich_help_panel=_DATA,
+        metavar="DIR",
     ),
 ]
 RUNS, DATA_DIR = Path("runs"), Path("data")
 
-_VALUES = {
+_VALUES: dict[str, Sequence[str]] = {
     "dataset": DATASETS,
     "device": ("auto", "cpu", "cuda", "mps"),
     "tracker": ("wandb", "tensorboard", "none"),
 }
+_METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
+_VARIABLES = {"weights": "STL10BENCH_WEIGHTS", "tracker": "STL10BENCH_TRACKER"}
 
 
-def _job_options(*names: str, panel: str | None = None) -> Specification:
+def _job_options(*names: str, panel: str, hidden: bool = False) -> Specification:
     """Options of fields of Job, with their descriptions and defaults."""
-    specification = _field_options(Job, panel, names, values_of=_VALUES)
+    specification = _field_options(Job, panel, names, hidden=hidden)
     return {
         name: (kind, Job.model_fields[name].default) for name, (kind, _) in specification.items()
     }
 
 
-_VARIABLES = {"weights": "STL10BENCH_WEIGHTS", "tracker": "STL10BENCH_TRACKER"}
-_GROUPS = {  # of settings: the first field of each, and its heading
-    "image_size": "Images and seed (the recipe overrides these defaults)",
-    "epochs": "Optimization (the recipe overrides these defaults)",
-    "label_smoothing": "Loss, gradients and averaging (the recipe overrides these defaults)",
-    "brightness": "Augmentation (the recipe overrides these defaults)",
-    "cache_views": "Features, test and precision (the recipe overrides these defaults)",
-}
+def _other_settings() -> Specification:
+    """The fields of RunConfig that most runs leave as they are."""
+    specification: Specification = {}
+    panel = ""
+    for name in RunConfig.model_fields:
+        if name not in (*DERIVED, *_FREQUENT, "method"):
+            panel = _GROUPS.get(name, panel)
+            specification |= _field_options(RunConfig, panel, [name], hidden=True, note=True)
+    return specification
 
-_model, _workers = (partial(option, panel=name) for name in ("Model", "Workers"))
+
+_first, _model, _machine = (partial(option, panel=name) for name in (FIRST, _MODEL, _MACHINE))
 DATA: Specification = {
-    **_job_options("dataset", panel="Data"),
+    **_job_options("dataset", panel=_DATA),
     "data_dir": (DataDir, DATA_DIR),
-    **_job_options("verify", panel="Data"),
+    **_job_options("verify", panel=_DATA, hidden=True),
 }
-MACHINE = _job_options("device", "threads", panel="Machine")
-PLUGIN = _job_options("plugin")
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+MACHINE = {
+    **_job_options("device", panel=_MACHINE),
+    **_job_options("threads", panel=_MACHINE, hidden=True),
+}
+PLUGIN = _job_options("plugin", panel=_MODEL, hidden=True)
+_Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)
+]
 JSON: Specification = {"as_json": (_Json, False)}
 TRAINING: Specification = {
-    "recipe": option(
-        str, f"Recipe of settings: {', '.join(RECIPES)}.", DEFAULT_RECIPE, values=tuple(RECIPES)
+    "recipe": _first(
+        str,
+        f"{', '.join(RECIPES)} [default: {DEFAULT_RECIPE}]",
+        DEFAULT_RECIPE,
+        values=tuple(RECIPES),
+        metavar="NAME",
+        show_default=False,
     ),
-    "config": option(Path, "TOML or JSON file of settings, e.g. a run's config.json."),
-    "set": (Settings, None),
-    "runs_dir": (RunsDir, RUNS),
-    **_job_options("tracker", "overwrite"),
-    **PLUGIN,
-    **DATA,
-    **_job_options("download", panel="Data"),
-    **MACHINE,
-    **_job_options("compile", "deterministic", panel="Machine"),
-    "freeze": _model(bool, "Freeze the backbone, or fine-tune all of it [default: freeze]."),
-    "hidden": _model(str, "Widths of the hidden linear layers, e.g. 512,256."),
-    "dropout": _model(float, "Dropout rate after each hidden linear layer."),
-    "model_option": (ModelOptions, None),
-    **_job_options("weights", panel="Model"),
-    "pretrained": _model(
-        bool, "Start a backbone from timm's pretrained weights (downloaded, or --weights).", True
-    ),
-    **_field_options(Limits, "Checkpoints and time"),
-    **_field_options(RunConfig, None, groups=_GROUPS),
-    **_field_options(RunConfig, "Model", ("method",)),
+    **_field_options(RunConfig, FIRST, _FREQUENT),
+    "freeze": _first(bool, "Freeze or fine-tune the backbone."),
+    **_job_options("weights", panel=FIRST),
+    "config": _first(Path, "Settings in a TOML or JSON file.", metavar="FILE"),
+    "set": _first(list[str], "Any setting; repeatable.", metavar="K=V"),
+    **_field_options(RunConfig, _MODEL, ["method"], hidden=True),
     "method_option": (MethodOptions, None),
+    "model_option": (ModelOptions, None),
+    "hidden": _model(
+        str, "Widths of the hidden linear layers, e.g. 512,256.", metavar="A,B", hidden=True
+    ),
+    "dropout": _model(
+        float, "Dropout rate after each hidden linear layer.", metavar="X", hidden=True
+    ),
+    "pretrained": _model(
+        bool,
+        "Start a backbone from timm's pretrained weights (downloaded, or --weights).",
+        True,
+        hidden=True,
+    ),
+    **PLUGIN,
+    **_other_settings(),
+    **DATA,
+    **_job_options("download", panel=_DATA, hidden=True),
+    **MACHINE,
+    **_job_options("compile", "deterministic", panel=_MACHINE, hidden=True),
+    **_field_options(Limits, _TIME, Limits.model_fields, hidden=True, note=True),
+    "runs_dir": (RunsDir, RUNS),
+    **_job_options("tracker", panel=OUTPUT),
+    **_job_options("overwrite", panel=OUTPUT, hidden=True),
 }
 WORKERS: Specification = {
-    "workers": _workers(int, "Train N runs at once, each in its own process.", min=1, metavar="N"),
-    "scheduler": _workers(
-        str, "Running Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT.", metavar="ADDRESS"
+    "workers": _machine(int, "Train N runs at once, each in its own process.", min=1, metavar="N"),
+    "scheduler": _machine(
+        str,
+        "Running Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT.",
+        metavar="ADDRESS",
+        hidden=True,
     ),
-    "tls_ca": _workers(Path, "CA certificate of the Dask cluster (PEM)."),
-    "tls_cert": _workers(Path, "Certificate of this machine (PEM)."),
-    "tls_key": _workers(Path, "Private key of that certificate (PEM)."),
+    "tls_ca": _machine(Path, "CA certificate of the Dask cluster (PEM).", hidden=True),
+    "tls_cert": _machine(Path, "Certificate of this machine (PEM).", hidden=True),
+    "tls_key": _machine(Path, "Private key of that certificate (PEM).", hidden=True),
 }
+
+
+def hiding(specification: Specification, *names: str) -> Specification:
+    """The options, of which those of `names` are in --help-all alone."""
+    changed = {}
+    for name in names:
+        kind, default = specification[name]
+        value, described = get_args(kind)
+        described = copy(described)
+        described.hidden = True
+        changed[name] = Annotated[value, described], default
+    return specification | changed
 
 
 def with_options(

@@ -118,12 +118,12 @@ def _layers(context: typer.Context, options: Mapping[str, Any]) -> Iterator[dict
     yield layers["DEFAULT"]
     yield layers["ENVIRONMENT"]
     if path := options.get("config"):
-        yield _sourced(read_file(path), str(path))
+        yield read_file(path)
     yield _sourced(key_values("--set", options.get("set")), "--set")
     yield layers["COMMANDLINE"]
 
 
-def read_file(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Setting]:
     """The settings in a TOML or JSON file, or in a run's config.json; raises UsageError.
 
     The data are those of --dataset, whatever a run's config says.
@@ -141,7 +141,7 @@ def read_file(path: Path) -> dict[str, Any]:
         values |= {"weights": None, "pretrained": False}
     elif str(start).startswith("hub:"):  # where timm's weights are
         values["weights"] = None
-    return values
+    return _sourced(values, str(path))
 
 
 def _sourced(values: Mapping[str, Any], source: str) -> dict[str, Setting]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from stl10bench.cli import train
 from stl10bench.cli.options import (
+    FIRST,
     RUNS,
     TRAINING,
     WORKERS,
@@ -20,6 +21,7 @@ from stl10bench.cli.options import (
     Specification,
     choice,
     completing,
+    hiding,
     option,
     with_options,
 )
@@ -40,9 +42,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 FORMATS = ("table", "markdown", "csv")
-_RECIPE = Annotated[str | None, typer.Option(help="Recipe to use instead of the study's.")]
 _NOT = ("overwrite", "config", "seed", "fold", "recipe")  # of train's options
-_option = partial(option, panel="Search (extra tune)")
+_option = partial(option, panel="Search (extra tune)", hidden=True)
 _SEARCH: Specification = {
     "sampler": _option(str, "Search with Optuna: tpe, random or grid."),
     "trials": _option(int, "Total number of runs of the search.", min=1),
@@ -51,7 +52,11 @@ _SEARCH: Specification = {
         str, "Database URL to store the search in [default: a file].", envvar="STL10BENCH_STORAGE"
     ),
 }
-_RUNNING: Specification = {k: v for k, v in TRAINING.items() if k not in _NOT}
+_RECIPE = option(str, "Recipe to use instead of the study's.", panel=FIRST, metavar="NAME")
+_RUNNING: Specification = hiding(
+    {"recipe": _RECIPE, **{k: v for k, v in TRAINING.items() if k not in _NOT}},
+    *("lr", "batch_size", "image_size", "freeze", "weights"),
+)
 
 
 @app.command("list")
@@ -189,42 +194,44 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 
 
 @app.command()
-@with_options(_RUNNING, _SEARCH, WORKERS)
+@with_options(_SEARCH, _RUNNING, WORKERS)
 def run(
     context: typer.Context,
     name: Annotated[str | None, _NAME] = None,
     *,
-    model: Annotated[str | None, typer.Option(help="Model to use instead of the study's.")] = None,
-    recipe: _RECIPE = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to use instead of the study's.", metavar="NAME")
+    ] = None,
+    recipe: str | None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="Vary a setting, e.g. lr=1e-3,1e-4 or hidden=512,256/128 or lr=1e-5..1e-1:log; "
-            "repeatable.",
+            help="Vary a setting: lr=1e-3,1e-4 or hidden=512,256/128 or lr=1e-5..1e-1:log.",
             metavar="NAME=A,B",
         ),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Train each setting with seeds 0 to N - 1.", min=1, max=1000),
+        typer.Option(
+            help="Train each setting with seeds 0 to N - 1.", min=1, max=1000, metavar="N"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help=r"Folder for figures and CSV \[default: RUNS_DIR/studies/NAME]."),
+        typer.Option(
+            help=r"Folder for figures and CSV \[default: RUNS_DIR/studies/NAME].", hidden=True
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the runs, with state and estimated time.")
+        bool, typer.Option("--dry-run", help="Only list the runs, with estimated times.")
     ] = False,
-    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
+    style: Annotated[str, choice("format", FORMATS, "--format", hidden=True)] = "table",
     **options: Any,
 ) -> None:
     """Train the missing runs of a study, rank its settings and plot them.
-
-    Run the same command again to resume. Under a launcher (torchrun,
-    accelerate) each process is a worker.
+    Run the same command again to resume.
 
     Examples:
-    stl10bench study run logistic-lr
     stl10bench study run --model cnn --vary dropout=0,0.2
     stl10bench study run mlp-hidden --seeds 3 --dry-run
     """

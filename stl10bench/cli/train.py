@@ -26,6 +26,7 @@ from stl10bench.cli.options import (
     RunName,
     RunsDir,
     choice,
+    hiding,
     load_plugin,
     with_options,
 )
@@ -59,11 +60,10 @@ def train(
     job: Annotated[Path | None, typer.Option(hidden=True)] = None,
     **options: Any,
 ) -> None:
-    """Under 60 s for logistic with --dataset demo --recipe quick.
+    """Under 60 s for logistic on the demo data.
 
     Examples:
     stl10bench train mlp --dataset demo --recipe quick
-    stl10bench train cnn --epochs 5
     stl10bench train mobilenetv2 --no-freeze
     """
     from stl10bench.training.job import read_job
@@ -98,14 +98,22 @@ _NO_RUN = ("runs_dir", "tracker", "overwrite", *Limits.model_fields)  # a range 
 
 
 @app.command()
-@with_options({name: TRAINING[name] for name in TRAINING if name not in _NO_RUN}, JSON)
+@with_options(
+    hiding({k: v for k, v in TRAINING.items() if k not in _NO_RUN}, "epochs", "lr", "seed"), JSON
+)
 def lr_find(
     context: typer.Context,
     model: Annotated[str | None, MODEL] = None,
     *,
-    steps: Annotated[int, typer.Option(help="Training steps to take.", min=2, max=100_000)] = 100,
-    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-7,
-    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[
+        int, typer.Option(help="Steps to take.", min=2, max=100_000, metavar="N")
+    ] = 100,
+    lowest: Annotated[
+        float, typer.Option(help="Learning rate of the first step.", metavar="X")
+    ] = 1e-7,
+    highest: Annotated[
+        float, typer.Option(help="Learning rate of the last step.", metavar="X")
+    ] = 10.0,
     output: Picture = Path("lr-find.png"),
     as_json: bool,
     **options: Any,
@@ -181,8 +189,12 @@ def _four_digits(loss: float | None) -> str:
     return "not finite" if loss is None else f"{loss:.4f}"
 
 
+# `--help` stays a page: of many models the first settings to change are others.
+_OF_ALL = hiding(TRAINING, "lr", "batch_size", "seed", "freeze", "weights", "config")
+
+
 @app.command()
-@with_options(TRAINING, WORKERS)
+@with_options(_OF_ALL, WORKERS)
 def benchmark(
     context: typer.Context,
     models: Annotated[list[str] | None, MODELS] = None,
@@ -195,20 +207,21 @@ def benchmark(
     ] = None,
     protocol: Annotated[
         str,
-        typer.Option(help="full, or folds (each of the ten pre-defined folds of 1,000 images)."),
+        typer.Option(
+            help="full, or folds (each of the ten pre-defined folds of 1,000 images).", hidden=True
+        ),
     ] = "full",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the runs, with state and estimated time.")
+        bool, typer.Option("--dry-run", help="Only list the runs, with estimated times.")
     ] = False,
-    style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
+    style: Annotated[str, choice("format", FORMATS, "--format", hidden=True)] = "table",
     **options: Any,
 ) -> None:
     """Trains one run at a time, each in its own process, so that the
-    timings are comparable. --workers N trains N runs at once.
+    timings are comparable.
 
     Examples:
     stl10bench benchmark --all
-    stl10bench benchmark cnn timm:resnet18 --epochs 10
     stl10bench benchmark logistic mlp --seeds 3
     """
     from stl10bench.studies import plan

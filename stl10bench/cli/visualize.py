@@ -69,7 +69,7 @@ def samples(
 
 
 @app.command()
-@with_options(DATA, PLUGIN, _AUGMENTATION)
+@with_options(PLUGIN, _AUGMENTATION, DATA)
 def augmentations(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model whose recipe to show.")] = "cnn",

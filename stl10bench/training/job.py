@@ -27,7 +27,7 @@ class Job(BaseModel):
     config: RunConfig
 
     dataset: str = "stl10"
-    """Data: stl10, or demo (images drawn by code)."""
+    """stl10, or demo (drawn by code)."""
     data_dir: Path | None = None
     """Folder that contains stl10_binary/ (demo data: in its subfolder demo)."""
     download: bool = False
@@ -35,12 +35,12 @@ class Job(BaseModel):
     verify: bool = True
     """Verify the MD5 checksums of STL-10's files."""
     weights: Path | None = None
-    """Initial weights: safetensors (timm keys or a checkpoint), a run, or hf-hub:OWNER/NAME."""
+    """A file, a run or hf-hub:OWNER/NAME."""
     runs_dir: Path = Path("runs")
     """Folder that contains the runs."""
 
     device: str = "auto"
-    """Device: auto, cpu, cuda or mps."""
+    """auto, cpu, cuda or mps."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per process [default: the cores that are free at the start / processes]."""
     compile: bool = False
@@ -48,7 +48,7 @@ class Job(BaseModel):
     deterministic: bool = False
     """Use only deterministic kernels (matters on GPUs)."""
     tracker: str = "wandb"
-    """Tracker: wandb (offline without a key), tensorboard or none."""
+    """wandb, tensorboard or none."""
     plugin: str | None = None
     """Python file, package folder or module that registers models."""
     overwrite: bool = False

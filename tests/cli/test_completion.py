@@ -1,5 +1,6 @@
 """What a shell offers, and what `--help` shows of each command in use."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -119,3 +120,41 @@ def test_an_example_is_a_command_line_that_parses_and_fits(name: str, line: str)
         if not hasattr(command, "resolve_command"):
             break
         program, command, arguments = command.resolve_command(context, arguments)
+
+
+PANELS = [  # everywhere in this order; what has no panel of its own comes first
+    *("Arguments", "Options", "Search (extra tune)", "Model and training", "Model", "Images"),
+    *("Optimization", "Loss, gradients and averaging", "Augmentation"),
+    *("Features, test and precision", "Data", "Machine", "Checkpoints and time"),
+    "Logging and output",
+]
+
+
+def shown(cli: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = cli(*words)
+    assert code == 0
+    return str(out)
+
+
+@pytest.mark.parametrize("command", ["train", "benchmark", "study run"])
+def test_help_is_a_page_of_the_options_used_most(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    text = shown(cli, monkeypatch, *command.split(), "--help")
+    assert text.count("\n") <= 40
+    assert {"--recipe", "--epochs", "--dataset", "--help-all"} <= set(text.split())
+    assert "--momentum" not in text
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_all_options_are_in_help_all_in_the_same_order_of_panels(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    text = shown(cli, monkeypatch, *name.split(), "--help-all")
+    for option in LEAVES[name].params:
+        if option.name != "job" and option.param_type_name == "option":
+            assert option.opts[0] in text
+    panels = [line[3:].split(" ─")[0].partition(" (")[0] for line in re.findall("╭─.*", text)]
+    order = [panel.partition(" (")[0] for panel in PANELS]
+    assert panels == sorted(panels, key=order.index)

@@ -475,8 +475,10 @@ def make_settings(folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> None:
-    given = read_file(folder / "config.json")
-    check_settings("mlp", settings={**given, "model": "mlp"})
+    given = {key: setting.value for key, setting in read_file(folder / "config.json").items()}
+    for name in ("model", "weights", "pretrained"):
+        given.pop(name, None)
+    check_settings("mlp", settings=given)
 
 
 def make_data(folder: Path) -> None:
