@@ -1,5 +1,6 @@
 """No reader believes its file: damaged ones end in one of our errors, in time and in memory."""
 
+import os
 import random
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 SEEDS = st.integers(0, 2**64)
 SHORT = {"images": 20, "row": 60, "rows": 60, "run": 60}  # trials; what is not named here has more
-SOURCE = Path(__file__).parents[1]
+SOURCE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -51,10 +52,11 @@ def test_thousands_of_damaged_files_are_read_or_refused(
     seed = random.randrange(10**6)
     ended = subprocess.run(
         [
-            *(sys.executable, "-W", "error::RuntimeWarning", str(SOURCE / "tests" / "hostile.py")),
+            *(sys.executable, "-W", "error::RuntimeWarning", str(SOURCE / "helpers/hostile.py")),
             *(name, str(READERS[name].trials), str(seed)),
         ],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(SOURCE), str(SOURCE.parent)))},
         capture_output=True,
         text=True,
         check=False,

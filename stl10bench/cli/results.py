@@ -15,10 +15,17 @@ from stl10bench.results import benchmark_table, comparison, history
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
 from stl10bench.results.labels import data_title, row_labels
+from stl10bench.results.row_archive import shared_rows
 from stl10bench.results.run_folder import current_folders
 from stl10bench.results.table import Table, print_table, to_csv, to_markdown
 
 app = typer.Typer()
+With = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with", help="Add the rows of an archive from 'rows share'; repeatable.", metavar="FILE"
+    ),
+]
 
 
 @app.command()
@@ -43,6 +50,7 @@ def table(
     reference: Annotated[
         bool, typer.Option("--reference", help="Add the course report's rows and ours.")
     ] = False,
+    shared: With = None,
     baselines: Annotated[
         bool, typer.Option(help="Add the scores of a uniform guess and a constant class.")
     ] = True,
@@ -53,12 +61,15 @@ def table(
     stl10bench table --sort test_loss
     stl10bench table --columns test_accuracy,test_ece,lr
     stl10bench table --where model=cnn --where lr=0.001
+    stl10bench table --with rows.tar
     """
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
     rows, damaged = benchmark_table.read_rows(folders)
     rows += benchmark_table.all_reference_rows() if reference else []
+    with shared_rows(shared or [], runs_dir) as others:
+        rows += [row for _, row in others]
     rows = benchmark_table.select(rows, where or [])
     if not rows:
         if damaged:
@@ -209,6 +220,7 @@ def report(
     ] = None,
     style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
     title: Annotated[str, typer.Option(help="The heading.")] = "stl10bench report",
+    shared: With = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -233,7 +245,8 @@ def report(
     from stl10bench.report.html import html_page
     from stl10bench.report.markdown import markdown_document
 
-    groups = build_report(runs_dir, run or [], data_dir=data_dir)
+    with shared_rows(shared or [], runs_dir) as others:
+        groups = build_report(runs_dir, run or [], data_dir=data_dir, shared=others)
     write = html_page if style == "html" else markdown_document
     path = output or Path("report.html" if style == "html" else "report.md")
     files.write(path, write(title, groups).encode())

@@ -11,19 +11,25 @@ from stl10bench.report.load import load_groups, without_folder
 from stl10bench.report.provenance import environment
 from stl10bench.report.results import costs, curves, results_table, summary
 from stl10bench.report.studies import load_studies, study_section
+from stl10bench.results.rows import Row
+from stl10bench.results.run_folder import RunFolder
 
 
 def build_report(
-    runs_dir: Path, names: Sequence[str], *, data_dir: Path | None
+    runs_dir: Path,
+    names: Sequence[str],
+    *,
+    data_dir: Path | None,
+    shared: Sequence[tuple[RunFolder, Row]] = (),
 ) -> list[GroupReport]:
-    """A report on each set of test images and protocol, of the runs `names` or all.
+    """A report on each set of test images and protocol, of the runs `names` or all, and `shared`.
 
     The data folder is the default one where `data_dir` is None. Raises what `load_groups` raises,
     and DataError for a `data_dir` that has the images of no run.
     """
     reports = []
     has_pictures = False
-    groups = load_groups(runs_dir, names)
+    groups = load_groups(runs_dir, names, shared)
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
     study_notes = [without_folder(runs_dir, error) for error in damaged]
     for number, group in enumerate(groups):

@@ -18,7 +18,7 @@ from stl10bench.metrics import calibration
 from stl10bench.metrics.calibration import Reliability
 from stl10bench.results import history, ranking
 from stl10bench.results.aggregate import aggregate
-from stl10bench.results.benchmark_table import by_protocol
+from stl10bench.results.benchmark_table import apart_notes, by_protocol
 from stl10bench.results.comparison import finished_folders
 from stl10bench.results.history import History
 from stl10bench.results.labels import row_labels
@@ -74,8 +74,12 @@ class RunGroup(NamedTuple):
     damaged: tuple[CheckpointError, ...]  # of these runs, and of those that are left out
 
 
-def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
+def load_groups(
+    runs_dir: Path, names: Sequence[str], shared: Sequence[tuple[RunFolder, Row]] = ()
+) -> list[RunGroup]:
     """The runs that `names` mean, or all below `runs_dir`, in groups that can be compared.
+
+    `shared` are runs of others, see `row_archive.shared_rows`.
 
     Raises UsageError for a name that is none, for one run named twice, and when there is no run;
     CheckpointError where no result.json holds a row, and for labels that differ within a group.
@@ -101,13 +105,19 @@ def load_groups(runs_dir: Path, names: Sequence[str]) -> list[RunGroup]:
             notes.append(f"{clean(folder.name)} is left out: it is a copy of {clean(name)}")
             continue
         runs[name] = load_run(folder, row.model_copy(update={"run": name}))
+    runs |= {str(row.run): load_run(folder, row) for folder, row in shared}
     failures = [] if names else _unfinished(runs_dir, notes, damaged)
     if not runs and not failures:
         if damaged:
             raise damaged[0]
         raise UsageError(f"no finished run in {runs_dir}: train one, or pass --runs-dir")
     rows = sorted((run.row for run in runs.values()), key=ranking.best_first)
-    groups = [_group(title, part, runs, notes) for title, part in by_protocol([*rows, *failures])]
+    parts = by_protocol([*rows, *failures])
+    apart = apart_notes(rows, [part for _, part in parts])
+    groups = [
+        _group(title, part, runs, [*notes, *([reason] if reason else [])])
+        for (title, part), reason in zip(parts, apart, strict=True)
+    ]
     return [group._replace(damaged=(*damaged, *group.damaged)) for group in groups]
 
 

@@ -8,7 +8,7 @@ from stl10bench.report.document import Code, Details, Section, Text
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.results import columns
 from stl10bench.results.columns import plain
-from stl10bench.results.rows import Failure
+from stl10bench.results.rows import Failure, Row
 from stl10bench.results.table import Table
 
 _RUN = ("test_accuracy", "test_loss", "best_epoch", "epochs", "train_seconds")
@@ -37,7 +37,7 @@ def run_details(setting: Setting) -> Details:
     config = setting.row.config.model_dump(exclude_defaults=True, exclude=_NOT_VARIED)
     settings = {**setting.row.model_options, **config}
     text = ", ".join(f"{key} {plain(value)}" for key, value in settings.items())
-    commands = [f"stl10bench reproduce {shlex.quote(clean(str(row.run)))}" for row in rows]
+    commands = [_command(row) for row in rows]
     return Details(
         f"{len(rows)} runs and their settings" if len(rows) > 1 else "run and settings",
         (
@@ -46,6 +46,14 @@ def run_details(setting: Setting) -> Details:
             Code("\n".join(commands)),
         ),
     )
+
+
+def _command(row: Row) -> str:
+    """What trains a run again; a run of others is called `<archive>:<run>`."""
+    if not row.source:
+        return f"stl10bench reproduce {shlex.quote(clean(str(row.run)))}"
+    archive, _, run = clean(str(row.run)).rpartition(":")
+    return f"stl10bench rows verify {shlex.quote(archive)} {run} --level reproduced"
 
 
 def environment(group: RunGroup) -> Section:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stl10bench.core.errors import CheckpointError
 from stl10bench.metrics.significance import count_pairs, decode_hits, mcnemar_p, wilson_interval
-from stl10bench.results.rows import Failure, Row
+from stl10bench.results.rows import LEVELS, Failure, Level, Row
 
 _COUNTERS = ("seed", "fold")  # what tells the repeats of a setting apart
 _MEANS = (
@@ -35,8 +35,11 @@ def aggregate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
     groups: dict[str, list[Row | Failure]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(_setting(row) or str(number), []).append(row)
-    asked = max((len({_counters(row) for row in group}) for group in groups.values()), default=1)
-    return [_aggregate_group(group, asked) for group in groups.values()]
+    asked: dict[str, int] = {}  # of each archive by itself: others may have had other plans
+    for group in groups.values():
+        repeats = len({_counters(row) for row in group})
+        asked[_source(group[0])] = max(asked.get(_source(group[0]), 1), repeats)
+    return [_aggregate_group(group, asked[_source(group[0])]) for group in groups.values()]
 
 
 def run_count(row: Row) -> str | None:
@@ -97,8 +100,14 @@ def _aggregate_group(group: Sequence[Row | Failure], asked: int) -> Row | Failur
         combined["test_accuracy_sd"] = statistics.stdev(row.test_accuracy for row in rows)
         combined |= _summed_confusion(rows)
         of_one_run = {"run": None, "checkpoint": None, "test_hits": None, "seed": None}
-        combined |= {**of_one_run, "test_notes": ()}
+        combined |= {**of_one_run, "test_notes": (), "verified": _lowest(rows)}
     return rows[0].model_copy(update=combined)
+
+
+def _lowest(rows: Sequence[Row]) -> Level | None:
+    """How far all of the rows were verified; None for one's own."""
+    levels = [row.verified for row in rows if row.verified is not None]
+    return min(levels, key=("refused", *LEVELS).index, default=None)
 
 
 def _summed_confusion(rows: Sequence[Row]) -> dict[str, Any]:
@@ -121,7 +130,12 @@ def _setting(row: Row | Failure) -> str | None:
     """What the repeats of a row have in common; None for one of no run, or refused settings."""
     if row.config is None or (isinstance(row, Row) and row.run is None):
         return None
-    return json.dumps(row.config.model_dump(mode="json", exclude=set(_COUNTERS)), sort_keys=True)
+    settings = row.config.model_dump(mode="json", exclude=set(_COUNTERS))
+    return json.dumps([_source(row), settings], sort_keys=True)
+
+
+def _source(row: Row | Failure) -> str:
+    return row.source if isinstance(row, Row) else ""
 
 
 def _counters(row: Row | Failure) -> tuple[Any, ...]:

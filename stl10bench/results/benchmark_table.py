@@ -29,6 +29,11 @@ _TIED = (
 )
 UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
 _STACKED = "trained together with other rows, by version 0.1.0: the seconds are those of all"
+_VERIFIED = (
+    "verified: how far 'rows verify' checked somebody else's row here: whole (unchanged), "
+    "recomputed (from its logits and your labels), re-evaluated (its checkpoint) or reproduced "
+    "(trained again); refused: it is not ranked; -: your own"
+)
 _CHANCE = "at chance: the interval includes the accuracy of a uniform guess or of a constant class"
 
 
@@ -136,7 +141,11 @@ def show_rows(
         columns.choose([view.sort], shown)
         parts = [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
     chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
-    part_tables = [rows_to_table(title, part, chosen) for title, part in parts]
+    reasons = apart_notes(rows, [part for _, part in parts])
+    part_tables = [
+        rows_to_table(title, part, chosen, reason)
+        for (title, part), reason in zip(parts, reasons, strict=True)
+    ]
     if style == "table":
         for table in part_tables:
             print_table(table, console, expendable=columns.EXPENDABLE)
@@ -174,6 +183,33 @@ def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Fai
     return [(titles.get(key, ""), [row for row in rows if belongs(row, key)]) for key in keys]
 
 
+def apart_notes(
+    rows: Sequence[Row | Failure], parts: Sequence[Sequence[Row | Failure]]
+) -> list[str]:
+    """Of each part, why somebody else's rows do not stand beside one's own; empty where they do."""
+    own = [row for row in rows if isinstance(row, Row) and not row.source and not row.title]
+    notes = []
+    for part in parts:
+        finished = [row for row in part if isinstance(row, Row) and not row.baseline]
+        shared = [row for row in finished if row.source]
+        apart = own and shared and len(shared) == len(finished)
+        notes.append(_difference(shared[0], own) if apart else "")
+    return notes
+
+
+def _difference(shared: Row, own: Sequence[Row]) -> str:
+    """What of its protocol differs from the nearest of one's own."""
+
+    def differing(row: Row) -> list[str]:
+        ours, theirs = ({**r.protocol_parts, "name of the data": r.dataset} for r in (row, shared))
+        return [
+            f"{key} {theirs[key]}, yours {ours[key]}" for key in ours if ours[key] != theirs[key]
+        ]
+
+    nearest = min((differing(row) for row in own), key=len)
+    return f"{shared.source} stands apart: {'; '.join(nearest)}"
+
+
 def _part_key(row: Row) -> tuple[str, str]:
     return row.protocol, row.title or row.dataset
 
@@ -192,9 +228,14 @@ def ordered(
     return sorted(present, key=order, reverse=descending) + missing
 
 
-def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Column]) -> Table:
-    """One table as text; of a failed run the state in place of its accuracy, and why in a note."""
-    lines, notes = [], []
+def rows_to_table(
+    title: str, part: Sequence[Row | Failure], chosen: Sequence[Column], reason: str = ""
+) -> Table:
+    """One table as text; of a failed run the state in place of its accuracy, and why in a note.
+
+    `reason` says why the rows stand apart from others.
+    """
+    lines, notes = [], [(columns.LABEL, reason)] if reason else []
     for row, label in zip(part, row_labels(part), strict=True):
         lines.append((label, *(columns.text(row, column) for column in chosen)))
         errors = row.failures if isinstance(row, Row) else (_reason(row),)
@@ -203,6 +244,8 @@ def rows_to_table(title: str, part: Sequence[Row | Failure], chosen: Sequence[Co
     finished = [row for row in part if isinstance(row, Row)]
     if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
         notes.append((titles["vs_best"], _TIED))
+    if "verified" in titles and any(row.source for row in finished):
+        notes.append((titles["verified"], _VERIFIED))
     if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
         notes.append((titles["runs"], UNFINISHED))
     if "train_seconds" in titles and any(row.stacked > 1 for row in finished):

@@ -142,6 +142,7 @@ COLUMNS = {
         Column("test_accuracy_sd", "SD over runs", "{:.4f}".format),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
+        Column("verified", "verified", str),
         Column("at_chance", "at chance", plain),
         Column("accuracy_low", "accuracy low", _share),
         Column("accuracy_high", "accuracy high", _share),
@@ -174,7 +175,8 @@ COLUMNS = {
 }
 DEFAULT = (
     *("test_loss", "test_accuracy", "tta_accuracy", "runs", "test_accuracy_sd", "vs_best"),
-    *("parameters", "trainable_parameters", "macs", "image_size", "contamination", "precision"),
+    *("verified", "parameters", "trainable_parameters", "macs", "image_size", "contamination"),
+    "precision",
     *("train_seconds", "images_per_second"),
 )
 # On a narrow terminal these go first, in this order; never the model and its accuracy.
@@ -189,5 +191,6 @@ CSV = (
     *("test_macro_f1", "test_ece", "test_brier", "test_temperature", "test_loss_scaled"),
     *("test_ece_scaled", "test_brier_scaled", "val_accuracy", "parameters"),
     *("trainable_parameters", "macs", "image_size", "pretrained", "selection", "epochs", "seed"),
-    *("precision", "processes", "stacked", "train_seconds", "images_per_second", "error"),
+    *("precision", "processes", "stacked", "train_seconds", "images_per_second"),
+    *("source", "verified", "error"),
 )

@@ -50,7 +50,8 @@ def model_label(row: Row | Failure, marks: Sequence[str] = ()) -> str:
         fine_tuned = "from scratch" if from_scratch else "fine-tuned"
         tuned.append("frozen" if row.model_options["freeze"] else fine_tuned)
     baseline = ["baseline"] * (isinstance(row, Row) and row.baseline)
-    all_marks = [*tuned, *marks, *baseline]
+    source = [row.source] if isinstance(row, Row) and row.source else []
+    all_marks = [*tuned, *marks, *baseline, *source]
     return f"{row.model} ({', '.join(all_marks)})" if all_marks else row.model
 
 

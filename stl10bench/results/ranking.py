@@ -18,8 +18,9 @@ def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
       the lowest loss), Holm-corrected for all that could be tested against it.
     - `vs_best`: best; tied where that p-value is SIGNIFICANCE or more; else worse.
 
-    The last two are None where there is nothing to test: a baseline, a row without hits or with
-    repeats that are missing, or one that saw another part of the images than the best.
+    The last two are None where there is nothing to test: a baseline, a row without hits, with
+    repeats that are missing or that was refused when it was verified, or one that saw another part
+    of the images than the best.
     """
     shares = class_shares(rows)
     unknown = ("at_chance", "vs_best", "p_vs_best")
@@ -30,7 +31,11 @@ def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
         if shares and row.test_accuracy_interval is not None:
             low, high = row.test_accuracy_interval
             mark["at_chance"] = low <= max(shares) and high >= 1 / len(shares)
-    ranked = [(row, mark) for row, mark in finished if row.runs == row.runs_asked]
+    ranked = [
+        (row, mark)
+        for row, mark in finished
+        if row.runs == row.runs_asked and row.verified != "refused"
+    ]
     if len(ranked) > 1:
         best, best_mark = min(ranked, key=lambda pair: best_first(pair[0]))
         best_mark["vs_best"] = "best"

@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -308,6 +309,32 @@ def check_row(name: str, config: RunConfig, row: Row, protocol: object) -> None:
             f"{name}/result.json: protocol = {protocol!r:.80}, but its settings say "
             f"{row.protocol!r}"
         )
+
+
+@contextmanager
+def shared_rows(paths: Sequence[Path], runs_dir: Path) -> Iterator[list[tuple[RunFolder, Row]]]:
+    """The runs of archives as run folders, for the time within, and their rows.
+
+    Each row says its archive, how far it was verified by the runs folder `runs_dir`, and what a
+    ranking needs. Raises what `unpack` raises, CheckpointError for predictions that are not the
+    row's, UsageError for two archives of one name.
+    """
+    levels = verified_levels(runs_dir) if paths else {}
+    runs = []
+    with TemporaryDirectory(prefix="stl10bench-rows-") as folder:
+        for path in paths:
+            into = Path(folder) / path.name
+            if into.exists():
+                raise UsageError(f"two archives are called {path.name}: rename one of them")
+            into.mkdir()
+            for shared in unpack(path, into):
+                with named(path, into):
+                    row = shared.folder.with_hits(shared.folder.row())
+                level = levels.get(shared.digest, LEVELS[0])
+                name = f"{path.name}:{row.run}"
+                facts = {"run": name, "source": path.name, "verified": level}
+                runs.append((shared.folder, row.model_copy(update=facts)))
+        yield runs
 
 
 def verified_levels(runs_dir: Path) -> dict[str, Level]:

@@ -1,5 +1,7 @@
 """Rows of others are verified level by level, and each lie is refused at its level."""
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -357,3 +359,58 @@ def test_what_cannot_be_recomputed_is_listed(verify: Any, run: RunFolder) -> Non
     assert code == 0
     assert "; not val_accuracy, val_loss" in out
     assert "no validation logits are stored" in out
+
+
+def test_a_table_shows_rows_of_others_beside_ones_own_with_their_level(
+    cli: Any, verify: Any, run: RunFolder
+) -> None:
+    runs = ["--runs-dir", str(run.path.parent)]
+    assert verify("--level", "recomputed", *runs)[0] == 0
+    code, out, _ = cli("table", *runs, "--with", "r.tar", "--format", "csv")
+    assert code == 0
+    lines = list(csv.DictReader(io.StringIO(out)))
+    mine, theirs = (line for line in lines if line["baseline"] != "True")
+    assert (mine["verified"], theirs["verified"]) == ("", "recomputed")
+    assert (theirs["source"], theirs["run"]) == ("r.tar", f"r.tar:{run.name}")
+    _, out, _ = cli("table", *runs, "--with", "r.tar", "--format", "markdown")
+    assert out.count("20 test images") == 1  # one table, as it is one protocol
+    assert "| logistic (r.tar) |" in out
+    assert "verified: how far 'rows verify' checked" in out
+    (run.path.parent / "verified.json").unlink()
+    _, out, _ = cli("table", *runs, "--with", "r.tar", "--columns", "verified")
+    assert "whole" in out
+
+
+def test_rows_of_another_protocol_stand_apart_with_the_reason(
+    cli: Any, verify: Any, run: RunFolder, data_dir: Path
+) -> None:
+    assert verify()[0] == 0
+    stl10bench.train(
+        *("logistic",), data_dir=data_dir, runs_dir=Path("mine"), threads=1, val_fraction=0, **TINY
+    )
+    code, out, _ = cli("table", "--runs-dir", "mine", "--with", "r.tar", "--format", "markdown")
+    assert code == 0
+    assert out.count("20 test images") == 2
+    assert "r.tar stands apart: selection validation, yours last-epoch" in out
+
+
+def test_a_refused_row_is_not_ranked(cli: Any, verify: Any, run: RunFolder) -> None:
+    runs = ["--runs-dir", str(run.path.parent)]
+    assert verify(*runs, change=change_row(run, test_ece=0.01))[0] == 8
+    _, out, _ = cli("table", *runs, "--with", "r.tar", "--format", "json")
+    theirs = next(row for row in json.loads(out) if row["source"])
+    assert (theirs["verified"], theirs["vs_best"]) == ("refused", None)
+    (run.path.parent / "verified.json").unlink()
+
+
+def test_a_report_has_rows_of_others_and_the_command_that_verifies_them(
+    cli: Any, verify: Any, run: RunFolder
+) -> None:
+    assert verify()[0] == 0
+    runs = ["--runs-dir", str(run.path.parent)]
+    code, _, err = cli("report", *runs, "--with", "r.tar", "--format", "markdown")
+    text = Path("report.md").read_text()
+    assert code == 0, err
+    assert f"stl10bench rows verify r.tar {run.name} --level reproduced" in text
+    assert f"stl10bench reproduce {run.name}" in text
+    assert "logistic (r.tar)" in text
