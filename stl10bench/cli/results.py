@@ -12,10 +12,13 @@ from stl10bench.core.console import muted_stderr, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results import benchmark_table, comparison, history
+from stl10bench.results.aggregate import aggregate, hits_of
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
+from stl10bench.results.detectable import POWER, settings_to_plan
 from stl10bench.results.labels import data_title, row_labels
 from stl10bench.results.row_archive import shared_rows
+from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import current_folders
 from stl10bench.results.table import Table, print_table, to_csv, to_markdown
 
@@ -99,6 +102,12 @@ def compare(
     *,
     runs_dir: RunsDir = RUNS,
     everything: Annotated[bool, typer.Option("--all", help="Compare all runs.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="How many seeds would show a difference?")
+    ] = False,
+    detect: Annotated[
+        float, typer.Option(help="The difference to plan for: 0.01 is one point.", min=0, max=1)
+    ] = 0.01,
     style: Annotated[str, choice("format", benchmark_table.FORMATS[:3], "--format")] = "table",
     as_json: bool,
 ) -> None:
@@ -109,10 +118,14 @@ def compare(
     Examples:
     stl10bench compare
     stl10bench compare --all
+    stl10bench compare --plan --detect 0.01
     stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b
     """
     if as_json and style != "table":
         raise UsageError(f"--format {style} and --json: must be one of them")
+    if plan:
+        _plan(runs_dir, runs or [], detect, "json" if as_json else style)
+        return
     loaded: list[Run] = []
     damaged: list[CheckpointError] = []
     for folder in comparison.finished_folders(runs_dir, runs or []):
@@ -128,6 +141,56 @@ def compare(
     loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
     pairs = comparison.differences(loaded, stderr())
     _show_differences(loaded, pairs, "json" if as_json else style)
+    end_with(damaged)
+
+
+_PLAN = (
+    f"detectable: the smallest true difference that {POWER:.0%} of such comparisons would call "
+    "significant (p < 0.05, the test of the means of 'vs best'), with that many seeds of each "
+    "setting; the last one is the limit that this test split sets, whatever the number of seeds"
+)
+_SEEDS = (1, 3, 5, 10)
+
+
+def _plan(runs_dir: Path, names: Sequence[str], detect: float, style: str) -> None:
+    """Print how many seeds of the best setting and of each other would show a difference."""
+    rows, damaged = benchmark_table.read_rows(comparison.finished_folders(runs_dir, names))
+    plans: list[dict[str, str]] = []
+    for title, part in benchmark_table.by_protocol(rows):
+        combined = [row for row in aggregate(part) if isinstance(row, Row) and hits_of(row)]
+        pairs = settings_to_plan(combined)
+        if not pairs:
+            continue
+        labels = dict(zip(map(id, combined), row_labels(combined), strict=True))
+        lines = []
+        for first, second, noise in pairs:
+            needed = noise.seeds_for(detect)
+            lines.append(
+                (
+                    f"{labels[id(first)]} - {labels[id(second)]}",
+                    _signed(first.test_accuracy - second.test_accuracy),
+                    *(f"{noise.detectable(seeds):.3f}" for seeds in _SEEDS),
+                    f"{noise.detectable(10**9):.3f}",
+                    "none is enough" if needed is None else str(needed),
+                )
+            )
+        counts = (f"detectable: {seeds} seed{'s'[: seeds - 1]}" for seeds in _SEEDS)
+        header = ("settings", "difference", *counts, "any number", f"seeds for {detect:g}")
+        table = Table(f"{title}: seeds to plan", header, tuple(lines), (("settings", _PLAN),))
+        plans += [{"data": title, **dict(zip(header, line, strict=True))} for line in lines]
+        if style == "table":
+            print_table(table, stdout())
+        elif style == "csv":
+            typer.echo(to_csv(header, lines), nl=False)
+        elif style == "markdown":
+            typer.echo(to_markdown(table), nl=False)
+    if not plans:
+        raise UsageError(
+            "--plan needs two settings on the same test images, one of them with two seeds or "
+            "more: stl10bench benchmark MODEL... --seeds 3"
+        )
+    if style == "json":
+        typer.echo(json.dumps({"detect": detect, "power": POWER, "plans": plans}))
     end_with(damaged)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -87,6 +87,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, (len(p_values) - rank) * p_values[index])
         corrected[index] = min(1.0, highest)
     return corrected
+
+
+def letter_groups(count: int, different: Collection[tuple[int, int]]) -> list[str]:
+    """Letters for `count` results, best first: two share one unless they are `different`.
+
+    The pairs are of places, the smaller first. Insert-and-absorb of Piepho (2004), "An algorithm
+    for a letter-based representation of all-pairwise comparisons", section 2. A letter stands for a
+    set of results of which no two differ; together the sets hold every pair that does not.
+    """
+    groups = [set(range(count))]
+    for first, second in sorted(different):
+        split = []
+        for group in groups:
+            both = {first, second} <= group
+            split += [group - {first}, group - {second}] if both else [group]
+        groups = []
+        for group in sorted(split, key=len, reverse=True):  # absorb what another one holds
+            if not any(group <= other for other in groups):
+                groups.append(group)
+    groups.sort(key=sorted)
+    names = [_letters(number) for number in range(len(groups))]
+    pairs = [list(zip(names, groups, strict=True)) for _ in range(count)]
+    return [
+        "".join(name for name, group in pairs[place] if place in group) for place in range(count)
+    ]
+
+
+def _letters(number: int) -> str:
+    """a to z, then a1, b1, ..."""
+    turn, letter = divmod(number, 26)
+    return chr(ord("a") + letter) + (str(turn) if turn else "")
 
 
 def bootstrap_interval(

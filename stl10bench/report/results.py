@@ -15,7 +15,8 @@ from stl10bench.results.rows import Row
 from stl10bench.results.table import Cell, Table
 
 _COLUMNS = (
-    *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "verified", "test_loss"),
+    *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "group", "verified"),
+    "test_loss",
     "test_macro_f1",
     *("test_ece", "parameters", "trainable_parameters", "macs", "image_size", "latency_ms"),
     *("train_seconds", "images_per_second", "precision", "contamination"),

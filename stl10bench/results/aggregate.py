@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stl10bench.core.errors import CheckpointError
 from stl10bench.metrics.significance import count_pairs, decode_hits, mcnemar_p, wilson_interval
@@ -57,14 +58,14 @@ def rows_p_value(first: Row, second: Row) -> float:
     differences of mean hits over their number, and that of each setting's accuracies over its
     number of repeats. A single run among repeats is given the other's variance.
     """
-    hits = [[decode_hits(text) for text in hits_of(row)] for row in (first, second)]
     images = first.test_images
-    if len(hits[0]) == len(hits[1]) == 1:
-        return mcnemar_p(count_pairs(hits[0][0], hits[1][0], images))
-    means = [_means(group, images) for group in hits]
-    differences = [a - b for a, b in zip(*means, strict=True)]
-    difference = sum(differences) / images
-    variance = statistics.pvariance(differences, difference) / images
+    if len(hits_of(first)) == len(hits_of(second)) == 1:
+        one, other = (decode_hits(hits_of(row)[0]) for row in (first, second))
+        return mcnemar_p(count_pairs(one, other, images))
+    hits = [hit_matrix(row) for row in (first, second)]
+    differences = hits[0].mean(0) - hits[1].mean(0)
+    difference = float(differences.mean())
+    variance = float(differences.var()) / images
     deviations = [row.test_accuracy_sd for row in (first, second)]
     highest = max(deviation for deviation in deviations if deviation is not None)
     for deviation, group in zip(deviations, hits, strict=True):
@@ -77,6 +78,12 @@ def rows_p_value(first: Row, second: Row) -> float:
 def hits_of(row: Row) -> tuple[str, ...]:
     """What a row says of its runs' hits: one text each, or none where it does not say."""
     return row.repeated_hits or ((row.test_hits,) if row.test_hits else ())
+
+
+def hit_matrix(row: Row) -> NDArray[np.uint8]:
+    """uint8 (runs, images): 1 where a run classified an image correctly."""
+    bits = [np.frombuffer(bytes.fromhex(text), np.uint8) for text in hits_of(row)]
+    return np.unpackbits(np.stack(bits), axis=1, count=row.test_images)
 
 
 def _aggregate_group(group: Sequence[Row | Failure], asked: int) -> Row | Failure:
@@ -140,9 +147,3 @@ def _source(row: Row | Failure) -> str:
 
 def _counters(row: Row | Failure) -> tuple[Any, ...]:
     return tuple(getattr(row.config, key, None) for key in _COUNTERS)
-
-
-def _means(hits: Sequence[int], images: int) -> list[float]:
-    """The share of the runs that classified each image correctly."""
-    bits = [f"{number:0{-(-images // 8) * 8}b}"[:images] for number in hits]
-    return [sum(map(int, column)) / len(hits) for column in zip(*bits, strict=True)]

@@ -29,6 +29,10 @@ _TIED = (
 )
 UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
 _STACKED = "trained together with other rows, by version 0.1.0: the seconds are those of all"
+_GROUPS = (
+    "group: rows that share a letter do not differ significantly (the same tests, after Holm's "
+    "correction for all pairs of rows)"
+)
 _VERIFIED = (
     "verified: how far 'rows verify' checked somebody else's row here: whole (unchanged), "
     "recomputed (from its logits and your labels), re-evaluated (its checkpoint) or reproduced "
@@ -244,6 +248,8 @@ def rows_to_table(
     finished = [row for row in part if isinstance(row, Row)]
     if "vs_best" in titles and any(row.vs_best == "tied" for row in finished):
         notes.append((titles["vs_best"], _TIED))
+    if "group" in titles and any(row.group for row in finished):
+        notes.append((titles["group"], _GROUPS))
     if "verified" in titles and any(row.source for row in finished):
         notes.append((titles["verified"], _VERIFIED))
     if "runs" in titles and any(row.runs != row.runs_asked for row in finished):

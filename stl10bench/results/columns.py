@@ -142,6 +142,7 @@ COLUMNS = {
         Column("test_accuracy_sd", "SD over runs", "{:.4f}".format),
         Column("vs_best", "vs best", str),
         Column("p_vs_best", "p vs best", p_value),
+        Column("group", "group", str),
         Column("verified", "verified", str),
         Column("at_chance", "at chance", plain),
         Column("accuracy_low", "accuracy low", _share),
@@ -192,5 +193,5 @@ CSV = (
     *("test_ece_scaled", "test_brier_scaled", "val_accuracy", "parameters"),
     *("trainable_parameters", "macs", "image_size", "pretrained", "selection", "epochs", "seed"),
     *("precision", "processes", "stacked", "train_seconds", "images_per_second"),
-    *("source", "verified", "error"),
+    *("group", "source", "verified", "error"),
 )

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 from stl10bench.config import make_config
-from stl10bench.metrics.significance import SIGNIFICANCE, holm
+from stl10bench.metrics.significance import SIGNIFICANCE, holm, letter_groups
 from stl10bench.results.aggregate import hits_of, rows_p_value
 from stl10bench.results.rows import Failure, Row
+
+_GROUPED = 50  # rows whose pairs are all tested
 
 
 def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
@@ -17,13 +20,15 @@ def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
     - `p_vs_best`: the p-value (`rows_p_value`) against the row with the highest accuracy (then
       the lowest loss), Holm-corrected for all that could be tested against it.
     - `vs_best`: best; tied where that p-value is SIGNIFICANCE or more; else worse.
+    - `group`: letters; rows share one unless they differ, Holm-corrected for all their pairs. None
+      for more than _GROUPED rows, of which that would take long.
 
-    The last two are None where there is nothing to test: a baseline, a row without hits, with
+    The last three are None where there is nothing to test: a baseline, a row without hits, with
     repeats that are missing or that was refused when it was verified, or one that saw another part
     of the images than the best.
     """
     shares = class_shares(rows)
-    unknown = ("at_chance", "vs_best", "p_vs_best")
+    unknown = ("at_chance", "vs_best", "p_vs_best", "group")
     marks: list[dict[str, object]] = [dict.fromkeys(unknown) for _ in rows]
     pairs = zip(rows, marks, strict=True)
     finished = [(row, mark) for row, mark in pairs if isinstance(row, Row) and not row.baseline]
@@ -48,8 +53,20 @@ def annotate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
         p_values = holm([rows_p_value(best, row) for row, _ in tested])
         for (_, mark), p in zip(tested, p_values, strict=True):
             mark.update(p_vs_best=p, vs_best="tied" if p >= SIGNIFICANCE else "worse")
+        if 0 < len(tested) < _GROUPED:
+            placed = [(best, best_mark), *sorted(tested, key=lambda pair: best_first(pair[0]))]
+            for (_, mark), letters in zip(placed, tie_groups([r for r, _ in placed]), strict=True):
+                mark["group"] = letters
     pairs = zip(rows, marks, strict=True)
     return [row.model_copy(update=mark) if isinstance(row, Row) else row for row, mark in pairs]
+
+
+def tie_groups(rows: Sequence[Row]) -> list[str]:
+    """The letters of rows on the same images, best first, see `significance.letter_groups`."""
+    pairs = list(combinations(range(len(rows)), 2))
+    p_values = holm([rows_p_value(rows[first], rows[second]) for first, second in pairs])
+    tested = zip(pairs, p_values, strict=True)
+    return letter_groups(len(rows), [pair for pair, p in tested if p < SIGNIFICANCE])
 
 
 def baselines(rows: Sequence[Row | Failure]) -> list[Row]:

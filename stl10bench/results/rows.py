@@ -220,6 +220,8 @@ class Row(BaseModel):
     """best, tied or worse: the test against the best row, Holm-corrected."""
     p_vs_best: Share | None = None
     """Its p-value."""
+    group: str | None = None
+    """Letters: rows that share one do not differ significantly, Holm-corrected for all pairs."""
 
     @field_validator("config")
     @classmethod
@@ -271,7 +273,7 @@ class Row(BaseModel):
 
 _NOT_STORED = {
     *("confusion", "test_hits", "title", "baseline", "runs", "runs_asked", "repeats", "stacked"),
-    *("metrics_version", "source", "verified"),
+    *("metrics_version", "source", "verified", "group"),
     *("repeated_hits", "test_accuracy_sd", "failures", "at_chance", "vs_best", "p_vs_best"),
 }
 
