@@ -129,7 +129,7 @@ def setup(model: str, batches: int) -> SimpleNamespace:
     run = noise_of(model, batches)
     device.set_threads(None)
     device.keep_freed_memory()
-    run.accelerator = device.make_accelerator("cpu", run.config.precision, "none", None)
+    run.accelerator = device.make_accelerator("cpu", run.config.precision)
     module = build_model(run.config.model, 10, PIXELS, run.config.model_options)
     layout = device.memory_format(module)
     run.model = module.to(memory_format=layout)

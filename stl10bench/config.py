@@ -166,6 +166,11 @@ class RunConfig(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
+    def selection(self) -> Literal["validation", "last epoch"]:
+        """What chooses the epoch that is tested."""
+        return "validation" if self.val_fraction else "last epoch"
+
+    @property
     def name(self) -> str:
         """`<model>-<hash8>`: the hash of FORMAT and `changed()`, safe as a folder's name."""
         content = json.dumps([FORMAT, self.changed()], sort_keys=True)

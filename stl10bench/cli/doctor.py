@@ -154,7 +154,7 @@ def _memory() -> Finding:
 
 def _tracker() -> Finding:
     """How a run would log to W&B, and why; asks neither the network nor for a key."""
-    from stl10bench.training.tracking import has_key
+    from stl10bench.training.wandb_run import has_key
 
     if mode := os.environ.get("WANDB_MODE"):
         valid = mode in ("online", "offline", "disabled", "shared")

@@ -30,7 +30,7 @@ from stl10bench.core.console import (
     open_streams,
 )
 from stl10bench.core.errors import BenchError, StorageError, suggest
-from stl10bench.core.launcher import note_launcher
+from stl10bench.core.launcher import note_launcher, warn_of_one_process
 
 # A command -> its module in stl10bench.cli, and the first line of its help: `--help` imports no
 # module. The command's docstring goes on from there.
@@ -205,6 +205,7 @@ def main() -> None:
     open_streams()
     note_launcher()
     warnings.showwarning = _warn
+    warn_of_one_process()
     for name in ("SIGTERM", "SIGBREAK"):  # Ctrl-Break of Windows
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _terminate)

@@ -15,7 +15,7 @@ from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, Limits, RunConfi
 from stl10bench.core.errors import unknown
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
-from stl10bench.training.job import Job
+from stl10bench.training.job import TRACKERS, Job
 
 # The panels, in the order in which every command shows those that it has. Options that are hidden
 # are in --help-all.
@@ -149,7 +149,9 @@ def load_plugin(module: str | None) -> None:
         registry.load_plugin(module)
 
 
-MODEL = typer.Argument(help="A registered model, or timm:<any timm model>.", autocompletion=_models)
+MODEL = typer.Argument(
+    help="A registered model, timm:NAME or hf-hub:OWNER/NAME.", autocompletion=_models
+)
 MODELS = typer.Argument(help="Models, or --all.", autocompletion=_models)
 ModelOptions = Annotated[
     list[str] | None,
@@ -169,7 +171,10 @@ MethodOptions = Annotated[
         hidden=True,
     ),
 ]
-_CHECKPOINT = "A run's name or folder, a checkpoint file, or a folder from 'export --to hub'."
+_CHECKPOINT = (
+    "A run's name or folder, a checkpoint file, a folder from 'export --to hub', or "
+    "hf-hub:OWNER/NAME."
+)
 Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT, autocompletion=_checkpoints)]
 RunName = Annotated[
     str,
@@ -209,7 +214,7 @@ RUNS, DATA_DIR = Path("runs"), Path("data")
 _VALUES: dict[str, Sequence[str]] = {
     "dataset": DATASETS,
     "device": ("auto", "cpu", "cuda", "mps"),
-    "tracker": ("wandb", "tensorboard", "none"),
+    "tracker": TRACKERS,
 }
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 _VARIABLES = {"weights": "STL10BENCH_WEIGHTS", "tracker": "STL10BENCH_TRACKER"}
@@ -287,7 +292,7 @@ TRAINING: Specification = {
     **_field_options(Limits, _TIME, Limits.model_fields, hidden=True, note=True),
     "runs_dir": (RunsDir, RUNS),
     **_job_options("tracker", panel=OUTPUT),
-    **_job_options("overwrite", panel=OUTPUT, hidden=True),
+    **_job_options("wandb_images", "wandb_artifact", "overwrite", panel=OUTPUT, hidden=True),
 }
 WORKERS: Specification = {
     "workers": _machine(int, "Train N runs at once, each in its own process.", min=1, metavar="N"),

@@ -94,7 +94,11 @@ def _with_model(model: str | None, keywords: dict[str, Any]) -> tuple[str, dict[
     return model, keywords
 
 
-_NO_RUN = ("runs_dir", "tracker", "overwrite", *Limits.model_fields)  # a range test leaves none
+# A range test leaves no run.
+_NO_RUN = (
+    *("runs_dir", "tracker", "wandb_images", "wandb_artifact", "overwrite"),
+    *Limits.model_fields,
+)
 
 
 @app.command()

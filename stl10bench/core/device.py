@@ -4,9 +4,10 @@ import ctypes
 import os
 import platform
 import shutil
+import warnings
 from datetime import timedelta
-from pathlib import Path
 
+import accelerate.utils
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
@@ -17,6 +18,7 @@ from stl10bench.core.errors import UsageError, unknown
 from stl10bench.core.launcher import asked_cpu, check_environment, count_of
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+UNUSED_DEVICES = ("xpu", "npu", "mlu", "sdaa", "musa", "hpu", "neuron")  # of Accelerate
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
@@ -30,12 +32,27 @@ def choose_device(name: str) -> str:
         raise unknown("device", name, DEVICES)
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
+        if not (cuda or mps or asked_cpu()) and (unused := _unused_device()):
+            warnings.warn(
+                f"Accelerate finds a device of kind {unused}, which stl10bench does not use: "
+                "computing on the CPU; --device cpu says so without this warning",
+                stacklevel=1,
+            )
         return "cpu" if asked_cpu() else "cuda" if cuda else "mps" if mps else "cpu"
     if not {"cuda": cuda, "mps": mps, "cpu": True}[name]:
         raise UsageError(
             f"--device {name}: torch {torch.__version__} finds no such device; use --device cpu"
         )
     return name
+
+
+def _unused_device() -> str | None:
+    """A device that Accelerate would take and we do not, or None."""
+    for name in UNUSED_DEVICES:
+        # No version of Accelerate has them all.
+        if getattr(accelerate.utils, f"is_{name}_available", bool)():
+            return name
+    return None
 
 
 def set_threads(threads: int | None) -> int:
@@ -115,10 +132,8 @@ def check_torch(device: str) -> None:
         raise UsageError("torch.autocast is on around this call: leave it; use --precision bf16")
 
 
-def make_accelerator(
-    device: str, precision: str, tracker: str, folder: Path | None, *, timeout_minutes: float = 10.0
-) -> Accelerator:
-    """Accelerate's state for one run: device, process group, mixed precision and tracker.
+def make_accelerator(device: str, precision: str, *, timeout_minutes: float = 10.0) -> Accelerator:
+    """Accelerate's state for one run: device, process group and mixed precision.
 
     Processes wait `timeout_minutes` for one that hangs, then the run fails. Raises UsageError when
     a launcher started more processes than found each other, and for an environment that would give
@@ -145,8 +160,6 @@ def make_accelerator(
         accelerator = Accelerator(
             cpu=device == "cpu",  # else the ranks of torchrun train alone where there is no GPU
             mixed_precision=precision,
-            log_with=None if tracker == "none" else tracker,
-            project_dir=folder,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
         )
     except ValueError as error:  # half of what a launcher sets, or a word that it does not know

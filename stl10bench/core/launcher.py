@@ -5,6 +5,7 @@ decides its numbers, so each such variable is either in the name or refused.
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import PurePath
@@ -41,6 +42,19 @@ _VARIABLES = {
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
 }
 _PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_")
+
+
+def warn_of_one_process() -> None:
+    """Warn where `accelerate launch --num_processes N` started one process: so it does on a CPU.
+
+    That launcher sets MASTER_ADDR for more than one, and WORLD_SIZE when it starts them.
+    """
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and launcher_pid():
+        warnings.warn(
+            "accelerate launch was asked for several processes and started one, as it does on a "
+            "CPU; one uses all cores. For N launch the same command by torchrun --nproc_per_node N",
+            stacklevel=1,
+        )
 
 
 def check_environment() -> None:

@@ -56,7 +56,7 @@ def evaluate(
     set_threads(threads)
     keep_freed_memory()
     predictor = load(path)
-    accelerator = make_accelerator(kind, predictor.header.config.precision, "none", None)
+    accelerator = make_accelerator(kind, predictor.header.config.precision)
     return {**evaluate_split(predictor, accelerator, data, split=split), "checkpoint": str(path)}
 
 

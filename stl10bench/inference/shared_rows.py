@@ -256,7 +256,7 @@ def re_evaluate(shared: SharedRun, verifier: Verifier) -> str:
     if predictor.header.config != config:
         raise DifferentError("its checkpoint was trained with other settings than the row's")
     check_classes(predictor.header, dataset)
-    accelerator = make_accelerator(kind, config.precision, "none", None)
+    accelerator = make_accelerator(kind, config.precision)
     rows = np.arange(len(dataset.test.labels))
     test = load_images(dataset.test, rows, config, accelerator.device)
     evaluation = prepare(predictor, accelerator, test)

@@ -40,6 +40,11 @@ def protocol_parts(
     }
 
 
+def expected_protocol(config: RunConfig) -> str:
+    """The protocol of the row which a run with these settings will have."""
+    return "-".join(protocol_parts(config, config.selection).values())
+
+
 class Row(BaseModel):
     """One result: what a run was made from, what it reached and what that cost.
 
@@ -295,8 +300,7 @@ class Failure(BaseModel):
         """That of the row which the run would have; None for settings that are refused."""
         if self.config is None:
             return None
-        selection = "validation" if self.config.val_fraction else "last epoch"
-        return "-".join(protocol_parts(self.config, selection).values())
+        return expected_protocol(self.config)
 
 
 def has_damage(rows: Iterable[object]) -> bool:

@@ -209,7 +209,8 @@ def child_environment(
     of this machine's `gpus`, that of our `slot` among its workers.
     """
     variables = without_launcher(os.environ)
-    variables.pop(STORAGE, None)
+    for name in (STORAGE, "WANDB_NAME"):  # the latter of a single run
+        variables.pop(name, None)
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
     if gpus and slot is not None:

@@ -139,7 +139,7 @@ def _job(place: Point, recipe: str, common: Common) -> Job:
     config, weights = _choose(place, recipe, common.start)
     config = resolve_config(config, common.data, weights, common.device)
     file = None if weights.file is None else weights.file.absolute()
-    return make_job(config, weights=file, **common.options)
+    return make_job(config, weights=file, recipe=recipe, **common.options)
 
 
 def _choose(place: Point, recipe: str, start: Start) -> tuple[RunConfig, Weights]:

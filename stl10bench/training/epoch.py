@@ -119,10 +119,11 @@ def train_epoch(
     at: Position,
     last_loss: float,
     pauses: Callable[[], bool],
-    advance: Callable[[], None],
+    advance: Callable[[int, Tensor, float], None],
 ) -> Position:
     """The steps of an epoch from `at` on, up to its end or a pause; returns where that is.
 
+    `advance` is called after each with its number, its loss (of this process) and its rate.
     `last_loss` is that of the step before, for what is said of a divergence.
     Raises DivergedError when the loss or a gradient is not finite: that step is not applied, and
     at most one more is computed (with fp16's loss scaling, those up to the end or the pause).
@@ -146,8 +147,9 @@ def train_epoch(
         torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
         loss, hits = backward(run, images, targets)
         broken = clip_gradients(run)
+        lr = optimizer.param_groups[-1]["lr"]
         if accelerator.scaler is None:  # which skips such steps by itself
-            checks.append(Check(step, optimizer.param_groups[-1]["lr"], broken, loss_of_last))
+            checks.append(Check(step, lr, broken, loss_of_last))
             if skips:
                 optimizer.optimizer.found_inf = broken.float()
             if len(checks) > skips:
@@ -162,7 +164,7 @@ def train_epoch(
         sums[0] += loss * len(images)
         sums[1] += hits
         sums[2] += len(images)
-        advance()
+        advance(step, loss, lr)
         if pauses():
             break
 

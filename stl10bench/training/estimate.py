@@ -44,7 +44,7 @@ def estimate_seconds(job: Job, data: Dataset) -> float:
     if not takes_steps:  # the same backbone under a head that is not used
         stepped |= {"method": SUPERVISED, "method_options": {}, "batch_size": 2}
     config = job.config.model_copy(update=stepped)
-    accelerator = make_accelerator(job.device, config.precision, "none", None)
+    accelerator = make_accelerator(job.device, config.precision)
     # Its own folder has a checkpoint, perhaps; this one is never made.
     changes = {"config": config, "runs_dir": job.runs_dir / ".estimate", "compile": False}
     job = job.model_copy(update=changes)
@@ -56,7 +56,7 @@ def estimate_seconds(job: Job, data: Dataset) -> float:
         return len(stamps) > 3 and stamps[-1] - stamps[1] > _SECONDS
 
     if takes_steps:
-        train_epoch(run, Position(), 0.0, enough, lambda: None)
+        train_epoch(run, Position(), 0.0, enough, lambda *_: None)
     first = min(1, len(stamps) - 2)
     step = (stamps[-1] - stamps[first]) / (len(stamps) - 1 - first) if len(stamps) > 1 else 0.0
     test = load_test_images(config, data, accelerator)

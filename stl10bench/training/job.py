@@ -7,11 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stl10bench.config import Limits, RunConfig, checked
 from stl10bench.core import files
-from stl10bench.core.errors import UsageError, first_problem
+from stl10bench.core.errors import UsageError, first_problem, unknown
 from stl10bench.models.registry import find_plugin
 from stl10bench.results.run_folder import RunFolder
 
 _BYTE_LIMIT = 1 << 20
+# Accelerate's names, and none.
+TRACKERS = (
+    *("wandb", "tensorboard", "mlflow", "trackio", "aim", "clearml", "comet_ml", "dvclive"),
+    *("swanlab", "none"),
+)
 
 
 class Job(BaseModel):
@@ -48,7 +53,13 @@ class Job(BaseModel):
     deterministic: bool = False
     """Use only deterministic kernels (matters on GPUs)."""
     tracker: str = "wandb"
-    """wandb, tensorboard or none."""
+    """wandb, tensorboard, mlflow, ...; or none."""
+    wandb_images: bool = False
+    """Upload pictures of mistakes on the test split to W&B."""
+    wandb_artifact: bool = False
+    """Upload the tested checkpoint to W&B, as an artifact."""
+    recipe: str | None = None
+    """Recipe that the settings began with, which trackers store."""
     plugin: str | None = None
     """Python file, package folder or module that registers models."""
     overwrite: bool = False
@@ -61,13 +72,29 @@ class Job(BaseModel):
     def _from_any_folder(cls, plugin: str | None) -> str | None:
         return None if plugin is None else find_plugin(plugin)  # children may start elsewhere
 
+    @field_validator("tracker")
+    @classmethod
+    def _is_known(cls, tracker: str) -> str:
+        names = tracker.split(",")
+        for name in names:
+            if name not in TRACKERS:
+                raise unknown("tracker", name, TRACKERS)
+        if "none" in names and len(names) > 1:
+            raise ValueError(f"--tracker {tracker}: none stands alone; leave it out")
+        return tracker
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers by name, each once; none of them for `none`."""
+        return tuple(dict.fromkeys(self.tracker.split(","))) if self.tracker != "none" else ()
+
     @property
     def folder(self) -> RunFolder:
         """Where the run lies."""
         return RunFolder(self.runs_dir / self.config.name)
 
 
-OPTIONS = frozenset(Job.model_fields) - {"config", "weights", "limits"}
+OPTIONS = frozenset(Job.model_fields) - {"config", "weights", "limits", "recipe"}
 
 
 def make_job(config: RunConfig, **fields: Any) -> Job:

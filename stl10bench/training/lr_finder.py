@@ -78,7 +78,7 @@ def range_test(
         for _ in bar.track(range(steps), description=f"{config.model}: raising the rate"):
             rate, before = run.optimizer.param_groups[-1]["lr"], at
             try:
-                at = train_epoch(run, at, losses[-1], lambda: True, lambda: None)
+                at = train_epoch(run, at, losses[-1], lambda: True, lambda *_: None)
             except DivergedError:
                 ended = "diverged"
                 break

@@ -31,7 +31,7 @@ from stl10bench.training.interrupt import Watch, deferred_signals
 from stl10bench.training.job import Job
 from stl10bench.training.row import Effort, write_result
 from stl10bench.training.setup import Run, load_test_images
-from stl10bench.training.tracking import Log
+from stl10bench.training.tracking import Log, Mirror
 
 PENALTIES = tuple(2.0**power for power in range(6, -11, -1))  # scikit-learn's 1/C, strong to weak
 DEFAULT_PENALTY = 1.0
@@ -39,7 +39,12 @@ FOLDS = 5  # of the cross-validation where there are no validation images
 
 
 def train(
-    job: Job, accelerator: Accelerator, dataset: Dataset, weights: Weights, console: Console
+    job: Job,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    weights: Weights,
+    console: Console,
+    mirrors: Sequence[Mirror] = (),
 ) -> Row:
     """Fit a classifier to the features of a frozen backbone, test it and return the row.
 
@@ -78,7 +83,7 @@ def train(
     )
     with (
         deferred_signals() as signalled,
-        Log(run.folder, config, accelerator, job.tracker) as log,
+        Log(run.folder, accelerator, mirrors) as log,
         console.status("features of the training images") as status,
     ):
         watch = Watch(accelerator, signalled, job.limits)

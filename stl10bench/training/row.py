@@ -35,6 +35,7 @@ from stl10bench.results.rows import Row
 from stl10bench.training.evaluate import score
 from stl10bench.training.setup import Run
 from stl10bench.training.tracking import Log
+from stl10bench.training.wandb_run import Result
 
 T = TypeVar("T")
 BATCH = 250  # images of the throughput, or all where there are fewer
@@ -160,7 +161,7 @@ def describe_config(config: RunConfig) -> dict[str, Any]:
         "method": config.method,
         "method_options": method_options(config).model_dump(),
         "config": config,
-        "selection": "validation" if config.val_fraction else "last epoch",
+        "selection": config.selection,
         "image_size": config.image_size,
         "pretrained": config.weights != NO_WEIGHTS,
         "epochs": config.epochs if config.method == SUPERVISED else None,
@@ -224,7 +225,7 @@ def write_result(
         tta = {key.replace("/", "_"): value for key, value in none_if_not_finite(both).items()}
         row = row.model_copy(update=tta)
     if run.is_main:
-        log.summary(row.stored())
+        log.write_result(Result(run.job, run.dataset, row, arrays["logits"], arrays["labels"]))
         predictions.save(run.folder.predictions_file, arrays)
         files.write_json(run.folder.result_file, row.stored())
     return row

@@ -3,6 +3,7 @@
 torch takes seconds to import, so what is wrong with the settings or the data is said before.
 """
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from stl10bench.config import DEFAULT_RECIPE, Limits, make_limits
+from stl10bench.core.console import is_main
 from stl10bench.core.errors import DataError, UsageError
 from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
@@ -76,7 +78,7 @@ def find_rate(
     from stl10bench.training.interrupt import translate_errors
     from stl10bench.training.lr_finder import Rates, range_test
 
-    accelerator, start = _start(job.model_copy(update={"tracker": "none"}), start)
+    accelerator, start = _start(job, start)
     with translate_errors(accelerator, job.config, job.limits.timeout_minutes):
         quiet = console if accelerator.is_main_process else Console(quiet=True)
         rates = Rates(steps, lowest, highest)
@@ -106,7 +108,8 @@ def prepare(
     config, start = check_settings(
         model, recipe=recipe, weights=file, pretrained=pretrained, settings=options
     )
-    job = make_job(config, weights=start.file, limits=make_limits(limits), **how)
+    how |= {"limits": make_limits(limits), "recipe": recipe}
+    job = make_job(config, weights=start.file, **how)
     dataset = _open(job, console)
     from stl10bench.core.device import choose_device
 
@@ -160,20 +163,25 @@ def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console)
     if not job.overwrite and (row := folder.ended(job.config)) is not None:
         text = f"{folder.path} is finished. Pass --overwrite to train it again."
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if "WANDB_SWEEP_ID" in os.environ and is_main():  # its agent waits for the metric
+            tracking.replay(job, dataset, row, console)
         return row
-    tracking.check_tracker(job.tracker)
+    tracking.check_trackers(job)
     accelerator, start = _start(job, start)
     main = accelerator.is_main_process
+    mirrors = tracking.make_mirrors(job, dataset, console) if main else []
     with (
         folder.owned(job.config, overwrite=job.overwrite) if main else nullcontext(),
         translate_errors(accelerator, job.config, job.limits.timeout_minutes),
         considerate_threads(),
     ):
         accelerator.wait_for_everyone()  # until the folder is there, and ours
-        console.print(describe_machine(accelerator, job.config.precision), markup=False)
+        places = ", ".join([str(folder.log_file), *(mirror.where for mirror in mirrors)])
+        line = f"{describe_machine(accelerator, job.config.precision)}; logs to {places}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
         quiet = Console(quiet=True)
         method = trainer.train if job.config.method == SUPERVISED else probe.train
-        return method(job, accelerator, dataset, start, console if main else quiet)
+        return method(job, accelerator, dataset, start, console if main else quiet, mirrors)
 
 
 def _start(job: Job, start: Weights) -> "tuple[Accelerator, Weights]":
@@ -190,8 +198,6 @@ def _start(job: Job, start: Weights) -> "tuple[Accelerator, Weights]":
     accelerator = machine.make_accelerator(
         machine.choose_device(job.device),
         job.config.precision,
-        job.tracker,
-        job.folder.path,
         timeout_minutes=job.limits.timeout_minutes,
     )
     machine.share_threads(accelerator)

@@ -1,92 +1,132 @@
-"""Metrics -> metrics.jsonl, which is the truth, and a tracker, which is a mirror."""
+"""Metrics -> metrics.jsonl, which is the truth, and trackers, which are mirrors."""
 
 import hashlib
 import json
-import logging
 import os
 import queue
 import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
-from netrc import NetrcParseError, netrc
+from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import urlsplit
-from uuid import uuid4
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+from rich.console import Console
+from torch import Tensor
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, StorageError, require, unknown
-from stl10bench.core.network import reachable
+from stl10bench.core.errors import CheckpointError, UsageError, require
+from stl10bench.data.stl10 import Dataset
+from stl10bench.results import history
+from stl10bench.results.rows import Row, expected_protocol
 from stl10bench.results.run_folder import RunFolder
+from stl10bench.training import wandb_run
+from stl10bench.training.job import Job
 from stl10bench.training.resume import LogMark
+from stl10bench.training.wandb_run import Result
 
-PROJECT = "stl10bench"
-TRACKERS = ("wandb", "tensorboard", "none")
-PATIENCE = 10.0  # seconds that a run waits for its tracker, in all
+PATIENCE = 10.0  # seconds that a run waits for its trackers, in all
+CURVE_POINTS = 500  # of the loss by step, at most
 _MORE = 64 << 20  # bytes: more than a run writes between two checkpoints
+_PACKAGES = {"comet_ml": "comet-ml"}  # names in Accelerate -> to install
 
 
-def check_tracker(name: str) -> None:
-    """Raise UsageError for a tracker that is unknown or not installed."""
-    if name not in TRACKERS:
-        raise unknown("tracker", name, TRACKERS)
-    if name == "tensorboard":
-        require(name, extra=name, purpose="--tracker tensorboard")
+class Mirror:
+    """One tracker of a run, in a thread of its own.
+
+    It can fail or hang without harm: then it is dropped with one warning. `where` says, in a few
+    words, where it logs to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], GeneralTracker],
+        where: str = "",
+        patience: float | None = None,
+    ) -> None:
+        self.name, self.where = name, where
+        self.patience = PATIENCE if patience is None else patience
+        self._start = start
+        self._calls: queue.SimpleQueue[Callable[[GeneralTracker], Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, call: Callable[[GeneralTracker], Any]) -> None:
+        """Make a call of the tracker, after those before it."""
+        self._calls.put(call)
+
+    def end(self) -> None:
+        """Ask the tracker to finish."""
+        self._calls.put(lambda tracker: tracker.finish())
+        self._calls.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Until the tracker has finished, or `seconds` are over."""
+        self._thread.join(max(seconds, 0.0))
+        if self._thread.is_alive():
+            warnings.warn(
+                f"tracker {self.name} did not finish within {self.patience:g} s, so the run "
+                "does not wait for it; metrics.jsonl is complete",
+                stacklevel=2,
+            )
+
+    def _serve(self) -> None:
+        """Make the tracker's calls, in order, until one fails or the run has ended."""
+        try:
+            tracker = self._start()
+            while (call := self._calls.get()) is not None:
+                call(tracker)
+        except BaseException as error:  # a tracker may fail, or exit; a run may not
+            warnings.warn(
+                f"tracker {self.name} failed and is now off: {error!r}; metrics.jsonl has "
+                "all metrics",
+                stacklevel=2,
+            )
 
 
 class Log:
     """The open log of one run; only the main process writes.
 
     Every row goes to `metrics.jsonl` first (a failure there is a StorageError) and then to the
-    tracker, in a thread of its own. A tracker can fail or hang without harm: the run does not wait
-    for it, but for at most 10 s at its end, and it is dropped with one warning.
+    mirrors. The run does not wait for these, but for at most 10 s at its end (minutes for a
+    checkpoint to upload).
     """
 
     def __init__(
         self,
         folder: RunFolder,
-        config: RunConfig,
         accelerator: Accelerator,
-        tracker: str,
+        mirrors: Sequence[Mirror] = (),
         mark: LogMark | None = None,
     ) -> None:
-        self._accelerator = accelerator
         self._path = folder.log_file
-        self._tracker = tracker
-        self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        if not accelerator.is_main_process:
+        self._is_main = accelerator.is_main_process
+        self._mirrors = mirrors if self._is_main else ()
+        if not self._is_main:
             return
         self._file = _open(self._path, mark)
-        if tracker != "none":
-            accelerator.project_configuration.set_directories(str(folder.path))
-            self._calls.put(lambda: _start(accelerator, folder, config, tracker))
-            self._thread.start()
+        for mirror in self._mirrors:
+            mirror.start()
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not self._accelerator.is_main_process:
+        if not self._is_main:
             return
         try:
             self._file.close()
         except OSError as cause:
             if error is None:  # else it says the same
                 raise files.cannot_write(self._path, 0, cause) from cause
-        if self._thread.ident is not None:
-            self._calls.put(self._accelerator.end_training)
-            self._calls.put(None)
-            self._thread.join(PATIENCE)
-            if self._thread.is_alive():
-                warnings.warn(
-                    f"tracker {self._tracker} did not finish within {PATIENCE:g} s, so the run "
-                    "does not wait for it; metrics.jsonl is complete",
-                    stacklevel=2,
-                )
+        close(self._mirrors)
 
     def mark(self) -> LogMark:
         """How much was written so far, safely on the disk; for the main process."""
@@ -97,7 +137,7 @@ class Log:
 
     def write(self, values: Mapping[str, float | None], *, step: int) -> None:
         """One row: metric paths (`train/loss`) -> numbers, None where there is none."""
-        if not self._accelerator.is_main_process:
+        if not self._is_main:
             return
         line = json.dumps({"step": step, **values}) + "\n"
         try:
@@ -105,29 +145,56 @@ class Log:
             self._file.flush()
         except OSError as error:
             raise files.cannot_write(self._path, len(line), error) from error
-        numbers = {key: value for key, value in values.items() if value is not None}
-        self._calls.put(lambda: self._accelerator.log(numbers, step=step))
+        _mirror(self._mirrors, values, step)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """The row's figures and words, where the tracker has a place for them."""
-        simple = {k: v for k, v in values.items() if isinstance(v, int | float | str)}
-        if self._tracker == "wandb":
-            self._calls.put(
-                lambda: self._accelerator.get_tracker("wandb", unwrap=True).summary.update(simple)
-            )
+    def write_step(self, loss: Tensor, lr: float, *, step: int) -> None:
+        """The loss of the main process's share of a batch, and its rate: for the mirrors alone."""
+        if self._mirrors:
+            _mirror(self._mirrors, {"step/loss": loss.item(), "step/lr": lr}, step)
 
-    def _serve(self) -> None:
-        """Make the tracker's calls, in order, until one fails or the run has ended."""
-        while (call := self._calls.get()) is not None:
-            try:
-                call()
-            except BaseException as error:  # a tracker may fail, or exit; a run may not
-                warnings.warn(
-                    f"tracker {self._tracker} failed and is now off: {error!r}; metrics.jsonl has "
-                    "all metrics",
-                    stacklevel=2,
-                )
-                return
+    def write_result(self, result: Result) -> None:
+        """The row's figures, and pictures of the test, for W&B."""
+        _mirror_result(self._mirrors, result)
+
+
+def replay(job: Job, dataset: Dataset, row: Row, console: Console) -> None:
+    """Give W&B a finished run from its folder, as if it were trained now.
+
+    Raises CheckpointError for a log or predictions that are not the row's.
+    """
+    logged, predicted = history.read(job.folder, live=True), job.folder.predictions(row)
+    PartialState()  # of which Accelerate's trackers ask whether they are in the main process
+    mirrors = [m for m in make_mirrors(job, dataset, console) if m.name == "wandb"]
+    for mirror in mirrors:
+        mirror.start()
+    steps = logged.series("step")
+    for index, step in enumerate(steps):
+        values = {path: series[index] for path, series in logged.values.items() if path != "step"}
+        _mirror(mirrors, {k: None if isnan(v) else v for k, v in values.items()}, int(step))
+    _mirror_result(mirrors, Result(job, dataset, row, predicted.logits, predicted.labels))
+    close(mirrors)
+
+
+def close(mirrors: Sequence[Mirror]) -> None:
+    """End them all, and wait for them together."""
+    for mirror in mirrors:
+        mirror.end()
+    started = time.monotonic()
+    for mirror in mirrors:
+        mirror.wait(started + mirror.patience - time.monotonic())
+
+
+def _mirror(mirrors: Sequence[Mirror], values: Mapping[str, float | None], step: int) -> None:
+    # Each has a clock of its own.
+    numbers = {k: value for k, value in values.items() if value is not None and k != "time"}
+    for mirror in mirrors:
+        mirror.put(lambda tracker: tracker.log(numbers, step=step))
+
+
+def _mirror_result(mirrors: Sequence[Mirror], result: Result) -> None:
+    for mirror in mirrors:
+        if mirror.name == "wandb":
+            mirror.put(lambda tracker: wandb_run.log_result(tracker.tracker, result))
 
 
 def _open(path: Path, mark: LogMark | None) -> TextIO:
@@ -148,75 +215,79 @@ def _open(path: Path, mark: LogMark | None) -> TextIO:
         return path.open("a", encoding="utf-8")
 
 
-def _start(accelerator: Accelerator, folder: RunFolder, config: RunConfig, tracker: str) -> None:
-    settings = {tracker: _wandb(folder, config)} if tracker == "wandb" else {}
-    accelerator.trackers.clear()  # accelerate keeps those of an earlier log, and starts them anew
-    accelerator.init_trackers(PROJECT, _flat(config), settings)
+def check_trackers(job: Job) -> None:
+    """Raise UsageError for a tracker that is not installed, and for uploads to W&B without it."""
+    for option in ("wandb_images", "wandb_artifact"):
+        if getattr(job, option) and "wandb" not in job.trackers:
+            name = f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} uploads to W&B: add wandb to --tracker, or leave out {name}")
+    for name in job.trackers:
+        if name == "tensorboard":
+            require(name, extra=name, purpose="--tracker tensorboard")
+        elif name not in map(str, get_available_trackers()):
+            package = _PACKAGES.get(name, name)
+            raise UsageError(f"--tracker {name} needs {package}: pip install {package}")
 
 
-def _wandb(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
-    """Settings of a run that never asks, never prints and never waits long.
-
-    Online with a key and a server that answers, else offline; WANDB_MODE decides where it is set.
-    """
-    import wandb
-
-    logging.getLogger("wandb").setLevel(logging.WARNING)  # below it, it logs paths
-    mode = os.environ.get("WANDB_MODE")
-    if mode is None:
-        server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-        mode = "offline"
-        if has_key(server):
-            if reachable(server):
-                mode = "online"
-            else:
-                warnings.warn(
-                    f"no connection to {server}: logging to W&B offline; upload later with "
-                    f"wandb sync {folder.path / 'wandb'}/offline-run-*",
-                    stacklevel=4,
-                )
-    identity = folder.tracker_id_file
-    if not identity.exists():
-        files.write(identity, uuid4().hex[:8].encode())
-    return {
-        "id": files.read(identity, 64, StorageError).decode("ascii", "replace"),
-        "resume": "allow",
-        "dir": str(folder.path),
-        "name": folder.name,
-        "group": os.environ.get("WANDB_RUN_GROUP", config.model),
-        "mode": mode,
-        "settings": wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=6,
-            x_disable_meta=True,  # the command line, host and paths
-            disable_git=True,
-        ),
+def make_mirrors(job: Job, dataset: Dataset, console: Console) -> list[Mirror]:
+    """The job's trackers, not started; the link to its page at W&B goes to `console`, if any."""
+    config = {
+        **_flat(job.config),
+        "dataset": dataset.name,
+        "recipe": job.recipe or "none",
+        "protocol": expected_protocol(job.config),
     }
+    return [_make_mirror(name, job, config, console) for name in job.trackers]
 
 
-def has_key(server: str) -> bool:
-    """Whether wandb has a key for `server`: in the environment, or from `wandb login`."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc().authenticators(urlsplit(server).hostname or "") is not None
-    except FileNotFoundError:
-        return False
-    except NetrcParseError as error:  # whose text may quote the key
-        where = f"{error.filename}, near line {error.lineno},"
-        warnings.warn(f"cannot read the W&B key from .netrc: {where} is damaged", stacklevel=5)
-        return False
-    except OSError as error:
-        warnings.warn(f"cannot read the W&B key from .netrc: {error}", stacklevel=5)
-        return False
+def _make_mirror(name: str, job: Job, config: dict[str, Any], console: Console) -> Mirror:
+    if name == "wandb":
+        mode = wandb_run.choose_mode()
+
+        def start_wandb() -> GeneralTracker:
+            settings = wandb_run.init_settings(job, mode)
+            tracker = _started(name, settings.pop("project"), config, settings)
+            wandb_run.define_metrics(tracker.tracker)
+            if mode.name == "online":
+                link = f"W&B: {tracker.tracker.url}"
+                console.print(link, markup=False, highlight=False, soft_wrap=True)
+            return tracker
+
+        return Mirror(name, start_wandb, wandb_run.describe(mode, job), wandb_run.patience(job))
+
+    project, settings = _places(name, job)
+    return Mirror(name, lambda: _started(name, project, config, settings), name)
+
+
+def _places(name: str, job: Job) -> tuple[str, dict[str, Any]]:
+    """What Accelerate's tracker takes: its first argument, and names or folders of ours."""
+    folder, project = job.folder, wandb_run.PROJECT
+    settings: dict[str, dict[str, Any]] = {
+        "tensorboard": {"logging_dir": str(folder.path)},
+        "trackio": {"name": folder.name, "resume": "allow"},
+        "aim": {"logging_dir": str(folder.path.parent), "experiment": project},
+        "mlflow": {"run_name": folder.name},
+        "clearml": {"task_name": folder.name},
+        "dvclive": {"dir": str(folder.path / "dvclive")},
+        "swanlab": {"experiment_name": folder.name, "logdir": str(folder.path / "swanlog")},
+    }
+    return (folder.name if name == "aim" else project), settings.get(name, {})
+
+
+def _started(name: str, project: str, config: dict[str, Any], settings: Any) -> GeneralTracker:
+    tracker = LOGGER_TYPE_TO_CLASS[name](project, **settings)
+    tracker.start()
+    tracker.store_init_configuration(config)
+    return tracker
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
     """The config as scalars: trackers know no lists and no None."""
     values = config.model_dump(mode="json")
-    options = values.pop("model_options")
+    for kind in ("model", "method"):
+        values |= {f"{kind}.{key}": value for key, value in values.pop(f"{kind}_options").items()}
     return {
         key: ",".join(map(str, value)) if isinstance(value, list) else value
-        for key, value in {**values, **{f"model.{k}": v for k, v in options.items()}}.items()
+        for key, value in values.items()
+        if value is not None
     }

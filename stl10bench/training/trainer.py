@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,11 +27,16 @@ from stl10bench.training.job import Job
 from stl10bench.training.resume import Best, Position, State
 from stl10bench.training.row import Effort, write_result
 from stl10bench.training.setup import Run, Training, load_test_images, set_up
-from stl10bench.training.tracking import Log
+from stl10bench.training.tracking import CURVE_POINTS, Log, Mirror
 
 
 def train(
-    job: Job, accelerator: Accelerator, dataset: Dataset, weights: Weights, console: Console
+    job: Job,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    weights: Weights,
+    console: Console,
+    mirrors: Sequence[Mirror] = (),
 ) -> Row:
     """Train and test one model; returns the row, which then stands in the run folder too.
 
@@ -49,15 +54,22 @@ def train(
 
     with (
         deferred_signals() as signalled,
-        Log(run.folder, config, accelerator, job.tracker, state and state.mark) as log,
+        Log(run.folder, accelerator, mirrors, state and state.mark) as log,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         watch = Watch(accelerator, signalled, job.limits)
         task = bar.add_task(config.model, total=config.epochs * steps, completed=at.step(steps))
+        every = math.ceil(config.epochs * steps / CURVE_POINTS)
+
+        def advance(step: int, loss: Tensor, lr: float) -> None:
+            bar.advance(task)
+            if step % every == 0:
+                log.write_step(loss, lr, step=step)
+
         try:
             while at.epoch < config.epochs and not out_of_patience(config, header, best):
                 before = loss_before(at, header)
-                at = train_epoch(run, at, before, watch.pauses, lambda: bar.advance(task))
+                at = train_epoch(run, at, before, watch.pauses, advance)
                 if at.batch < steps:  # paused: to stop, or because a checkpoint is due
                     watch.raise_if_stopped()
                     save(run, at, header, best, log)

@@ -1,5 +1,6 @@
 """What stands in the environment never changes a run's numbers without changing its name."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -11,10 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 
 import stl10bench
 from stl10bench.core import launcher
-from stl10bench.core.device import check_compiler, choose_device, make_accelerator
+from stl10bench.core.device import (
+    DEVICES,
+    UNUSED_DEVICES,
+    check_compiler,
+    choose_device,
+    make_accelerator,
+)
 from stl10bench.core.errors import UsageError
 
 TINY: dict[str, Any] = {
@@ -62,7 +70,7 @@ def test_a_variable_that_would_change_the_numbers_is_refused_with_what_to_use_in
     with pytest.raises(UsageError, match=f"^{name}=.*{re.escape(REFUSED[variable])}"):
         train(data_dir, tmp_path / "runs")
     with pytest.raises(UsageError, match=name):
-        make_accelerator("cpu", "no", "none", None)  # the door of all that computes
+        make_accelerator("cpu", "no")  # the door of all that computes
     assert not (tmp_path / "runs").exists()
 
 
@@ -154,7 +162,52 @@ def test_a_launcher_that_asks_for_the_cpu_gets_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert choose_device("auto") == "cpu"
     with pytest.raises(UsageError, match=r"--device mps, but .* cpu"):
-        make_accelerator("mps", "no", "none", None)
+        make_accelerator("mps", "no")
+
+
+def test_fewer_processes_than_asked_of_accelerate_are_told_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(launcher.LAUNCHED, str(os.getpid()))
+    launcher.warn_of_one_process()  # one was asked for
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.warns(UserWarning, match="started one.*torchrun --nproc_per_node N"):
+        launcher.warn_of_one_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launcher.warn_of_one_process()
+
+
+@pytest.mark.faults
+def test_accelerates_own_launcher_is_told_of_its_one_process(tmp_path: Path) -> None:
+    for processes, warnings in (("1", 0), ("2", 1)):
+        command = ["accelerate.commands.launch", "--cpu", "--num_processes", processes]
+        ended = subprocess.run(
+            [sys.executable, "-m", *command, "-m", "stl10bench", "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ended.stderr.count("warning: accelerate launch was asked") == warnings
+
+
+def test_a_device_that_only_accelerate_would_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch.cuda.is_available", "torch.backends.mps.is_available"):
+        monkeypatch.setattr(name, lambda: False)
+    monkeypatch.setattr("accelerate.utils.is_npu_available", lambda: True)
+    with pytest.warns(UserWarning, match="device of kind npu, which stl10bench does not use"):
+        assert choose_device("auto") == "cpu"
+    assert choose_device("cpu") == "cpu"  # as asked
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert choose_device("auto") == "cpu"
+
+
+def test_each_kind_of_device_that_accelerate_takes_is_used_or_told() -> None:
+    source = inspect.getsource(PartialState.default_device.fget)
+    kinds = set(re.findall(r'torch\.device\("(\w+)"\)', source))
+    assert len(kinds) > 5
+    assert kinds <= {*DEVICES, *UNUSED_DEVICES}
 
 
 def test_neither_tf32_nor_the_compiler_is_switched_off_behind_a_rows_back(
@@ -162,7 +215,7 @@ def test_neither_tf32_nor_the_compiler_is_switched_off_behind_a_rows_back(
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     with pytest.raises(UsageError, match="computed in TF32"):
-        make_accelerator("cuda", "no", "none", None)
+        make_accelerator("cuda", "no")
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     with pytest.raises(UsageError, match=r"TORCHDYNAMO_DISABLE.*leave out --compile"):
         check_compiler("cuda")

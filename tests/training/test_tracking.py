@@ -2,24 +2,27 @@
 
 import json
 import socket
-import struct
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import accelerate
 import pytest
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
+from helpers import wandb_file
+from rich.console import Console
 
 import stl10bench
-from stl10bench.config import RunConfig, make_config
+from stl10bench.config import make_config
 from stl10bench.core.errors import CheckpointError, UsageError
+from stl10bench.data.load import open_data
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.training import tracking
+from stl10bench.training import tracking, wandb_run
+from stl10bench.training.job import TRACKERS, make_job
 from stl10bench.training.resume import LogMark
 from stl10bench.training.tracking import Log
 
@@ -37,75 +40,27 @@ def epochs_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "epoch" in line]
 
 
-def records(path: Path) -> Iterator[Any]:
-    """The records of an offline W&B run: LevelDB's log format around protobuf messages."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, position, parts = path.read_bytes(), 7, b""  # after W&B's own 7-byte header
-    while position + 7 <= len(content):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield wandb_internal_pb2.Record.FromString(parts)
-            parts = b""
-
-
-def test_an_offline_wandb_run_holds_config_epochs_and_summary(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    row = train(data_dir, tmp_path, tracker="wandb")
-    (path,) = (tmp_path / row["run"]).glob("wandb/offline-run-*/*.wandb")
-    config: dict[str, Any] = {}
-    history: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    runs = []
-    for record in records(path):
-        if record.HasField("run"):
-            runs.append(record.run)
-        for update in [*record.run.config.update, *record.config.update]:
-            config[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
-        for update in record.summary.update:
-            summary[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
-        if record.HasField("history"):
-            items = record.history.item
-            history.append(
-                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
-            )
-    assert {run.display_name for run in runs} == {row["run"]}
-    assert {run.run_group for run in runs} == {"mlp"}
-    assert (config["model"], config["epochs"], config["lr"]) == ("mlp", 2, row.config.lr)
-    assert config["model.hidden"] == "8,4"
-    logged = [line for line in history if "epoch" in line]
-    for line, truth in zip(logged, epochs_of(tmp_path / row["run"]), strict=True):
-        for key in ("epoch", "train/loss", "val/accuracy", "lr"):
-            assert line[key] == pytest.approx(truth[key])
-    assert summary["test_accuracy"] == row["test_accuracy"]
-    assert summary["test_loss"] == pytest.approx(row["test_loss"])
-
-
 def test_two_runs_in_one_process_are_two_runs_of_the_tracker(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     names = [train(data_dir, tmp_path, tracker="wandb", seed=seed)["run"] for seed in range(2)]
-    accelerator = Accelerator(cpu=True, log_with="wandb")
-    for name in ("third", "fourth"):  # not even two logs of one Accelerator mix
-        (tmp_path / name).mkdir()
-        with Log(RunFolder(tmp_path / name), config(), accelerator, "wandb") as log:
+    accelerator = Accelerator(cpu=True)
+    console = Console(quiet=True)
+    dataset = open_data("stl10", data_dir, download=False, verify=True, console=console)
+    for seed in (2, 3):  # not even two logs of one Accelerator mix
+        job = make_job(make_config({"model": "logistic", "seed": seed}), runs_dir=tmp_path)
+        job.folder.path.mkdir()
+        mirrors = tracking.make_mirrors(job, dataset, console)
+        with Log(job.folder, accelerator, mirrors) as log:
             log.write({"train/loss": 1.0}, step=1)
-        names.append(name)
+        names.append(job.folder.name)
     ids = {}
     for name in names:
-        (path,) = (tmp_path / name).glob("wandb/offline-run-*/*.wandb")
-        until, written = time.monotonic() + 10, list(records(path))
-        while not (written and written[-1].HasField("exit")) and time.monotonic() < until:
-            written = list(records(path))  # W&B's own process writes it a moment later
-        ids |= {r.run.run_id: r.run.display_name for r in written if r.HasField("run")}
-        steps = sum(record.HasField("history") for record in written)
-        assert steps == (1 if name in ("third", "fourth") else 2)
+        logged = wandb_file.read(tmp_path / name)
+        ids[logged.run.run_id] = logged.run.display_name
+        epochs = [line for line in logged.history if "train/loss" in line]
+        assert len(epochs) == (1 if name in names[2:] else 2)
     assert sorted(ids.values()) == sorted(names)
 
 
@@ -164,6 +119,8 @@ class Faulty(GeneralTracker):
         self.summary = self
         self.fault("start")
 
+    def start(self) -> None: ...
+
     @property
     def tracker(self) -> Any:
         return self
@@ -175,6 +132,8 @@ class Faulty(GeneralTracker):
 
     def update(self, values: dict[str, Any]) -> None:
         self.fault("summary")
+
+    def define_metric(self, name: str, summary: str) -> None: ...
 
     def finish(self) -> None:
         self.fault("end")
@@ -236,16 +195,12 @@ def test_a_tracker_that_hangs_takes_ten_seconds_at_most(
 def marked(folder: Path, rows: int) -> LogMark:
     """What a checkpoint after some rows says of a new metrics.jsonl, which then gets another."""
     folder.mkdir()
-    with Log(RunFolder(folder), config(), Accelerator(cpu=True), "none") as log:
+    with Log(RunFolder(folder), Accelerator(cpu=True)) as log:
         for step in range(1, rows + 1):
             log.write({"train/loss": 1 / step, "lr": None}, step=step)
         mark = log.mark()
         log.write({"train/loss": 0.0}, step=rows + 1)
     return mark
-
-
-def config() -> RunConfig:
-    return make_config({"model": "logistic"})
 
 
 def test_a_log_that_is_cut_anywhere_goes_on_from_its_mark_or_is_refused(tmp_path: Path) -> None:
@@ -257,10 +212,10 @@ def test_a_log_that_is_cut_anywhere_goes_on_from_its_mark_or_is_refused(tmp_path
         path.write_bytes(content[:length])
         if length < mark.size:
             with pytest.raises(CheckpointError, match=r"metrics.jsonl is damaged.*--overwrite"):
-                Log(RunFolder(path.parent), config(), accelerator, "none", mark)
+                Log(RunFolder(path.parent), accelerator, mark=mark)
             assert path.read_bytes() == content[:length]
         else:
-            with Log(RunFolder(path.parent), config(), accelerator, "none", mark) as log:
+            with Log(RunFolder(path.parent), accelerator, mark=mark) as log:
                 log.write({"train/loss": 0.0}, step=4)
             assert path.read_bytes() == content
 
@@ -277,7 +232,7 @@ def test_a_log_that_is_not_the_checkpoints_is_refused(tmp_path: Path, change: st
     elif change == "a folder":
         path.mkdir()
     with pytest.raises(CheckpointError, match=r"metrics.jsonl"):
-        Log(RunFolder(path.parent), config(), Accelerator(cpu=True), "none", mark)
+        Log(RunFolder(path.parent), Accelerator(cpu=True), mark=mark)
 
 
 def test_a_tracker_that_is_not_installed_names_the_extra(data_dir: Path, tmp_path: Path) -> None:
@@ -289,6 +244,65 @@ def test_a_tracker_that_is_not_installed_names_the_extra(data_dir: Path, tmp_pat
     else:
         with pytest.raises(UsageError, match=r"pip install 'stl10bench\[tensorboard\]'"):
             train(data_dir, tmp_path, tracker="tensorboard")
+
+
+def test_every_tracker_of_accelerate_has_its_name_here() -> None:
+    assert set(TRACKERS) == {str(name) for name in LoggerType} - {"all"} | {"none"}
+
+
+class Kept(Faulty):
+    """A tracker that keeps what it is given."""
+
+    calls: ClassVar[list[tuple[str, Any]]] = []
+
+    def __init__(self, run_name: str, **settings: Any) -> None:
+        super().__init__(run_name)
+        self.calls.append(("start", (run_name, settings)))
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.calls.append(("config", values))
+
+    def log(self, values: dict[str, Any], step: int | None = None, **more: Any) -> None:
+        self.calls.append(("log", (step, values)))
+
+
+def test_trackers_by_name_each_get_all_and_one_that_fails_stops_no_other(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Faulty, name: str) -> None:
+        if name == "log" and not isinstance(_, Kept):
+            raise ConnectionError("gone")
+
+    monkeypatch.setattr(Faulty, "fault", fail)
+    monkeypatch.setattr(Kept, "calls", [])
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["mlflow", "trackio"])
+    for name, tracker in (("mlflow", Faulty), ("trackio", Kept)):
+        monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, name, tracker)
+    with pytest.warns(UserWarning, match="tracker mlflow failed and is now off") as said:
+        row = train(data_dir, tmp_path, tracker="mlflow,trackio")
+    assert len([one for one in said if "tracker" in str(one.message)]) == 1
+    calls = Kept.calls
+    assert calls[0] == ("start", ("stl10bench", {"name": row.run, "resume": "allow"}))
+    assert calls[1][1]["dataset"] == "STL-10 layout"
+    assert None not in calls[1][1].values()  # which no tracker can store
+    logged = [values for _, (_, values) in calls[2:] if "train/loss" in values]
+    assert [values["epoch"] for values in logged] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("trackers", "message"),
+    [
+        ("wandb,mlfow", "unknown tracker 'mlfow': did you mean 'mlflow'"),
+        ("wandb,none", "none stands alone"),
+        ("wandb,comet_ml", "--tracker comet_ml needs comet-ml: pip install comet-ml"),
+    ],
+)
+def test_a_tracker_that_cannot_be_is_refused_before_the_run(
+    data_dir: Path, tmp_path: Path, trackers: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(data_dir, tmp_path, tracker=trackers)
+    assert not any(tmp_path.glob("mlp-*"))
 
 
 def test_the_same_metrics_are_written_with_and_without_a_tracker(
@@ -315,5 +329,5 @@ def test_a_damaged_netrc_is_named_by_its_line_and_never_quoted(
     (tmp_path / ".netrc").write_text("\nsecret-of-a-user\n")
     (tmp_path / ".netrc").chmod(0o600)
     with pytest.warns(UserWarning, match=r"\.netrc, near line \d, is damaged") as said:
-        assert not tracking.has_key("https://api.wandb.ai")
+        assert not wandb_run.has_key("https://api.wandb.ai")
     assert not any("secret-of-a-user" in str(one.message) for one in said)
