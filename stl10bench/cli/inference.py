@@ -18,7 +18,8 @@ from stl10bench.cli.options import (
     with_options,
 )
 from stl10bench.core.console import clean, progress, stdout
-from stl10bench.core.errors import DataError
+from stl10bench.core.errors import DataError, UsageError
+from stl10bench.models.hub_files import HUB
 from stl10bench.results.table import Table, print_table, to_csv
 
 if TYPE_CHECKING:
@@ -95,7 +96,20 @@ def export(
     checkpoint: Checkpoint,
     *,
     to: Annotated[str, choice("format", ("onnx", "torch", "hub"))],
-    output: Annotated[Path, typer.Option(help="File to write; with --to hub, a folder.")],
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; with --to hub, a folder.")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(help="Upload to this repository on the hub.", metavar="OWNER/NAME"),
+    ] = None,
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Visibility of a new repository."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push: only list the files.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing export.")
     ] = False,
@@ -107,8 +121,9 @@ def export(
     resizing, cropping and normalisation; its metadata contain
     class names and settings.
 
-    hub: a folder for stl10bench.load. model.safetensors is the
-    backbone alone, for
+    hub: a folder for stl10bench.load; --push uploads it to the
+    Hugging Face Hub, with the token in HF_TOKEN.
+    model.safetensors is the backbone alone, for
     timm.create_model('local-dir:FOLDER', pretrained=True);
     head.safetensors has the layers on top. logistic, mlp and
     cnn have no timm backbone: only stl10bench can load them.
@@ -121,15 +136,36 @@ def export(
     Examples:
     stl10bench export m.safetensors --to onnx --output m.onnx
     stl10bench export m.safetensors --to hub --output m
+    stl10bench export RUN --to hub --push me/model --dry-run
     """
-    from stl10bench.inference.export import export
+    if push is None and (dry_run or private is not None):
+        raise UsageError("--dry-run, --private and --public are of --push: pass --push OWNER/NAME")
+    if push is not None and to != "hub":
+        raise UsageError(f"--push uploads to the hub: use --to hub, not --to {to}")
+    if output is None and push is None:
+        raise UsageError("Missing --output: name a file, or with --to hub a folder or --push")
+    from stl10bench.inference.export import export, export_and_push
 
     load_plugin(plugin)
-    facts = export(checkpoint, to=to, output=output, overwrite=overwrite)
+    if push is not None:
+        facts = export_and_push(
+            checkpoint, push, output=output, overwrite=overwrite, private=private, dry=dry_run
+        )
+    else:
+        assert output is not None
+        facts = export(checkpoint, to=to, output=output, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    typer.echo(f"wrote {output} ({facts['bytes'] / 1e6:.1f} MB)")
+    if facts["output"] is not None:
+        typer.echo(f"wrote {output} ({facts['bytes'] / 1e6:.1f} MB)")
+    if push is not None:
+        visibility = {None: "", True: ", private if new", False: ", public if new"}[private]
+        typer.echo(f"{'would push' if dry_run else 'pushed'} to {HUB}{push}{visibility}:")
+        for name, size in facts["files"].items():
+            typer.echo(f"  {name}  {size:,} bytes")
+    if facts.get("commit"):
+        typer.echo(facts["commit"])
     for key, sizes in (("own_size", "the model's size"), ("other_sizes", "other sizes")):
         largest, allowed, images = (facts[key][name] for name in ("found", "allowed", "images"))
         typer.echo(

@@ -1,7 +1,7 @@
 """Options, --set, a file of settings and the environment -> the keywords of `train`."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from stl10bench.core import files
 from stl10bench.core.errors import UsageError, suggest
 from stl10bench.models import registry
 from stl10bench.models.factory import model_options
+from stl10bench.models.hub_files import HUB
 from stl10bench.models.methods import METHODS, SUPERVISED, NoOptions
 from stl10bench.training.job import Job
 
@@ -196,7 +197,7 @@ def _models(collected: Mapping[str, Setting], models: list[str]) -> list[str]:
     return [model]
 
 
-def _check_names(collected: Mapping[str, Setting], models: Iterable[str]) -> None:
+def _check_names(collected: Mapping[str, Setting], models: Sequence[str]) -> None:
     """Raise UsageError for a name in a file or in --set that is no setting of the models."""
     named = {
         key.rpartition(".")[2]: setting
@@ -204,7 +205,7 @@ def _check_names(collected: Mapping[str, Setting], models: Iterable[str]) -> Non
         if key.startswith("model_options.")
         if setting.source == "--set" or not setting.source.startswith("--")
     }
-    if not named:
+    if not named or any(model.startswith(HUB) for model in models):  # which must be asked first
         return
     having = {name for model in models for name in model_options(model)}
     for name, (value, source) in named.items():

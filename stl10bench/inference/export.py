@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, UsageError, cause, require, unknown
 from stl10bench.inference.hub import FILES, check_backbone, export_metadata, write_folder
 from stl10bench.inference.predictor import Predictor, find_checkpoint, load
+from stl10bench.inference.push import check_repository, push
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:
@@ -155,9 +157,16 @@ _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def export(
-    checkpoint: str | Path, *, to: str, output: str | Path, overwrite: bool = False
+    checkpoint: str | Path,
+    *,
+    to: str,
+    output: str | Path,
+    overwrite: bool = False,
+    repository: str | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint as onnx, torch (a .pt2) or hub (a folder) to `output`, and compare.
+
+    The card of a folder speaks of `repository` on the hub, if one is named.
 
     What was written is loaded again and its logits are held against the checkpoint's for random
     images and edge cases; only then it gets its name. Returns what was found: `output`, `bytes`,
@@ -180,7 +189,7 @@ def export(
     predictor, tolerance = load(source), Tolerance(*TOLERANCES[to])
     with files.storage_errors(f"cannot write {target}"):
         if to == "hub":
-            differences = _write_folder(source, predictor, target, tolerance)
+            differences = _write_folder(source, predictor, target, tolerance, repository)
         else:
             differences = _write_file(predictor, to, target, tolerance)
     return {
@@ -191,6 +200,33 @@ def export(
         "bytes": sum(path.stat().st_size for path in (target, *target.glob("*")) if path.is_file()),
         **{key: difference._asdict() for key, difference in differences.items()},
     }
+
+
+def export_and_push(
+    checkpoint: str | Path,
+    repository: str,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    private: bool | None = None,
+    dry: bool = False,
+) -> dict[str, Any]:
+    """Export a checkpoint for the hub and push it to OWNER/NAME there.
+
+    Returns what `export` returns, `files` (name -> bytes) and the `commit`'s address; without an
+    `output` no folder is kept. With `dry` nothing is pushed or kept. Raises what `export` raises,
+    UsageError without a token or for a name that cannot be, and StorageError for the hub's answer.
+    """
+    check_repository(repository, dry=dry)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "export" if output is None or dry else Path(output)
+        facts = export(
+            checkpoint, to="hub", output=folder, overwrite=overwrite, repository=repository
+        )
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        commit = None if dry else push(folder, repository, private=private)
+    kept = None if output is None or dry else str(output)
+    return {**facts, "output": kept, "files": sizes, "commit": commit}
 
 
 def _check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
@@ -227,11 +263,15 @@ def _write_file(
 
 
 def _write_folder(
-    source: Path, predictor: Predictor, target: Path, tolerance: Tolerance
+    source: Path,
+    predictor: Predictor,
+    target: Path,
+    tolerance: Tolerance,
+    repository: str | None,
 ) -> dict[str, Difference]:
     old = target.with_name(f".{target.name}.{uuid4().hex[:8]}.old")
     with files.new_folder(target) as part:
-        write_folder(source, predictor.header, part)
+        write_folder(source, predictor.header, part, repository)
         check_backbone(part, predictor.model)
         differences = compare_outputs(predictor, load(part), tolerance)
         if target.exists():

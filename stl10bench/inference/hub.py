@@ -16,6 +16,7 @@ from stl10bench.core.errors import CheckpointError
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.classifier import Classifier, joined_features
+from stl10bench.models.hub_files import CONFIG, HEAD, HUB, MODEL
 from stl10bench.models.timm_backbone import create_arguments
 from stl10bench.results.labels import row_label
 from stl10bench.results.rows import Row
@@ -65,17 +66,24 @@ def row_of(checkpoint_file: Path, header: Header) -> Row | None:
     return row if same else None
 
 
-def model_card(header: Header, row: Row | None) -> str:
-    """The card; without a row it says what the header knows: no interval, no name of the data."""
+def model_card(header: Header, row: Row | None, repository: str | None = None) -> str:
+    """The card; without a row it says what the header knows: no interval, no name of the data.
+
+    Its lines of code load the model from `repository` on the hub, else from a FOLDER.
+    """
     backbone = timm_name(header)
     title = row_label(row) if row else header.config.model
+    use, use_backbone = _USE, _USE_BACKBONE
+    if repository is not None:
+        use = use.replace("FOLDER", f"{HUB}{repository}")
+        use_backbone = use_backbone.replace("local-dir:FOLDER", f"{HUB}{repository}")
     facts = (f"| {name} | {escape_markdown(text)} |" for name, text in _facts(header, row))
     paragraphs = [
         f"---\n{_metadata(header, row).to_yaml()}\n---",
         f"# {escape_markdown(title)}, {header.config.image_size} px",
         _notice(row),
         "\n".join(["| | |", "| --- | --- |", *facts]),
-        *("## Use", _USE, _USE_BACKBONE.format(backbone) if backbone else _NO_BACKBONE),
+        *("## Use", use, use_backbone.format(backbone) if backbone else _NO_BACKBONE),
         *("## Terms", _TERMS, _CITATIONS),
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -166,7 +174,7 @@ def _list(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-MODEL, HEAD, CONFIG, CARD = "model.safetensors", "head.safetensors", "config.json", "README.md"
+CARD = "README.md"
 FILES = {MODEL, HEAD, CONFIG, CARD}
 _BACKBONE = "backbone."  # the prefix of its tensors in a checkpoint
 
@@ -200,8 +208,11 @@ def timm_name(header: Header) -> str | None:
     return registry.backbone_name(header.config.model)
 
 
-def write_folder(source: Path, header: Header, folder: Path) -> None:
-    """Write the checkpoint `source`, with `header`, as a hub folder with a model card."""
+def write_folder(source: Path, header: Header, folder: Path, repository: str | None = None) -> None:
+    """Write the checkpoint `source`, with `header`, as a hub folder with a model card.
+
+    It is for `repository` on the hub, if one is named.
+    """
     tensors, metadata = read_folder(source)
     name = timm_name(header)
     if name is None:
@@ -213,8 +224,10 @@ def write_folder(source: Path, header: Header, folder: Path) -> None:
         keys = tensors.keys() - head.keys()
         tensors = {key.removeprefix(_BACKBONE): tensors[key] for key in sorted(keys)}
     files.write(folder / MODEL, safetensors.torch.save(tensors, metadata))
+    config["label_names"] = list(header.class_names)  # timm's word
     files.write_json(folder / CONFIG, config | export_metadata(header))
-    files.write(folder / CARD, model_card(header, row_of(source, header)).encode())
+    card = model_card(header, row_of(source, header), repository)
+    files.write(folder / CARD, card.encode())
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from stl10bench.inference.hub import load_folder
 from stl10bench.models import checkpoint
 from stl10bench.models.check import check_logits
 from stl10bench.models.factory import build_run_model
+from stl10bench.models.hub_files import HUB, download_export
 from stl10bench.results.run_folder import RunFolder, default_runs_dir, find_run, run_folders
 
 BATCH = 64  # images that go through the model at once
@@ -209,9 +210,13 @@ class Predictor(nn.Module):
 def find_checkpoint(path: Path) -> Path:
     """A run folder's tested checkpoint; any other `path` that is there, as it is.
 
+    hf-hub:OWNER/NAME is the folder that its files are downloaded to.
+
     What is not there may be a run's name, or a unique beginning of it, in `default_runs_dir`.
     Raises CheckpointError for a `path` that is not there and a run that is not so far.
     """
+    if path.as_posix().startswith(HUB):
+        return download_export(path.as_posix().removeprefix(HUB))
     runs_dir, name = default_runs_dir(), str(path)
     if not path.exists() and any(run.name.startswith(name) for run in run_folders(runs_dir)):
         path = find_run(runs_dir, name).path
@@ -226,8 +231,9 @@ def find_checkpoint(path: Path) -> Path:
 def load(path: str | Path) -> Predictor:
     """The model in a checkpoint, in evaluation mode on the CPU, ready for uint8 images.
 
-    `path` is a file, a run folder (its tested checkpoint), or a folder that was exported for the
-    hub. Raises CheckpointError for anything but a whole, unchanged checkpoint of this program.
+    `path` is a file, a run folder (its tested checkpoint), a folder that was exported for the
+    hub, or hf-hub:OWNER/NAME. Raises CheckpointError for anything but a whole, unchanged checkpoint
+    of this program.
     """
     path = find_checkpoint(Path(path))
     tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)

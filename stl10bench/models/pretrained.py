@@ -2,21 +2,17 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.core.network import reachable
 from stl10bench.core.safetensors import read_safetensors_metadata
-from stl10bench.models import registry
+from stl10bench.models import hub_files, registry
 
 NO_WEIGHTS = "none"
 IMAGENET, UNKNOWN = "ImageNet", "unknown"
-HUB = "hf-hub:"
-_HUB_FILE = "model.safetensors"
 _KEY = "stl10bench"  # of the header in a checkpoint's metadata
 
 
@@ -128,12 +124,12 @@ def find_weights(weights: str | Path, runs_dir: Path) -> Path:
     download.
     """
     text = Path(weights).as_posix()
-    if text.startswith(HUB):
-        return _download(text.removeprefix(HUB))
+    if text.startswith(hub_files.HUB):
+        return hub_files.download(text.removeprefix(hub_files.HUB))
     path = Path(weights)
     if path.exists() and not path.is_dir():
         return path
-    if (exported := path / _HUB_FILE).is_file():
+    if (exported := path / hub_files.MODEL).is_file():
         return exported
     if not path.exists() and path.suffix:  # a run's name has none
         raise CheckpointError(f"cannot read the weights {path}: No such file or directory")
@@ -166,30 +162,5 @@ def fetch_weights(weights: Weights) -> Weights:
     """
     if weights.source == NO_WEIGHTS or weights.file is not None:
         return weights
-    file = _download(weights.source.removeprefix("hub:"))
+    file = hub_files.download(weights.source.removeprefix("hub:"), cached=True)
     return replace(weights, file=file, sha256=files.digests(file, "sha256")[0])
-
-
-def _download(repository: str) -> Path:
-    """model.safetensors of OWNER/NAME or OWNER/NAME@REVISION, from the hub or its cache here."""
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name, _, revision = repository.partition("@")
-    download = partial(hf_hub_download, name, _HUB_FILE, revision=revision or None)
-    try:
-        return Path(download(local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    except ValueError as error:  # of a name that cannot be one
-        raise UsageError(f"--weights {HUB}{repository}: {str(error)[:160]}") from None
-    try:
-        if not reachable(constants.ENDPOINT):  # the hub's own retries take half a minute
-            raise ConnectionError(f"no connection to {constants.ENDPOINT}")
-        return Path(download())
-    except Exception as error:  # whatever the network, the hub or its cache raises
-        reason = str(error).partition("\n")[0][:160]
-        raise CheckpointError(
-            f"cannot download {repository} from the Hugging Face hub ({reason}): pass "
-            "--weights FILE, or train from scratch with --no-pretrained --no-freeze"
-        ) from error

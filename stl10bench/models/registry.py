@@ -135,6 +135,11 @@ def check_name(name: str) -> None:
 
     What follows `timm:` is checked when timm is imported.
     """
+    if name.startswith("hf-hub:"):
+        raise UsageError(
+            f"model {name}: only 'train' and 'lr-find' take models of the hub; pass the "
+            f"architecture, timm:NAME, with --weights {name}"
+        )
     if name.startswith(TIMM):
         if name == TIMM:
             raise UsageError("'timm:' needs the name of a timm model, e.g. timm:resnet18")

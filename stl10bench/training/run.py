@@ -16,7 +16,7 @@ from stl10bench.core.errors import DataError, UsageError
 from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import Dataset
-from stl10bench.models import registry
+from stl10bench.models import hub_files, registry
 from stl10bench.models.methods import SUPERVISED
 from stl10bench.models.pretrained import (
     NO_WEIGHTS,
@@ -51,7 +51,8 @@ def train(
     `image_size`, ...) and of Limits (`checkpoint_minutes`, ...), and the model's own options
     (`freeze`, `hidden`, `dropout`, ...); each setting beats the recipe. Progress goes to `console`,
     by default nowhere. `weights` is a file of safetensors (timm's keys, or a checkpoint of a run),
-    a run, or hf-hub:OWNER/NAME. Raises a BenchError whose text says what to do.
+    a run, or hf-hub:OWNER/NAME, which `model` may be as well. Raises a BenchError whose text says
+    what to do.
     """
     console = console or Console(quiet=True)
     options |= {"recipe": recipe, "weights": weights, "pretrained": pretrained}
@@ -101,7 +102,14 @@ def prepare(
     if how.get("plugin") is not None:
         registry.load_plugin(how["plugin"])
     file = None
-    if weights is not None:
+    if model.startswith(hub_files.HUB):
+        if weights is not None or not pretrained:
+            raise UsageError(
+                f"{model} has its own weights: leave out --weights and --no-pretrained"
+            )
+        model, stored, file = hub_files.find_model(model)
+        options = {**stored, **options}
+    elif weights is not None:
         file = find_weights(
             weights, Path(how.get("runs_dir", Job.model_fields["runs_dir"].default))
         )
