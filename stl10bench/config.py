@@ -93,6 +93,8 @@ class RunConfig(BaseModel):
     """Factor by which each drop multiplies the learning rate (step schedule)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing: fraction of the target spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Class weights in the training loss: balanced (inverse to a class's training images), none."""
     clip_grad: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Clip the total norm of the gradients to this value."""
     ema: float | None = Field(default=None, gt=0, lt=1)

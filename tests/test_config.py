@@ -47,6 +47,7 @@ NUMBERS: dict[str, Any] = {  # a valid value other than the default for each fie
 
 # Settings that need others, and those that came later, which the golden name does not hold.
 OTHERS: dict[str, dict[str, Any]] = {
+    "class_weights": {"class_weights": "balanced"},
     "fold": {"fold": 3, "val_fraction": 0},
     "labels_per_class": {"labels_per_class": 5},
     "layer_decay": {"layer_decay": 0.75},

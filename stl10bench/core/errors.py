@@ -107,6 +107,7 @@ _ALIASES = {
     "optimizer": ("opt", "optim", "optimiser"),
     "schedule": ("scheduler", "sched", "lr_scheduler", "lr_schedule", "lr_scheduler_type"),
     "warmup": ("warmup_ratio", "warmup_epochs", "warmup_steps", "pct_start"),
+    "class_weights": ("class_weight", "balanced"),
     "label_smoothing": ("smoothing", "label_smoothing_factor"),
     "val_fraction": ("validation_split", "val_split", "val_size", "validation_fraction"),
     "seed": ("random_state", "random_seed", "manual_seed", "rng"),

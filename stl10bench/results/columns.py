@@ -124,10 +124,19 @@ def si_number(content: float) -> str:
 
 
 _share, _two_digits, _count = "{:.3f}".format, "{:.2f}".format, "{:,.0f}".format
+
+
+def _balanced_accuracy(row: Row) -> float | None:
+    """The mean accuracy of the classes, 0..1: that of a constant class is 1 / C, however many."""
+    shares = [share for share in row.per_class_accuracy or () if share is not None]
+    return sum(shares) / len(shares) if shares else None
+
+
 _DERIVED: dict[str, Callable[[Row], Any]] = {
     "runs": run_count,
     "pretrained": lambda row: row.pretrained if "freeze" in row.model_options else None,
     "image_size": lambda row: None if row.baseline else row.image_size,
+    "balanced_accuracy": _balanced_accuracy,
     "accuracy_low": lambda row: (row.test_accuracy_interval or (None, None))[0],
     "accuracy_high": lambda row: (row.test_accuracy_interval or (None, None))[1],
 }
@@ -147,6 +156,7 @@ COLUMNS = {
         Column("at_chance", "at chance", plain),
         Column("accuracy_low", "accuracy low", _share),
         Column("accuracy_high", "accuracy high", _share),
+        Column("balanced_accuracy", "balanced accuracy", _share),
         Column("test_macro_f1", "macro F1", _share),
         Column("test_ece", "ECE", _share),
         Column("test_brier", "Brier", _share),

@@ -41,13 +41,27 @@ def backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Te
         is_last = start + size >= len(images)
         with nullcontext() if is_last else accelerator.no_sync(run.learner):
             logits = run.learner(part)
-            loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
-            loss = loss * (len(part) / len(images))
+            loss = mean_loss(run, logits, target) * (len(part) / len(images))
             accelerator.backward(nan_if_infinite(loss))
         losses.append(loss.detach())
         classes = target if target.ndim == 1 else target.argmax(1)
         hits.append((logits.detach().argmax(1) == classes).sum())
     return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+
+def mean_loss(run: Training, logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy, scalar; with class weights each image's is times its class's.
+
+    Over the images, not over their weights: so the parts of a batch, and the batches of an epoch,
+    add up whatever classes are in them. The weights' mean over the training images is 1.
+    """
+    smoothing, weights = run.config.label_smoothing, run.class_weights
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    total = F.cross_entropy(
+        logits, targets, weights.to(logits), label_smoothing=smoothing, reduction="sum"
+    )
+    return total / len(logits)
 
 
 def clip_gradients(run: Training) -> Tensor:

@@ -20,6 +20,7 @@ _SECONDS = 2.0  # of steps, after the first two, which are slower
 _TESTED = 250  # images
 _FREE = {  # settings without effect on the time of a step
     *("seed", "lr", "backbone_lr", "momentum", "weight_decay", "label_smoothing", "schedule"),
+    "class_weights",
     *("warmup", "step_epochs", "step_gamma"),
 }
 

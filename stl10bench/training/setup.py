@@ -87,6 +87,7 @@ class Training(Run):
     validation: Images  # none with val_fraction 0
     learner: nn.Module  # prepared: what takes the batches, the model or its head alone
     optimizer: AcceleratedOptimizer
+    class_weights: Tensor | None  # float32 (C,), of the loss
     ema: Ema | None  # of the model's weights; then it is what is evaluated and kept
     schedule: LRScheduler
     batches: Callable[..., Iterator[tuple[Tensor, Tensor]]]  # (epoch=, start=)
@@ -135,6 +136,7 @@ def set_up(
         normalise=normalise,
         learner=learner,
         optimizer=optimizer,
+        class_weights=class_weights(config, train.labels, classes),
         ema=ema,
         # Not prepared: accelerate would step it once per process.
         schedule=make_schedule(config, optimizer.optimizer, steps, taken=taken),
@@ -173,6 +175,18 @@ def load_training_images(
         )
     train = load_images(dataset.train, train_rows, config, accelerator.device)
     return train, load_images(dataset.train, val_rows, config, accelerator.device)
+
+
+def class_weights(config: RunConfig, labels: Tensor, classes: int) -> Tensor | None:
+    """float32 (C,): images / (classes x images of the class), as scikit-learn's "balanced".
+
+    Of the labels (N,) to train on; None without `class_weights`. A class without any has 0.
+    """
+    if config.class_weights == "none":
+        return None
+    counts = torch.bincount(labels, minlength=classes)
+    weights = len(labels) / (classes * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0.0)
 
 
 def load_test_images(
