@@ -26,7 +26,7 @@ benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data
 	$(BIN)/stl10bench benchmark --all $(ARGS)
 
 speed: $(READY)  ## Time training and data against the obvious alternatives (a quarter of an hour)
-	$(BIN)/python scripts/speed.py $(ARGS)
+	$(BIN)/python scripts/speed.py parts $(ARGS)
 
 docs-tables: $(READY)  ## Write the generated parts of README.md and docs/
 	$(BIN)/python scripts/readme_table.py

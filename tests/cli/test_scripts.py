@@ -7,8 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+from PIL import Image
+from rich.console import Console
 
+from stl10bench.config import RunConfig
+from stl10bench.data.load import open_data
+from stl10bench.data.splits import training_rows
 from stl10bench.studies import parse, plan, study
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -18,8 +25,16 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
 
 
+@pytest.fixture
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
 def test_every_side_of_the_speed_comparison_is_measured() -> None:
-    code = "import speed, json; print(json.dumps([f('logistic', 1) for f in speed.SIDES.values()]))"
+    code = (
+        "import speed_sides as s, json; "
+        "print(json.dumps([f(s.Case('logistic', 1)) for f in s.SIDES.values()]))"
+    )
     ended = run_python("-c", f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); {code}")
     assert ended.returncode == 0, ended.stderr
     speeds = json.loads(ended.stdout)
@@ -28,13 +43,13 @@ def test_every_side_of_the_speed_comparison_is_measured() -> None:
 
 
 def test_one_side_of_the_speed_comparison_runs_alone() -> None:
-    ended = run_python(str(SCRIPTS / "speed.py"), "--side", "step", "logistic", "1")
+    ended = run_python(str(SCRIPTS / "speed.py"), "side", "step", "logistic", "1")
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) > 0
 
 
-def test_a_ratio_of_speeds_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+@pytest.mark.usefixtures("_scripts")
+def test_a_ratio_of_speeds_is_that_of_the_medians() -> None:
     import speed
 
     ours, bare = iter([1.0, 9.0, 2.0]), iter([4.0, 4.0, 5.0])
@@ -44,12 +59,92 @@ def test_a_ratio_of_speeds_is_that_of_the_medians(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_speed_comparison_names_its_parts() -> None:
-    ended = run_python(str(SCRIPTS / "speed.py"), "limits")
+    ended = run_python(str(SCRIPTS / "speed.py"), "parts", "limits")
     assert ended.returncode == 1
     assert ended.stderr == (
         "error: unknown part 'limits': choose from augmentation, limit, peers, evaluation, "
         "commands, memory\n"
     )
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_steps_beside_a_busy_process_are_timed_and_nothing_is_left_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import speed_load
+
+    monkeypatch.setattr(speed_load, "MODEL", "logistic")
+    threads, rate = speed_load.measure(speed_load.TORCHS, "1 busy process", 1)
+    assert (threads, rate > 0) == (speed_load.CORES, True)
+    assert not psutil.Process().children()
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_the_race_is_run_on_the_images_of_our_split(data_dir: Path, tmp_path: Path) -> None:
+    import speed_race
+
+    data = open_data("stl10", data_dir, download=False, verify=False, console=Console(quiet=True))
+    config = RunConfig(model="mobilenetv2", val_fraction=0.25, seed=3)
+    speed_race.write_folders(data, config, tmp_path)
+    train, val = training_rows(config, data)
+    splits = [("train", data.train, train), ("val", data.train, val)]
+    for name, split, rows in [*splits, ("test", data.test, range(len(data.test.labels)))]:
+        files = {int(path.stem): path for path in (tmp_path / name).glob("*/*.png")}
+        assert sorted(files) == list(rows)
+        for row, path in files.items():
+            assert int(path.parent.name[:3]) == split.labels[row]
+            assert (np.asarray(Image.open(path)).transpose(2, 0, 1) == split.images[row]).all()
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_a_race_ends_at_the_first_epoch_with_the_target_and_tests_once(tmp_path: Path) -> None:
+    import speed_race
+
+    log, tested = tmp_path / "log", []
+    code = f"import time\nfor x in (0.5, 0.8, 0.7):\n print(x, file=open({str(log)!r}, 'a'))\n"
+    code += " time.sleep(0.2)\nprint('0.6')\n"
+
+    def accuracies() -> list[float]:
+        return [float(line) for line in log.read_text().split()] if log.exists() else []
+
+    def test(printed: str) -> float:
+        tested.append(printed)
+        return float(printed)
+
+    side = speed_race.Side([sys.executable, "-c", code], accuracies, test)
+    result = speed_race.run(side, target=0.75)
+    assert (result["epoch"], result["val_accuracy"], result["test_accuracy"]) == (2, 0.8, 0.6)
+    assert tested == ["0.6\n"]
+    figures = speed_race.figures([9.0, 11.0, 13.5], [0.5, 0.8, 0.7], 0.75)
+    assert (figures["seconds_to"], figures["seconds_to_without_setup"]) == (11.0, 4.25)
+    never = speed_race.figures([9.0, 11.0], [0.5, 0.6], 0.75)
+    assert (never["seconds_to"], never["best_epoch"]) == (None, 2)
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_the_race_reads_what_timms_programs_write(tmp_path: Path) -> None:
+    import speed_race
+
+    (tmp_path / "race").mkdir()
+    summary = tmp_path / "race" / "summary.csv"
+    (tmp_path / "validate.py").write_text('print("--result\\n{\\"top1\\": 81.5}")\n')
+    shared = speed_race.Race(tmp_path, [], tmp_path / "w.safetensors", 2, 64, 128, 0)
+    side = speed_race.timms(shared, "--opt adamw", tmp_path, tmp_path)
+    assert side.accuracies() == []
+    summary.write_text("epoch,eval_top1\n0,50.0\n1,62.5\n2,7")  # the last is being written
+    assert side.accuracies() == [0.5, 0.625]
+    assert side.test("") == pytest.approx(0.815)
+
+
+@pytest.mark.faults
+def test_the_gpu_check_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    script = ["bash", str(SCRIPTS / "gpu_check.sh"), "--device", "cpu", "--reduced", "--turns", "1"]
+    ended = subprocess.run([*script, "--json", str(tmp_path / "found")], capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()
+    found = json.loads((tmp_path / "found").read_text())
+    runs = {**found["rows"], **found["compiled"], **found["processes"]}
+    assert not [row["error"] for row in runs.values() if "error" in row]
+    assert found["resumed"]["as it is"] == {"again": 0.0, "resumed": 0.0}
 
 
 def test_the_readmes_tables_are_those_of_the_reference_rows() -> None:

@@ -1,0 +1,239 @@
+"""What a GPU changes, each thing tried once: `scripts/gpu_check.sh`."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from speed_sides import MODELS, child, machine
+
+SIDES = ("loop", "step", "peer", "peer-tuned", "evaluate", "forward")
+_MORE = 10  # times as many batches an epoch as on a CPU
+_SESSIONS = 20  # that a run may be interrupted in
+
+OUTPUT = Path("gpu_check.json")
+
+Figures = dict[str, Any]
+
+
+class Check(NamedTuple):
+    """What is checked, where, and on what."""
+
+    device: str
+    precisions: tuple[str, ...]
+    reduced: bool
+    data: list[str]  # options of every run
+    weights: Path
+    folder: Path  # for runs
+
+    def train(
+        self, model: str, runs: str, *options: str, launcher: tuple[str, ...] = ()
+    ) -> Figures:
+        """The row of one of MODELS, or its `error`; and the exit code."""
+        name, _, settings = MODELS[model]
+        words = [sys.executable, *launcher, "-m", "stl10bench", "train", name, *self.data]
+        words += ["--device", self.device, "--tracker", "none", "--json"]
+        words += ["--runs-dir", str(self.folder / runs)]
+        if "freeze" in settings:
+            words += ["--weights", str(self.weights)]
+            words.append("--freeze" if settings["freeze"] else "--no-freeze")
+        if self.reduced:
+            words += ["--recipe", "quick", "--epochs", "2", "--image-size", "32"]
+        ended = subprocess.run([*words, *options], capture_output=True, text=True, check=False)
+        printed = ended.stdout.strip()
+        if ended.returncode == 0 or printed.startswith("{"):  # else it ended without an answer
+            return {"exit_code": ended.returncode, **json.loads(printed)}
+        return {"exit_code": ended.returncode, "error": ended.stderr[-500:]}
+
+
+def rows(check: Check) -> dict[str, Figures]:
+    """The five rows in each precision."""
+    models = [model for model in MODELS if not (check.reduced and model == "cnn")]
+    return {
+        f"{model} {precision}": check.train(model, "rows", "--precision", precision)
+        for model in models
+        for precision in check.precisions
+    }
+
+
+def compiled(check: Check) -> dict[str, Figures]:
+    """Rows with --compile, and as many images/s as their last epoch had, without its compiling."""
+    results = {}
+    for model in ("mlp",) if check.reduced else ("fine-tuned", "cnn"):
+        row = check.train(model, "compiled", "--precision", check.precisions[0], "--compile")
+        if "run" in row:
+            log = check.folder / "compiled" / row["run"] / "metrics.jsonl"
+            last = json.loads(log.read_text().splitlines()[-1])
+            row["last_images_per_second"] = last["images_per_second"]
+        results[model] = row
+    return results
+
+
+def resumed(check: Check) -> dict[str, Figures]:
+    """The same run again, and interrupted in the middle: how far its weights are from the first's.
+
+    The largest difference of a weight; 0: the same bits.
+    """
+    model = "mlp" if check.reduced else "fine-tuned"
+    results = {}
+    for kind, options in (("as it is", ()), ("--deterministic", ("--deterministic",))):
+        precision = ("--precision", check.precisions[0])
+        first = check.train(model, f"first {kind}", *precision, *options)
+        if "run" not in first:
+            results[kind] = first
+            continue
+        again = check.train(model, f"again {kind}", *precision, *options)
+        minutes = str(first["train_seconds"] / 2 / 60)
+        for _ in range(_SESSIONS):
+            row = check.train(
+                model, f"resumed {kind}", *precision, *options, "--max-minutes", minutes
+            )
+            if row.get("exit_code") not in (130, 143):
+                break
+        results[kind] = {
+            "again": difference(check.folder, first, f"first {kind}", f"again {kind}")
+            if "run" in again
+            else again,
+            "resumed": difference(check.folder, first, f"first {kind}", f"resumed {kind}")
+            if "run" in row
+            else row,
+        }
+    return results
+
+
+def difference(folder: Path, row: Figures, one: str, other: str) -> float:
+    """The largest difference of a weight after the last epoch."""
+    from safetensors.torch import load_file
+
+    files = (folder / name / row["run"] / "last.safetensors" for name in (one, other))
+    first, second = map(load_file, files)
+    return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
+
+
+def speeds(check: Check, turns: int) -> dict[str, Figures]:
+    """Images/s of our loop, the bare step, the peers and evaluation; medians of some turns."""
+    import statistics
+
+    results: dict[str, Figures] = {}
+    for model in ("mlp", "frozen") if check.reduced else MODELS:
+        batches = 2 if check.reduced else MODELS[model][1] * _MORE
+        options = ("--device", check.device, "--precision", check.precisions[0])
+        values: dict[str, list[float]] = {}
+        for _ in range(turns):
+            for side in SIDES:
+                value = child("side", side, model, str(batches), *options)
+                values.setdefault(side, []).append(value)
+        results[model] = {side: statistics.median(some) for side, some in values.items()}
+    return results
+
+
+def together(check: Check, cards: int) -> dict[str, Figures]:
+    """The same run by one process and by two, where there are two GPUs or no GPU is asked for."""
+    if check.device != "cpu" and cards < 2:
+        return {}
+    model = "mlp" if check.reduced else "fine-tuned"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    precision = ("--precision", check.precisions[0])
+    return {
+        "1 process": check.train(model, "one", *precision),
+        "2 processes": check.train(model, "two", *precision, launcher=launcher),
+    }
+
+
+def show(title: str, result: dict[str, Any]) -> None:
+    """Print what was found."""
+    console = Console()
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    columns = ("test_accuracy", "images_per_second", "train_seconds", "peak_memory_mb")
+    for column in ("", *columns):
+        grid.add_column(column, justify="right" if column else "left")
+    runs = [(name, row) for name, row in result["rows"].items()]
+    runs += [(f"{name} --compile", row) for name, row in result["compiled"].items()]
+    runs += list(result["processes"].items())
+    for name, row in runs:
+        if "error" in row:
+            grid.add_row(name, row["error"])
+            continue
+        accuracy, *others = (row[column] for column in columns)
+        grid.add_row(name, f"{accuracy:.4f}", *(f"{value:,.1f}" for value in others))
+    console.print(grid)
+    grid = Table(title="images/s", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", *SIDES, "loop / step", "loop / peer-tuned"):
+        grid.add_column(column, justify="right" if column else "left")
+    for model, values in result["speeds"].items():
+        cells = [f"{values[side]:,.0f}" for side in SIDES]
+        ratios = [values["loop"] / values[side] for side in ("step", "peer-tuned")]
+        grid.add_row(model, *cells, *(f"{ratio:.2f}" for ratio in ratios))
+    console.print(grid)
+    for kind, found in result["resumed"].items():
+        console.print(f"same run {kind}: {found}", highlight=False)
+
+
+def gpu(
+    device: Annotated[str, typer.Option(help="cuda, or cpu to rehearse.")] = "cuda",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder that contains stl10_binary/; else demo data.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="timm's weights of mobilenetv2_100; else random ones.")
+    ] = None,
+    turns: Annotated[int, typer.Option(help="Times that each side is measured.", min=1)] = 3,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Fewer and smaller runs: minutes on a CPU.")
+    ] = False,
+    to_json: Annotated[Path, typer.Option("--json", help="File to write.")] = OUTPUT,
+) -> None:
+    """Try on a CUDA machine all that a GPU changes; writes JSON, prints a table."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: torch finds no CUDA device: rehearse with --device cpu --reduced")
+    cards = torch.cuda.device_count() if device == "cuda" else 0
+    card = torch.cuda.get_device_name() if cards else device
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        data = ["--dataset", "demo", "--data-dir", str(folder / "data")]
+        if data_dir is not None:
+            data = ["--data-dir", str(data_dir), "--no-verify"]
+        precisions = ("bf16", "fp16") if device == "cuda" else ("bf16", "no")
+        check = Check(
+            device, precisions, reduced, data, weights or random_weights(folder), folder / "runs"
+        )
+        result: dict[str, Any] = {
+            "machine": machine()
+            | {"card": card, "cards": cards, "cuda": torch.version.cuda, "reduced": reduced},
+            "data": "demo" if data_dir is None else "STL-10 layout",
+            "weights": "random" if weights is None else weights.name,
+        }
+        parts: dict[str, Callable[[], Figures]] = {
+            "rows": lambda: rows(check),
+            "compiled": lambda: compiled(check),
+            "resumed": lambda: resumed(check),
+            "processes": lambda: together(check, cards),
+            "speeds": lambda: speeds(check, turns),
+        }
+        for part, measured in parts.items():
+            print(part, file=sys.stderr, flush=True)
+            result[part] = measured()
+            to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result["load_average_after"] = os.getloadavg()
+    to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    show(f"{card}, {result['data']} data, {result['weights']} weights", result)
+
+
+def random_weights(folder: Path) -> Path:
+    """A file of random weights of MobileNetV2: they test everything but the accuracy."""
+    import timm
+    from safetensors.torch import save_model
+
+    path = folder / "random.safetensors"
+    save_model(timm.create_model("mobilenetv2_100"), str(path))
+    return path
