@@ -43,7 +43,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 def lines(texts: list[str]) -> Iterator[list[str]]:
     for text in texts:
         words = shlex.split(text, comments=True)
-        if "stl10bench" in words:
+        called = words[:1] == ["stl10bench"] or "-m stl10bench" in " ".join(words)  # by a launcher
+        if called:
             after = words[words.index("stl10bench") + 1 :]
             yield after[: after.index(">")] if ">" in after else after
 
