@@ -6,13 +6,22 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stl10bench.core.errors import UsageError, suggest, unknown
 
 FORMAT = 1  # raised when the same settings begin to give other numbers
 # Fields that are worked out from other options, so no option or sweep sets them directly.
-DERIVED = ("model", "model_options", "method_options", "data", "data_size", "weights")
+DERIVED = (
+    *("model", "model_options", "method_options", "data", "data_size", "unlabeled_data", "weights"),
+)
 RANGES = ("rotation", "random_resized_crop")  # a command line writes them LOW,HIGH
 
 Scalar = bool | int | float | str
@@ -42,11 +51,14 @@ class RunConfig(BaseModel):
     """Fingerprint of the data."""
     data_size: int = Field(96, ge=8, le=1024)
     """Height and width of the data's images in pixels."""
+    unlabeled_data: str = ""
+    """Fingerprint of unlabeled_X.bin, where a run uses it."""
     weights: str = "none"
     """Initial weights of the backbone: none (random), sha256:<checksum>, or hub:<repository>."""
 
-    method: Literal["supervised", "probe", "knn"] = "supervised"
-    """Method: supervised (gradient steps), or probe or knn on a frozen backbone's features."""
+    method: Literal["supervised", "probe", "knn", "pseudo-label", "label-spreading"] = "supervised"
+    """Method: supervised (gradient steps), or a classifier fitted to a frozen backbone's features:
+    probe, knn, and with --unlabeled pseudo-label, label-spreading."""
     method_options: dict[str, Scalar] = {}
     """Method options that differ from their defaults."""
 
@@ -60,6 +72,10 @@ class RunConfig(BaseModel):
     """Pre-defined fold (0 to 9, 1,000 images) to train on, without validation images."""
     labels_per_class: int | None = Field(default=None, ge=1)
     """Labelled images per class, validation included (seeded; larger subsets contain smaller)."""
+    unlabeled: str | None = None
+    """Unlabelled images: rest (training images whose labels are left out), all, N or none."""
+    keep_copies: bool = False
+    """Keep unlabelled images that are copies of test images (marked in the row)."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of everything that is random."""
 
@@ -128,6 +144,13 @@ class RunConfig(BaseModel):
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Precision: auto (chosen by device and model), no (fp32), bf16 or fp16."""
 
+    @field_validator("unlabeled", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: Any) -> Any:
+        if value == "none":  # what leaves it out where a recipe or a file asks for some
+            return None
+        return str(value) if type(value) is int else value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         low, high = self.rotation
@@ -139,6 +162,12 @@ class RunConfig(BaseModel):
                 raise ValueError(
                     f"random_resized_crop = {low},{high}: must be 0 < LOW <= HIGH <= 1"
                 )
+        if not re.fullmatch(r"all|rest|[1-9]\d{0,8}", self.unlabeled or "all"):
+            raise ValueError(
+                f"unlabeled = {self.unlabeled!r:.80}: must be rest, all or a number of images"
+            )
+        if self.keep_copies and self.unlabeled is None:
+            raise ValueError("keep_copies has no effect without unlabelled images: add --unlabeled")
         for name in ("mixup", "cutmix"):
             if self.cache_views and getattr(self, name):
                 raise ValueError(
@@ -166,6 +195,15 @@ class RunConfig(BaseModel):
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON values."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+    def without_unlabelled(self) -> "RunConfig":
+        """The same settings without unlabelled images; pseudo-label is a probe then."""
+        changes: dict[str, Any] = {"unlabeled": None, "unlabeled_data": "", "keep_copies": False}
+        if self.method == "pseudo-label":
+            options = self.method_options.items()
+            shared = {key: value for key, value in options if key in ("power", "penalty")}
+            changes |= {"method": "probe", "method_options": shared}
+        return self.model_copy(update=changes)
 
     @property
     def selection(self) -> Literal["validation", "last epoch"]:
@@ -271,6 +309,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "logistic": _REPORT | {"optimizer": "sgd", "lr": 1e-4},
         "mlp": _REPORT,
         "cnn": _REPORT | {"epochs": 12},
+        "kmeans": {"method": "probe", "image_size": 32},
         "frozen": _REPORT,
         "fine-tuned": _REPORT | {"epochs": 12},
         "other": _REPORT,
@@ -279,6 +318,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "logistic": _TUNED | {"epochs": 20, "lr": 1e-4},
         "mlp": _TUNED | {"epochs": 40, "lr": 3e-4, "model_options": {"dropout": 0.2}},
         "cnn": _TUNED | {"epochs": 12, "batch_size": 64, "label_smoothing": 0.1},
+        "kmeans": {"method": "probe", "image_size": 32},
         "frozen": _TUNED | {"epochs": 12},
         "fine-tuned": _TUNED | {"epochs": 12, "label_smoothing": 0.1},
         "other": _TUNED,
@@ -287,6 +327,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "logistic": {"epochs": 20},
         "mlp": {"epochs": 20},
         "cnn": {"epochs": 8, "batch_size": 64, "model_options": {"channels": (64, 128, 128, 256)}},
+        "kmeans": {"method": "probe", "image_size": 32},
         "frozen": {"epochs": 5},
         "fine-tuned": {"epochs": 8, "batch_size": 64},
         "other": {"epochs": 5},

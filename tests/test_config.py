@@ -61,6 +61,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.999},
     "grad_accum": {"grad_accum": 2},
     "data_size": {"data_size": 128},
+    "unlabeled": {"unlabeled": "rest"},
+    "unlabeled_data": {"unlabeled_data": "a" * 64},
+    "keep_copies": {"unlabeled": "rest", "keep_copies": True},
     "method": {"method": "probe"},
     "method_options": {"method_options": {"views": 2}},
 }

@@ -112,8 +112,9 @@ def compare(
     as_json: bool,
 ) -> None:
     """Without names the best run of each model is compared, by its
-    validation accuracy. They must be tested on the same images,
-    at any resolution.
+    validation accuracy. They must be tested on the same images, at
+    any resolution. One run alone that has unlabelled images is
+    compared with the same one without them.
 
     Examples:
     stl10bench compare
@@ -141,6 +142,9 @@ def compare(
     loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
     pairs = comparison.differences(loaded, stderr())
     _show_differences(loaded, pairs, "json" if as_json else style)
+    if not as_json and style == "table" and len(runs or []) == 1:
+        run, without = sorted(loaded, key=lambda run: run.row.config.unlabeled is None)
+        typer.echo(f"unlabelled images: {comparison.verdict(run, without)}")
     end_with(damaged)
 
 

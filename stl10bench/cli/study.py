@@ -82,8 +82,9 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
             continue
         trained = record.trained(stored, runs_dir)
         damaged |= has_damage(run.row for run in trained)
-        places = ranking.rank(trained)
-        here = summary.best(stored, places)
+        places = [] if stored.study.over_labels else ranking.rank(trained)
+        done = sum(run.row is not None for run in trained)
+        here = summary.best(stored, places) if places else f"{done} of {len(trained)} runs"
         if stored.study.finding:
             here += f" ({summary.held(stored, places)})"
         lines.append((name, stored.study.factors, stored.study.finding, here))
@@ -180,6 +181,7 @@ def _declare(study: Study) -> None:
 
 def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
     """Print the ranking of a study and what it found."""
+    from stl10bench.results.columns import EXPENDABLE
     from stl10bench.results.table import print_table
     from stl10bench.studies import summary
 
@@ -187,8 +189,11 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
         render = summary.study_to_csv if style == "csv" else summary.study_to_markdown
         stdout().out(render(stored, trained), end="", highlight=False)
         return
-    table = summary.study_to_table(stored, trained)
-    print_table(table, stdout(), expendable=("test accuracy", "seeds", "behind"))
+    expendable = ("test accuracy", "seeds", "behind")
+    for table in summary.study_to_tables(stored, trained):
+        print_table(
+            table, stdout(), expendable=EXPENDABLE if stored.study.over_labels else expendable
+        )
     for line in summary.findings(stored, trained):
         stdout().print(clean(line), markup=False, highlight=False)
 
@@ -290,6 +295,11 @@ def _search(
             option = "--trials" if trials is not None else "--pruner"
             raise UsageError(f"{option} needs a search: add --sampler tpe, random or grid")
         return None
+    if study.over_labels:
+        raise UsageError(
+            "--sampler: a study over labels_per_class chooses nothing: leave it out, or set "
+            "--labels-per-class"
+        )
     require("optuna", extra="tune", purpose="--sampler")
     if dry_run:
         raise UsageError(

@@ -39,6 +39,7 @@ from stl10bench.core.launcher import count_of
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.models.factory import check_freeze
 from stl10bench.models.methods import SUPERVISED
+from stl10bench.results import comparison
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
 from stl10bench.results.rows import Failure, Row, has_damage
 from stl10bench.results.run_folder import RunFolder, find_run
@@ -84,6 +85,20 @@ def train(
         typer.echo(json.dumps(row.stored()))
     else:
         show_rows([row], "table", stdout())
+        if row.config.unlabeled is not None:
+            typer.echo(_verdict(RunFolder(options["runs_dir"] / str(row.run))))
+
+
+def _verdict(folder: RunFolder) -> str:
+    """Whether unlabelled images helped, or how to find out."""
+    without = comparison.without_unlabelled(folder)
+    if without is None or not without.is_finished:
+        return (
+            "unlabelled images: no verdict yet; train the same with --unlabeled none, then see "
+            f"'stl10bench compare {folder.name}'"
+        )
+    text = comparison.verdict(comparison.load_run(folder), comparison.load_run(without))
+    return f"unlabelled images: {text}, against {without.name} on the same test images"
 
 
 def _with_model(model: str | None, keywords: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     import torch
 
 # One number per purpose, so that no two of them ever share a stream.
-VALIDATION, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET, MIX, CROSS_VALIDATION, FIT = range(9)
+VALIDATION, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET, MIX, CROSS_VALIDATION = range(8)
+FIT, UNLABELLED = 8, 9
 
 
 def seed_of(seed: int, purpose: int, *counters: int) -> int:

@@ -322,6 +322,7 @@ def draw_demo(data_dir: Path, *, train: int = TRAIN, test: int = TEST) -> stl10.
         class_names=stl10.CLASS_NAMES,
         folder=data_dir / stl10.FOLDER,
         fold_lines=contents["fold_indices.txt"],
+        stamp=False,
         **splits,
     )
 

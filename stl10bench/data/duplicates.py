@@ -54,12 +54,19 @@ def read(splits: Splits, advance: Callable[[int], None] = lambda _: None) -> dic
         hashes = np.empty(len(images), dtype=np.uint64)
         for part in pieces(len(images), images.shape[-1]):
             stored = np.ascontiguousarray(images[part].swapaxes(2, 3))  # as the file has them
-            digests = (hashlib.blake2b(image.data, digest_size=16).digest() for image in stored)
-            contents[part] = [numbers.setdefault(digest, len(numbers)) for digest in digests]
+            contents[part] = [numbers.setdefault(key, len(numbers)) for key in digests(stored)]
             hashes[part] = perceptual_hashes(stored)
             advance(len(stored))
         keys[name] = Keys(contents, hashes, labels)
     return keys
+
+
+def digests(images: Images) -> list[bytes]:
+    """A 16-byte hash (BLAKE2b) of each of uint8 images (N, 3, S, S), plane by plane, row by row."""
+    return [
+        hashlib.blake2b(image.data, digest_size=16).digest()
+        for image in np.ascontiguousarray(images)
+    ]
 
 
 def perceptual_hashes(images: Images) -> Hashes:

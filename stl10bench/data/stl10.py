@@ -60,6 +60,7 @@ class Dataset:
     train: Split
     test: Split
     fold_lines: bytes | None = None  # of data that are in no file
+    stamp: bool = True  # whether checksums may be noted beside the files
 
     @property
     def image_size(self) -> int:
@@ -112,7 +113,7 @@ def _open(folder: Path, *, verify: bool, stamp: bool) -> Dataset:
             check_sum(folder / file, size_md5, OFFICIAL[file], remedy)
         name = "STL-10"
     identity = fingerprint({file: entry["sha256"] for file, entry in sums.items()})
-    return Dataset(name, identity, class_names, folder, train, test)
+    return Dataset(name, identity, class_names, folder, train, test, stamp=stamp)
 
 
 def fingerprint(sums: Mapping[str, str]) -> str:

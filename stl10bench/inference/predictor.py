@@ -238,7 +238,7 @@ def load(path: str | Path) -> Predictor:
     path = find_checkpoint(Path(path))
     tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)
     config = header.config
-    bank = len(tensors.get("head.labels", ()))  # images that a knn head holds
+    bank = len(tensors.get("head.labels", ()))  # images that a head holds
     build = partial(build_run_model, config, len(header.class_names), bank=bank)
     try:
         # No memory taken yet. What cannot be built there fails below as well, or works.

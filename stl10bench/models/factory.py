@@ -131,8 +131,8 @@ def build_model(
 def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "nn.Module":
     """The model of a run with random weights, on the CPU, under the head of the run's method.
 
-    `bank` is the number of images that a knn head holds. Raises UsageError as `build_model` does,
-    and for a method that needs a frozen backbone where there is none.
+    `bank` is the number of images that a head of neighbours holds. Raises UsageError as
+    `build_model` does, and for a method that needs a frozen backbone where there is none.
     """
     model = build_model(config.model, num_classes, config.image_size, config.model_options)
     if config.method == SUPERVISED:
@@ -140,7 +140,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "n
     import torch
 
     from stl10bench.models.classifier import Classifier
-    from stl10bench.models.feature_heads import KnnHead, ProbeHead
+    from stl10bench.models.feature_heads import KnnHead, ProbeHead, SpreadHead
     from stl10bench.models.mlp import Head
 
     if not (isinstance(model, Classifier) and model.frozen and isinstance(model.head, Head)):
@@ -149,9 +149,12 @@ def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "n
             "none: use mobilenetv2, timm:NAME, or --method supervised"
         )
     features, options = model.head.num_features, method_options(config)
-    if config.method == "probe":
+    images, labels = torch.zeros(bank, features), torch.zeros(bank, dtype=torch.int64)
+    if config.method in ("probe", "pseudo-label"):
         model.head = ProbeHead(features, num_classes, power=options.power)
+    elif config.method == "label-spreading":
+        spread = torch.zeros(bank, num_classes)
+        model.head = SpreadHead(images, spread, options.k, options.temperature)
     else:
-        images, labels = torch.zeros(bank, features), torch.zeros(bank, dtype=torch.int64)
         model.head = KnnHead(images, labels, num_classes, options.k, options.temperature)
     return model

@@ -57,7 +57,22 @@ class KnnHead(nn.Module):
             similarity = power_normalise(features.flatten(1), 1) @ self.bank.T
             nearest, rows = similarity.topk(min(self.k, len(self.bank)), dim=1)
             votes = ((nearest - 1) / self.temperature).exp()  # -1: no overflow, the same shares
-            classes = F.one_hot(self.labels[rows], self.num_classes).to(votes)
-            shares = torch.einsum("nk,nkc->nc", votes, classes)
+            shares = torch.einsum("nk,nkc->nc", votes, self._shares(rows).to(votes))
             shares = shares / shares.sum(1, keepdim=True)
             return (UNIFORM / self.num_classes + (1 - UNIFORM) * shares).log()
+
+    def _shares(self, rows: Tensor) -> Tensor:
+        """What the images `rows` (N, k) of the bank vote for: (N, k, C)."""
+        return F.one_hot(self.labels[rows], self.num_classes)
+
+
+class SpreadHead(KnnHead):
+    """A KnnHead whose images, labelled or not, vote for the classes that were spread to them."""
+
+    def __init__(self, bank: Tensor, spread: Tensor, k: int, temperature: float) -> None:
+        super().__init__(bank, spread.argmax(1), spread.shape[1], k, temperature)
+        self.spread: Tensor
+        self.register_buffer("spread", spread)  # float32 (M, C), rows sum to 1
+
+    def _shares(self, rows: Tensor) -> Tensor:
+        return self.spread[rows]

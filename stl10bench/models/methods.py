@@ -12,6 +12,8 @@ from stl10bench.config import RunConfig, Scalar, checked
 from stl10bench.core.errors import UsageError, suggest
 
 SUPERVISED = "supervised"
+SEMI_SUPERVISED = ("pseudo-label", "label-spreading")  # what learns from unlabelled images itself
+NEIGHBOURS = ("knn", "label-spreading")  # whose head is a bank of images
 FEW_LABELS = 25  # per class; with fewer nothing is chosen: a validation split would be noise
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -47,16 +49,46 @@ class KnnOptions(BaseModel):
     """A neighbour's vote weighs exp(cosine similarity / temperature)."""
 
 
+class PseudoLabelOptions(BaseModel):
+    """Of `pseudo-label`: a probe that is fitted to its own confident predictions as well."""
+
+    model_config = _STRICT
+
+    rounds: int = Field(default=5, ge=1, le=100)
+    """Number of fits to predicted labels, each to more images."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the unlabelled images whose predictions the last round learns from."""
+    power: float = Field(default=0.5, gt=0, le=1)
+    """Power to which features are raised (keeping their sign) before L2 normalisation."""
+    penalty: float | None = Field(default=None, gt=0, le=1e6)
+    """Strength of the L2 penalty (1/C in scikit-learn); chosen automatically if unset."""
+
+
+class LabelSpreadingOptions(BaseModel):
+    """Of `label-spreading`: labels spread over a graph of nearest images, labelled or not."""
+
+    model_config = _STRICT
+
+    k: int = Field(default=10, ge=1, le=10_000)
+    """Number of neighbours of each image, in the graph and in the vote on a new image."""
+    alpha: float = Field(default=0.99, gt=0, lt=1)
+    """Share of an image's label that it takes from its neighbours in each step."""
+    temperature: float = Field(default=0.1, gt=0, le=100)
+    """An edge weighs exp(cosine similarity / temperature)."""
+
+
 METHODS: dict[str, type[BaseModel]] = {
     SUPERVISED: NoOptions,
     "probe": ProbeOptions,
     "knn": KnnOptions,
+    "pseudo-label": PseudoLabelOptions,
+    "label-spreading": LabelSpreadingOptions,
 }
 # What decides a run on frozen features; all other settings are of gradient steps.
 _OF_FEATURES = {
     *("model", "model_options", "data", "weights", "method", "method_options"),
     *("image_size", "input", "val_fraction", "fold", "labels_per_class", "seed", "precision"),
-    *("data_size", "tta"),
+    *("data_size", "tta", "unlabeled", "unlabeled_data", "keep_copies"),
 }
 
 

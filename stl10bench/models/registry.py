@@ -29,6 +29,7 @@ _BUILT_IN = {
     "mlp": "stl10bench.models.mlp",
     "cnn": "stl10bench.models.cnn",
     "resnet9": "stl10bench.models.resnet9",
+    "kmeans": "stl10bench.models.kmeans",
 }
 _registered: "dict[str, Builder]" = {}
 
@@ -39,8 +40,8 @@ def register(builder: "Builder") -> "Builder":
     The module takes float images (N, 3, image_size, image_size) and returns logits
     (N, num_classes). The keyword-only parameters are the model's options: each needs a type and a
     default. A part of the module with a method `fit(images, *, seed)` learns by it, before the
-    first step, from the training images without their labels: `images` yields batches of the
-    module's input, as often as it is gone through.
+    first step, from the training images without their labels and the unlabelled ones: `images`
+    yields batches of the module's input, as often as it is gone through, `images.count` in all.
 
     Raises UsageError for a name that is taken (in a notebook, a new definition replaces the old
     one).

@@ -19,6 +19,7 @@ from stl10bench.core.console import clean
 from stl10bench.core.errors import BenchError
 from stl10bench.metrics.significance import least_significant_difference, pooled_variance
 from stl10bench.plots import style
+from stl10bench.plots.budgets import over_labels
 from stl10bench.results import history
 from stl10bench.results.history import History
 from stl10bench.results.rows import Row
@@ -66,7 +67,11 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
     each value of the second, and a heat map. More: what each setting reaches. A search: its course,
     and what it reached over each factor. Raises StorageError.
     """
-    name, places = record.study.name, ranking.rank(trained)
+    name = record.study.name
+    if record.study.over_labels:
+        figures = {name: over_labels(summary.title(record, trained), record.study, trained)}
+        return _save(folder, figures)
+    places = ranking.rank(trained)
     base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
     histories, band = _read_histories(trained, runs_dir), _noise_band(places, base)
     title, factors = summary.title(record, trained), tuple(record.study.vary)
@@ -77,6 +82,10 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
         figures = {name: panels(results), f"{name}-map": heat_map(results)}
     else:
         figures = {name: overview(results)}
+    return _save(folder, figures)
+
+
+def _save(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
     paths = {folder / f"{stem}.{suffix}": stem for stem in figures for suffix in ("png", "svg")}
     for path, stem in paths.items():
         style.save(figures[stem], path)

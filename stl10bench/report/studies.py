@@ -18,7 +18,7 @@ class Study(NamedTuple):
 
     name: str
     findings: tuple[str, ...]
-    ranking: Table
+    rankings: tuple[Table, ...]
     group: int  # the place of the group that has most of its runs
 
 
@@ -42,9 +42,9 @@ def load_studies(
         if not counts:
             continue
         jobs = record.trained(stored, runs_dir)
-        findings, ranking = summary.findings(stored, jobs), summary.study_to_table(stored, jobs)
+        findings, rankings = summary.findings(stored, jobs), summary.study_to_tables(stored, jobs)
         ((largest, _),) = counts.most_common(1)
-        studies.append(Study(clean(name), tuple(map(clean, findings)), ranking, largest))
+        studies.append(Study(clean(name), tuple(map(clean, findings)), tuple(rankings), largest))
     return studies, damaged
 
 
@@ -53,5 +53,5 @@ def study_section(studies: Sequence[Study]) -> Section | None:
     blocks: list[Block] = []
     for study in studies:
         blocks.append(Text(f"{study.name}: {'; '.join(study.findings)}."))
-        blocks.append(Details(f"Ranking of {study.name}", (study.ranking,)))
+        blocks.append(Details(f"Ranking of {study.name}", study.rankings))
     return Section("Studies", tuple(blocks)) if blocks else None

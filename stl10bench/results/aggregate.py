@@ -58,21 +58,26 @@ def rows_p_value(first: Row, second: Row) -> float:
     differences of mean hits over their number, and that of each setting's accuracies over its
     number of repeats. A single run among repeats is given the other's variance.
     """
-    images = first.test_images
     if len(hits_of(first)) == len(hits_of(second)) == 1:
         one, other = (decode_hits(hits_of(row)[0]) for row in (first, second))
-        return mcnemar_p(count_pairs(one, other, images))
+        return mcnemar_p(count_pairs(one, other, first.test_images))
+    difference, error = mean_difference(first, second)
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return math.erfc(abs(difference) / (error * math.sqrt(2)))
+
+
+def mean_difference(first: Row, second: Row) -> tuple[float, float]:
+    """The first's mean accuracy less the second's, and its standard error as in `rows_p_value`."""
     hits = [hit_matrix(row) for row in (first, second)]
     differences = hits[0].mean(0) - hits[1].mean(0)
     difference = float(differences.mean())
-    variance = float(differences.var()) / images
+    variance = float(differences.var()) / first.test_images
     deviations = [row.test_accuracy_sd for row in (first, second)]
-    highest = max(deviation for deviation in deviations if deviation is not None)
+    highest = max((deviation for deviation in deviations if deviation is not None), default=0.0)
     for deviation, group in zip(deviations, hits, strict=True):
         variance += (highest if deviation is None else deviation) ** 2 / len(group)
-    if variance == 0:
-        return 1.0 if difference == 0 else 0.0
-    return math.erfc(abs(difference) / math.sqrt(2 * variance))
+    return difference, math.sqrt(variance)
 
 
 def hits_of(row: Row) -> tuple[str, ...]:

@@ -173,6 +173,9 @@ COLUMNS = {
         Column("image_size", "px", str),
         Column("pretrained", "pretrained", plain),
         Column("contamination", "contamination", str),
+        Column("labels_used", "labels", _count),
+        Column("unlabeled_used", "unlabelled", _count),
+        Column("copies_dropped", "copies dropped", _count),
         Column("precision", "precision", lambda content: "fp32" if content == "no" else content),
         Column("train_seconds", "train s", _count),
         Column("seconds_to", "s to best", _count),
@@ -186,14 +189,15 @@ COLUMNS = {
 }
 DEFAULT = (
     *("test_loss", "test_accuracy", "tta_accuracy", "runs", "test_accuracy_sd", "vs_best"),
+    *("unlabeled_used", "copies_dropped"),
     *("verified", "parameters", "trainable_parameters", "macs", "image_size", "contamination"),
     "precision",
     *("train_seconds", "images_per_second"),
 )
 # On a narrow terminal these go first, in this order; never the model and its accuracy.
 EXPENDABLE = (
-    *("precision", "trainable", "MACs", "images/s", "contamination", "px", "parameters"),
-    *("train s", "SD over runs", "runs", "vs best", "test loss"),
+    *("copies dropped", "precision", "trainable", "MACs", "images/s", "contamination", "px"),
+    *("parameters", "train s", "SD over runs", "runs", "vs best", "test loss"),
 )
 CSV = (
     *("run", "model", "label", "baseline", "dataset", "test_loss", "test_accuracy"),

@@ -41,9 +41,17 @@ def finished_folders(runs_dir: Path, names: Sequence[str], *, fewest: int = 2) -
     """The run folders that `names` mean; all finished ones below `runs_dir` without names.
 
     A name is a run's below `runs_dir`, the path of a run folder, or the beginning of one run's
-    name. Raises UsageError for a name that is none of these, and for fewer than `fewest` runs.
+    name. One run alone with unlabelled images is joined by the one without. Raises UsageError for a
+    name that is none of these, and for fewer than `fewest` runs.
     """
     folders = [find_run(runs_dir, name) for name in names]
+    if len(folders) == 1 and fewest == 2 and (without := without_unlabelled(folders[0])):
+        if not without.is_finished:
+            raise UsageError(
+                f"{folders[0].name} has nothing to compare with yet: train the same with "
+                "--unlabeled none"
+            )
+        folders.append(without)
     for folder in folders:
         if not folder.is_finished:
             raise UsageError(f"{folder.path} has no result.json: the run is not finished")
@@ -54,6 +62,38 @@ def finished_folders(runs_dir: Path, names: Sequence[str], *, fewest: int = 2) -
         where = "given" if names else f"in {runs_dir}"
         raise UsageError(f"compare needs two finished runs or more; {len(folders)} {where}")
     return folders
+
+
+def without_unlabelled(folder: RunFolder) -> RunFolder | None:
+    """The folder of the run with the same settings but no unlabelled images, trained or not.
+
+    None for a run without any.
+    """
+    config = folder.config()
+    if config.unlabeled is None:
+        return None
+    return RunFolder(folder.path.parent / config.without_unlabelled().name)
+
+
+def verdict(run: Run, without: Run) -> str:
+    """Whether unlabelled images helped beyond noise: helped by 3.1 points [1.2, 5.0], or no gain.
+
+    On the same test images; the interval is the paired bootstrap's, 95 %.
+    """
+    check_same_images([run, without])
+    counts = significance.count_pairs(run.hits, without.hits, run.row.test_images)
+    return gain(counts.difference, significance.bootstrap_interval(counts))
+
+
+def gain(difference: float, interval: tuple[float, float]) -> str:
+    """A difference in accuracy in words: a gain, a loss, or none beyond noise."""
+    low, high = (100 * end for end in interval)
+    points = 100 * difference
+    if low <= 0 <= high:
+        return f"no gain: {points:+.1f} points [{low:.1f}, {high:.1f}]"
+    if points < 0:
+        return f"hurt by {-points:.1f} points [{-high:.1f}, {-low:.1f}]"
+    return f"helped by {points:.1f} points [{low:.1f}, {high:.1f}]"
 
 
 def load_run(folder: RunFolder) -> Run:

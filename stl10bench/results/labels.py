@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stl10bench.config import RunConfig
 from stl10bench.core.console import clean
 from stl10bench.results.columns import plain
 from stl10bench.results.rows import Failure, Row
 
 _SHOWN = 3  # settings that tell rows of one model apart
 _LONGEST = 20  # characters of a setting's value
-_NO_WORDS = ("data", "weights")  # fingerprints, that say nothing alone
+_NO_WORDS = ("data", "weights", "unlabeled")  # fingerprints, that say nothing alone
 
 
 def row_label(row: Row | Failure) -> str:
@@ -31,7 +32,7 @@ def row_label(row: Row | Failure) -> str:
 def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
     """The label of each row, by `tell_apart`; rows that combine seeds or folds hide these."""
     combined = any(isinstance(row, Row) and row.runs is not None for row in rows)
-    left_out = {"model", "model_options", "method", "method_options", "freeze"}
+    left_out = {"model", "model_options", "method", "method_options", "freeze", "unlabeled_data"}
     left_out |= {"seed", "fold"} if combined else set()
     settings = []
     for row in rows:
@@ -118,6 +119,10 @@ def _training_images(row: Row | Failure) -> str:
     config = row.config
     if config is None:
         return ""
+    return _labelled_images(row, config) + ", and unlabelled ones" * (config.unlabeled is not None)
+
+
+def _labelled_images(row: Row | Failure, config: RunConfig) -> str:
     if config.fold is not None:
         shared = row.fold_overlap if isinstance(row, Row) else None
         overlap = "" if shared is None else f", which share {shared:.1%} of their images pairwise"

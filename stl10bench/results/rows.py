@@ -32,6 +32,8 @@ def protocol_parts(
     images = "full" if config.fold is None else "fold"
     if config.labels_per_class is not None:
         images = f"{config.labels_per_class}-per-class"
+    if config.unlabeled is not None:
+        images += "-and-unlabelled"
     return {
         "data": config.data[:12] or "unknown",
         "training images": images,
@@ -63,7 +65,7 @@ class Row(BaseModel):
     model_options: Options = {}
     """All of the model's options, defaults included."""
     method: str = "supervised"
-    """supervised, probe or knn."""
+    """supervised, probe, knn, pseudo-label or label-spreading."""
     method_options: Options = {}
     """All of the method's options, defaults included."""
     chosen: Options = {}
@@ -74,6 +76,12 @@ class Row(BaseModel):
     """STL-10, STL-10 layout or demo."""
     selection: Literal["validation", "last epoch", "not stated"] = "not stated"
     """What chose the epoch: validation images, or it was the last one."""
+    labels_used: Count | None = None
+    """Number of images whose labels were used, validation images included."""
+    unlabeled_used: Count | None = None
+    """Number of images that were learned from without their labels; null: none."""
+    copies_dropped: Count | None = None
+    """Copies of test images that were left out of the unlabelled ones."""
 
     test_accuracy: Share
     """Share of test images that are classified correctly."""

@@ -269,7 +269,7 @@ def _check_point(study: Study, end: Point, start: Start) -> None:
             raise unknown(f"{model} setting", key, keys)
     config, _ = _choose(end, study.recipe, start)
     check_options(model, config.model_options)
-    if config.val_fraction == 0:
+    if config.val_fraction == 0 and not study.over_labels:
         raise UsageError("val_fraction = 0: a study compares on validation images; raise it")
     if config.optimizer not in _TORCH_OPTIMIZERS:
         from torch import nn

@@ -157,7 +157,9 @@ def trained(
             row = outcomes[entry.run]
         elif (runs_dir / entry.run).exists():
             row = _outcome(RunFolder(runs_dir / entry.run), record)
-        if isinstance(row, Row) and row.val_accuracy is None:
+        if isinstance(row, Row) and record.study.over_labels:
+            row = _with_hits(row, RunFolder(runs_dir / str(entry.run)))
+        elif isinstance(row, Row) and row.val_accuracy is None:
             text = f"{entry.run}: its row has no val_accuracy, by which a study compares"
             row = Failure(run=entry.run, model=row.model, error=text)
         if row is None and entry.reason:
@@ -165,6 +167,13 @@ def trained(
             row = Failure(run=entry.run, model=model, error=entry.reason, state=state)
         runs.append(Trained(tuple(entry.labels), entry.seed, entry.run, entry.val_images, row))
     return runs
+
+
+def _with_hits(row: Row, folder: RunFolder) -> Row | Failure:
+    try:
+        return folder.with_hits(row)
+    except CheckpointError as error:
+        return Failure(run=folder.name, model=row.model, state="damaged", error=str(error))
 
 
 def _outcome(folder: RunFolder, record: Record) -> Row | Failure | None:

@@ -131,6 +131,14 @@ class Study(BaseModel):
         return {key: fact for key, fact in facts.items() if fact}
 
     @property
+    def over_labels(self) -> bool:
+        """Whether it varies the number of labels: then it ranks the rest for each number alone.
+
+        By the test split, for nothing is chosen: with few labels there are no validation images.
+        """
+        return self.is_grid and "labels_per_class" in self.vary
+
+    @property
     def is_grid(self) -> bool:
         """Whether all that is varied has listed values."""
         return not any(isinstance(factor, Range) for factor in self.vary.values())

@@ -7,7 +7,7 @@ from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results.labels import data_title
 from stl10bench.results.rows import Row
 from stl10bench.results.table import Table, to_csv, to_markdown
-from stl10bench.studies import study
+from stl10bench.studies import budgets, study
 from stl10bench.studies.ranking import (
     BEST,
     TIED,
@@ -33,6 +33,8 @@ def title(record: Record, trained: Sequence[Trained]) -> str:
 
 def findings(record: Record, trained: Sequence[Trained]) -> list[str]:
     """What was found, in lines of plain words."""
+    if record.study.over_labels:
+        return budgets.gains(trained)
     lines = [f"found here: {finding(record, trained)}"]
     if record.study.finding:
         verdict = held(record, rank(trained))
@@ -105,6 +107,13 @@ def some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
+def study_to_tables(record: Record, trained: Sequence[Trained]) -> list[Table]:
+    """The ranking; of a study over labels one for each number and each kind of knowledge."""
+    if record.study.over_labels:
+        return budgets.tables(trained)
+    return [study_to_table(record, trained)]
+
+
 def study_to_table(record: Record, trained: Sequence[Trained]) -> Table:
     """The ranking as a table, for any kind of output."""
     factors, places = list(record.study.vary), rank(trained)
@@ -140,7 +149,7 @@ def study_to_markdown(
         [
             f"## {name}\n",
             *(f"{escape_markdown(text)}\n" for text in [*about, "; ".join(lines)]),
-            to_markdown(study_to_table(record, trained)),
+            *(to_markdown(table) for table in study_to_tables(record, trained)),
             *(f"- {escape_markdown(line)}" for line in findings(record, trained)),
             *(f"\n![{name}]({file})" for file in figures),
             "",

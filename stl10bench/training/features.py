@@ -21,8 +21,11 @@ from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, StorageError, UsageError
 from stl10bench.data import augment
 from stl10bench.data.loader import load_images
+from stl10bench.data.splits import Rows, training_rows
+from stl10bench.data.stl10 import Split
 from stl10bench.models import checkpoint
 from stl10bench.models.classifier import Classifier
+from stl10bench.models.methods import SEMI_SUPERVISED, method_options
 from stl10bench.training.evaluate import EVALUATION_BATCH
 from stl10bench.training.setup import Run
 
@@ -41,7 +44,9 @@ class Features(NamedTuple):
 def split_features(
     run: Run, name: str, *, mirrored: bool = False, check: Callable[[], None] = lambda: None
 ) -> Features:
-    """The features of all images of the split `name` (train or test), mirrored or as they are.
+    """The features of all images of the split `name`, mirrored or as they are.
+
+    The splits are train, test and unlabelled: those images of unlabeled_X.bin that the run uses.
 
     They are read from the cache where it holds them: the key is the content of backbone, data and
     all that is done to an image, and the first batch is computed anew and must have the same bits.
@@ -71,6 +76,51 @@ def split_features(
     return features
 
 
+class Labelled(NamedTuple):
+    """Features float32 (N, F) and labels int64 (N,), on the CPU."""
+
+    features: Tensor
+    labels: Tensor
+
+
+class Known(NamedTuple):
+    """The features of all images that a method may learn from or choose on."""
+
+    labelled: Labelled
+    mirrored: Tensor | None  # the labelled images mirrored, where the method asks for them
+    validation: Labelled
+    unlabelled: Tensor  # float32 (U, F); none unless the method learns from them
+    images: int  # how many these are
+    seconds: float  # of the forward passes that made their features, now or when they were kept
+
+
+def read_features(run: Run, check: Callable[[], None]) -> Known:
+    """What `split_features` gives for a run's method, `check` as there."""
+    config, labels = run.config, run.dataset.train.labels
+    train_rows, val_rows = training_rows(config, run.dataset)
+    features = split_features(run, "train", check=check)
+    values, seconds = features.values, features.seconds
+    used, unlabelled = np.concatenate([train_rows, val_rows]), values[:0]
+    learned_from = run.unlabelled if config.method in SEMI_SUPERVISED else None
+    if learned_from is not None:
+        unlabelled = values[learned_from.train_rows]
+        used = np.concatenate([used, learned_from.train_rows])
+    mirrored = None
+    if getattr(method_options(config), "views", 1) == 2:
+        again = split_features(run, "train", mirrored=True, check=check)
+        seconds, mirrored = seconds + again.seconds, again.values[train_rows]
+    seconds, images = seconds * len(used) / len(values), len(used)
+    if learned_from is not None and len(learned_from.file_rows):
+        of_file = split_features(run, "unlabelled", check=check)
+        unlabelled = torch.cat([unlabelled, of_file.values])
+        seconds, images = seconds + of_file.seconds, images + len(of_file.values)
+
+    def labelled(rows: Rows) -> Labelled:
+        return Labelled(values[rows], torch.from_numpy(labels[rows]))
+
+    return Known(labelled(train_rows), mirrored, labelled(val_rows), unlabelled, images, seconds)
+
+
 def cache_folder() -> Path:
     """STL10BENCH_CACHE, or stl10bench/ in the user's cache folder.
 
@@ -87,11 +137,13 @@ def cache_folder() -> Path:
 
 def _compute(run: Run, name: str, mirrored: bool, check: Callable[[], None]) -> Features:
     accelerator, started = run.accelerator, time.monotonic()
-    count = len(getattr(run.dataset, name).labels)
+    split, all_rows = _images(run, name)
+    count = len(all_rows)
     share = math.ceil(count / accelerator.num_processes)
     first = share * accelerator.process_index
     parts = []
-    for part in _batches(run, name, mirrored, np.arange(first, first + share).clip(max=count - 1)):
+    rows = all_rows[np.arange(first, first + share).clip(max=count - 1)]
+    for part in _batches(run, split, mirrored, rows):
         check()
         parts.append(part)
     gathered: Tensor = accelerator.gather(torch.cat(parts))
@@ -103,12 +155,19 @@ def _compute(run: Run, name: str, mirrored: bool, check: Callable[[], None]) -> 
     return Features(gathered[:count].cpu(), time.monotonic() - started)
 
 
+def _images(run: Run, name: str) -> tuple[Split, Rows]:
+    """A split, and the rows of it that are meant."""
+    if name == "unlabelled":
+        assert run.unlabelled is not None
+        return run.unlabelled.file, run.unlabelled.file_rows
+    split: Split = getattr(run.dataset, name)
+    return split, np.arange(len(split.labels))
+
+
 @torch.no_grad()
-def _batches(
-    run: Run, name: str, mirrored: bool, rows: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> Iterator[Tensor]:
+def _batches(run: Run, split: Split, mirrored: bool, rows: Rows) -> Iterator[Tensor]:
     """float32 features of the images `rows` of a split; the images are loaded batch by batch."""
-    model, config, split = run.model, run.config, getattr(run.dataset, name)
+    model, config = run.model, run.config
     assert isinstance(model, Classifier)  # checked when it was built
     model.eval()
     for start in range(0, len(rows), EVALUATION_BATCH):
@@ -125,9 +184,9 @@ def _same_start(run: Run, name: str, mirrored: bool, kept: Features) -> bool:
 
     What no key can name (a library's version, the number of threads) shows here.
     """
-    count = len(getattr(run.dataset, name).labels)
-    first = next(_batches(run, name, mirrored, np.arange(min(EVALUATION_BATCH, count)))).cpu()
-    return len(kept.values) == count and torch.equal(first, kept.values[: len(first)])
+    split, rows = _images(run, name)
+    first = next(_batches(run, split, mirrored, rows[:EVALUATION_BATCH])).cpu()
+    return len(kept.values) == len(rows) and torch.equal(first, kept.values[: len(first)])
 
 
 def _cache_key(run: Run, name: str, mirrored: bool) -> str:
@@ -139,6 +198,8 @@ def _cache_key(run: Run, name: str, mirrored: bool) -> str:
         *(config.image_size, config.precision, run.accelerator.device.type),
         *(run.normalise.mean.flatten().tolist(), run.normalise.std.flatten().tolist()),
     ]
+    if name == "unlabelled":
+        facts += [config.unlabeled_data, hashlib.sha256(_images(run, name)[1].data).hexdigest()]
     digest.update(json.dumps(facts).encode())
     for key, tensor in backbone.state_dict().items():
         digest.update(key.encode())

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from stl10bench.config import RunConfig
 from stl10bench.core.device import memory_format
+from stl10bench.core.errors import UsageError
 from stl10bench.core.seeding import FIT, WEIGHTS, seed_of
 from stl10bench.data import augment
-from stl10bench.data.loader import Normalise, channel_statistics, make_normalise
+from stl10bench.data.loader import Normalise, channel_statistics, load_images, make_normalise
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
+from stl10bench.data.unlabelled import Unlabelled
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.factory import build_run_model
-from stl10bench.models.methods import SUPERVISED
+from stl10bench.models.methods import SEMI_SUPERVISED, SUPERVISED
 from stl10bench.models.pretrained import Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.training.evaluate import EVALUATION_BATCH
@@ -31,6 +33,7 @@ def create_model(
     dataset: Dataset,
     weights: Weights,
     training_images: Callable[[], Tensor],
+    unlabelled: Unlabelled | None,
     accelerator: Accelerator,
 ) -> tuple[nn.Module, Normalise, checkpoint.Header]:
     """The model with its first weights, what normalises its input, and its checkpoints' header.
@@ -54,7 +57,7 @@ def create_model(
         class_names=dataset.class_names,
         mean=mean,
         std=std,
-        seen=seen_before(weights, config, dataset),
+        seen=seen_before(weights, config, dataset, unlabelled),
         before=weights.configs,
     )
     return model, normalise, header
@@ -100,14 +103,18 @@ def load_weights(
     return header.mean, header.std
 
 
-def seen_before(weights: Weights, config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
-    """What a run's first weights learned from: see `pretrained.contamination`."""
+def seen_before(
+    weights: Weights, config: RunConfig, dataset: Dataset, unlabelled: Unlabelled | None
+) -> tuple[str, ...]:
+    """What a run's first weights and its unlabelled images hold: see `pretrained.contamination`."""
     seen, validation = set(weights.seen), training_rows(config, dataset)[1]
     for before in weights.configs:  # all of them: the last run may have seen few images anew
         if before.data != config.data:
             seen.add(f"data {before.data[:12]}")
         elif np.intersect1d(training_rows(before, dataset)[0], validation).size:
             seen.add("validation images")
+    if config.keep_copies and unlabelled is not None and unlabelled.copies:
+        seen.add("test images")
     return tuple(sorted(seen))
 
 
@@ -115,27 +122,47 @@ def seen_before(weights: Weights, config: RunConfig, dataset: Dataset) -> tuple[
 class InputBatches:
     """Images as a model takes them, without labels or augmentation; can be gone through again.
 
-    Yields float (B, 3, image_size, image_size), normalised, on the device, B at most 250, in order.
+    Yields float (B, 3, image_size, image_size), normalised, on the device, B at most 250, in order:
+    the training images, then the unlabelled ones, which are loaded batch by batch.
     """
 
     images: Callable[[], Tensor]  # uint8 (N, 3, S, S); called when they are gone through
     normalise: Normalise
     config: RunConfig
+    unlabelled: Unlabelled | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.images()) + len(self.unlabelled or ())
 
     def __iter__(self) -> Iterator[Tensor]:
-        for images in torch.split(self.images(), EVALUATION_BATCH):
-            images = images.to(self.normalise.mean.device)
-            yield self.normalise(augment.centre(images, self.config.image_size))
+        device = self.normalise.mean.device
+        for images in chain(torch.split(self.images(), EVALUATION_BATCH), self._unlabelled()):
+            yield self.normalise(augment.centre(images.to(device), self.config.image_size))
+
+    def _unlabelled(self) -> Iterator[Tensor]:
+        for split, rows in self.unlabelled.parts if self.unlabelled is not None else ():
+            for start in range(0, len(rows), EVALUATION_BATCH):
+                part = rows[start : start + EVALUATION_BATCH]
+                yield load_images(split, part, self.config, self.normalise.mean.device).images
 
 
 def fit_modules(model: nn.Module, batches: InputBatches) -> None:
     """Call `fit(images, seed=...)` of each module that has one, once, before the first step.
 
-    `images` are the training images, `InputBatches`. What a module learns from them (whitening,
-    centroids) it keeps in its parameters and buffers: a checkpoint holds it. All processes fit to
-    the same images, then take the main one's values.
+    `images` are the training images and the unlabelled ones, `InputBatches`. What a module learns
+    from them (whitening, centroids) it keeps in its parameters and buffers: a checkpoint holds it.
+    All processes fit to the same images, then take the main one's values. Raises UsageError for
+    unlabelled images that nothing learns from.
     """
     fits = [fit for module in model.modules() if callable(fit := getattr(module, "fit", None))]
+    config = batches.config
+    if batches.unlabelled is not None and not fits and config.method not in SEMI_SUPERVISED:
+        raise UsageError(
+            f"unlabeled = {config.unlabeled}: no effect with model {config.model!r} and --method "
+            f"{config.method}; leave it out, or use kmeans or --method {SEMI_SUPERVISED[0]}"
+        )
     if not fits:
         return
     model.eval()

@@ -43,6 +43,8 @@ def check_settings(
     config = make_config({**base, **fields, "model": model, "model_options": options})
     changed = changed_method_options(config.method, config.method_options)
     config = config.model_copy(update={"method_options": changed})
+    if config.unlabeled is None:
+        config = config.without_unlabelled()
     check_effect(config)
     if config.cache_views and not frozen and not config.freeze_stages:
         raise UsageError(
@@ -69,7 +71,8 @@ def base_settings(
     `frozen` is None for a model without a backbone. Raises UsageError for an unknown recipe.
     """
     base = recipe_settings(recipe, model, frozen=frozen)
-    if settings.get("method", SUPERVISED) != SUPERVISED:  # a recipe is of gradient steps
+    of_recipe = base.get("method", SUPERVISED)
+    if settings.get("method", of_recipe) != of_recipe:  # its settings are of another method
         base = {}
     # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.
     labels = {"labels_per_class": settings.get("labels_per_class")}  # anything, from a file
@@ -87,10 +90,20 @@ def resolve_config(config: RunConfig, dataset: "Dataset", start: Weights, device
             "model_options": changed_options(config.model, config.model_options),
             "data": dataset.fingerprint,
             "data_size": dataset.image_size,
+            "unlabeled_data": unlabelled_fingerprint(config, dataset),
             "weights": start.source,
             "precision": choose_precision(config, device),
         }
     )
+
+
+def unlabelled_fingerprint(config: RunConfig, dataset: "Dataset") -> str:
+    """What unlabeled_X.bin contains, for a run that uses it; empty for others."""
+    if config.unlabeled in (None, "rest"):
+        return ""
+    from stl10bench.data.unlabelled import scan_file  # NumPy, as everything of the data
+
+    return scan_file(dataset).fingerprint
 
 
 def is_frozen(config: RunConfig) -> bool | None:

@@ -22,7 +22,7 @@ from stl10bench.core import files
 from stl10bench.core.device import memory_format
 from stl10bench.core.errors import cause
 from stl10bench.data import augment
-from stl10bench.data.splits import fold_overlap
+from stl10bench.data.splits import fold_overlap, training_rows
 from stl10bench.metrics.classification import measures, none_if_not_finite
 from stl10bench.metrics.significance import wilson_interval
 from stl10bench.models import checkpoint, summary
@@ -269,8 +269,16 @@ def make_row(
     overlap = None
     if config.fold is not None:
         overlap = attempt("fold overlap", lambda: fold_overlap(run.dataset), notes)
+    unlabelled = run.unlabelled
     return Row(
         run=run.folder.name,
+        labels_used=sum(map(len, training_rows(config, run.dataset))),
+        unlabeled_used=None if unlabelled is None else len(unlabelled),
+        copies_dropped=None
+        if unlabelled is None
+        else 0
+        if config.keep_copies
+        else unlabelled.copies,
         dataset=run.dataset.name,
         val_accuracy=values.get("val/accuracy"),
         val_loss=values.get("val/loss"),

@@ -27,7 +27,12 @@ from stl10bench.models.pretrained import (
 )
 from stl10bench.results.rows import Row
 from stl10bench.training.job import OPTIONS, Job, make_job
-from stl10bench.training.resolve import check_settings, is_frozen, resolve_config
+from stl10bench.training.resolve import (
+    check_settings,
+    is_frozen,
+    resolve_config,
+    unlabelled_fingerprint,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,6 +144,12 @@ def run_job(job: Job, console: Console) -> Row:
         raise DataError(
             f"{dataset.folder} contains data {dataset.fingerprint[:12]}, but the run used "
             f"{job.config.data[:12]}: pass the run's --dataset and --data-dir"
+        )
+    unlabelled = unlabelled_fingerprint(job.config, dataset)
+    if unlabelled != job.config.unlabeled_data:
+        raise DataError(
+            f"{dataset.folder}/unlabeled_X.bin contains data {unlabelled[:12]}, but the run used "
+            f"{job.config.unlabeled_data[:12]}: pass the run's --data-dir"
         )
     start = choose_weights(
         job.config.model,

@@ -29,6 +29,7 @@ from stl10bench.data.loader import (
 from stl10bench.data.mix import mixed_batches
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
+from stl10bench.data.unlabelled import Unlabelled, find_unlabelled
 from stl10bench.models import checkpoint
 from stl10bench.models.check import check_training
 from stl10bench.models.classifier import Classifier
@@ -55,6 +56,7 @@ class Run:
     model: nn.Module  # whole and unprepared: what is evaluated and saved
     normalise: Normalise
     started: float  # on the monotonic clock, as if the run had never been interrupted
+    unlabelled: Unlabelled | None  # images that it learns from beside the labelled ones
 
     @property
     def config(self) -> RunConfig:
@@ -105,8 +107,9 @@ def set_up(
     config, classes = job.config, len(dataset.class_names)
     train, validation = load_training_images(config, dataset, accelerator)
     steps = len(train.labels) // config.batch_size
+    unlabelled = find_unlabelled(config, dataset)
     model, normalise, header = create_model(
-        config, dataset, weights, lambda: train.images, accelerator
+        config, dataset, weights, lambda: train.images, unlabelled, accelerator
     )
     resume.check_room(job.folder, model, averaged=config.ema is not None)
     state = stored_state(job, model, steps, accelerator, console)
@@ -116,7 +119,7 @@ def set_up(
         check_parts(config, model, classes, accelerator)
     started = time.monotonic() - (state.position.total_seconds if state is not None else 0.0)
     if state is None:
-        fit_modules(model, InputBatches(lambda: train.images, normalise, config))
+        fit_modules(model, InputBatches(lambda: train.images, normalise, config, unlabelled))
     fuse_frozen(model, train, normalise, config)
     learner, batches = learner_and_batches(model, train, normalise, config, accelerator, classes)
     optimizer = make_optimizer(config, model)
@@ -143,6 +146,7 @@ def set_up(
         batches=batches,
         steps_per_epoch=steps,
         started=started,
+        unlabelled=unlabelled,
     )
     if state is not None:
         restore(run, state)

@@ -57,7 +57,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_models_of_the_report_are_there() -> None:
-    assert registry.names()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
+    assert {"logistic", "mlp", "cnn", "mobilenetv2"} <= set(registry.names())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_plugin_in_the_working_folder_gives_a_model_as_good_as_ours(plugin: st
     import torch
 
     registry.load_plugin(plugin)
-    assert registry.names() == ["logistic", "mlp", "cnn", "mobilenetv2", "my_net"]
+    assert registry.names()[-1] == "my_net"
     assert registry.backbone_name("my_net") is None
     model = build_model("my_net", 5, 8, {"width": "3", "act": "gelu"})
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 5)

@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 import stl10bench
 from stl10bench.cli.main import main
+from stl10bench.config import RunConfig
 from stl10bench.results import predictions
 from stl10bench.results.comparison import load_run
 
@@ -262,3 +263,32 @@ def test_a_comparison_imports_no_torch() -> None:
         "from stl10bench.results import comparison; from stl10bench.cli import results"
     )
     assert imported == "['numpy']"
+
+
+@pytest.mark.parametrize(
+    ("strength", "expected"),
+    [
+        (2.5, "unlabelled images: helped by "),
+        (1.1, "unlabelled images: no gain: +"),
+        (0.5, "unlabelled images: hurt by "),
+    ],
+)
+def test_one_run_with_unlabelled_images_is_compared_with_the_one_without(
+    compare: Any, runs_dir: Path, strength: float, expected: str
+) -> None:
+    config = json.loads((runs_dir / "mlp-aa/config.json").read_text())
+    without = RunConfig(**config).name
+    (runs_dir / "mlp-aa").rename(runs_dir / without)
+    make_run(runs_dir, "mlp-zz", strength, config={**config, "unlabeled": "rest"})
+    code, out, err = compare("mlp-zz")
+    assert code == 0, err
+    assert expected in out
+    assert "mlp-aa" in out
+
+
+def test_a_run_without_its_twin_says_how_to_get_it(compare: Any, runs_dir: Path) -> None:
+    config = json.loads((runs_dir / "mlp-aa/config.json").read_text())
+    make_run(runs_dir, "mlp-zz", 1.0, config={**config, "unlabeled": "rest"})
+    code, _, err = compare("mlp-zz")
+    assert code == 2
+    assert "train the same with --unlabeled none" in " ".join(err.split())

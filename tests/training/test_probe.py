@@ -24,7 +24,7 @@ from stl10bench.core.errors import InterruptedRunError, UsageError
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.models.feature_heads import KnnHead, power_normalise
 from stl10bench.training import features
-from stl10bench.training.probe import fit_linear
+from stl10bench.training.linear import fit_linear
 
 BACKBONE: dict[str, Any] = {
     **{"model": "timm:test_resnet", "image_size": 32, "precision": "no", "tracker": "none"},
