@@ -71,7 +71,7 @@ def test_the_models_of_the_report_are_there() -> None:
         ("", None),
         ("resnet18", "timm:resnet18"),
         ("mobilenetv3_small_100", "timm:mobilenetv3_small_100"),
-        ("resnet999", None),
+        ("resnet999", "resnet9"),
         ("../x", None),
     ],
 )
@@ -80,7 +80,11 @@ def test_an_unknown_model_says_the_nearest_or_all(name: str, nearest: str | None
         registry.check_name(name)
     text = str(error.value)
     assert text.startswith(f"unknown model {name!r}: ")
-    hint = f"did you mean {nearest!r}?" if nearest else "known: cnn, logistic, mlp, mobilenetv2"
+    hint = (
+        f"did you mean {nearest!r}?"
+        if nearest
+        else "known: cnn, kmeans, logistic, mlp, mobilenetv2"
+    )
     assert hint in text
     assert error.value.exit_code == 2
     with pytest.raises(UsageError):
