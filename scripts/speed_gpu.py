@@ -71,8 +71,9 @@ def compiled(check: Check) -> dict[str, Figures]:
         row = check.train(model, "compiled", "--precision", check.precisions[0], "--compile")
         if "run" in row:
             log = check.folder / "compiled" / row["run"] / "metrics.jsonl"
-            last = json.loads(log.read_text().splitlines()[-1])
-            row["last_images_per_second"] = last["images_per_second"]
+            lines = map(json.loads, log.read_text().splitlines())
+            speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
+            row["last_images_per_second"] = speeds[-1]
         results[model] = row
     return results
 
