@@ -333,7 +333,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "cnn": _MUON | {"epochs": 8},
         "resnet9": _MUON | {"epochs": 16},
         "kmeans": _KMEANS,
-        "mobilenetv2 (frozen)": _CACHED | {"cache_views": 6},
+        "mobilenetv2 (frozen)": _CACHED | {"cache_views": 3},
         "mobilenetv2 (fine-tuned)": _FINE_TUNED | {"epochs": 6},
         "frozen": _TUNED | {"epochs": 12},
         "fine-tuned": _TUNED | {"epochs": 12, "label_smoothing": 0.1},
