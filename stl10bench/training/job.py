@@ -53,7 +53,7 @@ class Job(BaseModel):
     deterministic: bool = False
     """Use only deterministic kernels (matters on GPUs)."""
     tracker: str = "wandb"
-    """wandb, tensorboard, mlflow, ...; or none."""
+    """wandb, mlflow, ...; or none."""
     wandb_images: bool = False
     """Upload pictures of mistakes on the test split to W&B."""
     wandb_artifact: bool = False

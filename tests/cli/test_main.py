@@ -225,7 +225,8 @@ def test_the_reference_rows_stand_beside_ones_own(cli: Any) -> None:
 
 
 def test_models_lists_every_registered_name(cli: Any) -> None:
-    assert cli("models").out.split()[:4] == ["logistic", "mlp", "cnn", "mobilenetv2"]
+    names = ["logistic", "mlp", "cnn", "resnet9", "kmeans", "mobilenetv2"]
+    assert cli("models").out.split()[:6] == names
 
 
 def test_describe_gives_the_layer_table_of_the_report(cli: Any) -> None:
