@@ -117,9 +117,10 @@ def choose_precision(config: RunConfig, device: str) -> str:
     """What `auto` means: what a launcher asks for, else a rule from what the device can do.
 
     The rule is no timing. CUDA: bf16 where the GPU has it (Ampere and later). CPU with bf16
-    instructions (AVX512-BF16, AMX): bf16 for the mlp, the cnn, a frozen backbone, and any backbone
-    from 96 px on, where the products outweigh the conversions (measured; a fine-tuned MobileNetV2
-    at 64 px is faster in fp32). Everything else is fp32. Raises UsageError for fp16 on a CPU.
+    instructions (AVX512-BF16, AMX): bf16 for the mlp, the cnn, resnet9, a frozen backbone, and any
+    backbone from 96 px on, or 48 px with a stem of stride 1, where the products outweigh the
+    conversions (measured; a fine-tuned MobileNetV2 at 64 px is else faster in fp32). Everything
+    else is fp32. Raises UsageError for fp16 on a CPU.
     """
     precision: str = config.precision
     if precision == "auto":
@@ -133,8 +134,9 @@ def choose_precision(config: RunConfig, device: str) -> str:
 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     frozen = is_frozen(config)
-    large = frozen is not None and config.image_size >= 96
-    heavy = config.model in ("mlp", "cnn") or frozen or large
+    wide_stem = config.model_options.get("stem_stride") == 1  # then its maps have twice the side
+    large = frozen is not None and config.image_size >= (48 if wide_stem else 96)
+    heavy = config.model in ("mlp", "cnn", "resnet9") or frozen or large
     return "bf16" if device == "cpu" and heavy and _cpu_has_bf16() else "no"
 
 
