@@ -21,9 +21,13 @@ from typing import Any, NoReturn
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from stl10bench.config import make_config
 from stl10bench.data.stl10 import Split
+from stl10bench.models.factory import check_options
+from stl10bench.models.registry import backbone_name
 from stl10bench.plots import style
 from stl10bench.results import history
+from stl10bench.results.labels import tell_apart
 from stl10bench.training import run
 
 
@@ -125,24 +129,37 @@ def summary(text: str, result: dict[str, Any]) -> str:
 @style.figure_style()
 def curves(results: list[dict[str, Any]]) -> Figure:
     """The validation accuracy over the epochs: a panel a model, a line for each of its settings."""
-    models = sorted({result["model"] for result in results})
-    figure = Figure(figsize=(10, 3.4 * len(models)))
-    for axes, model in zip(figure.subplots(len(models), squeeze=False).flat, models, strict=True):
-        of_model = [result for result in results if result["model"] == model]
-        of_model.sort(key=lambda result: -max(result["val_accuracy"]))
-        for place, result in enumerate(of_model):
-            words = (
-                f"{key}={str(value).replace(' ', '')}" for key, value in result["settings"].items()
-            )
-            label = f"{max(result['val_accuracy']):.3f}  {' '.join(words)}"
-            look = {"color": style.COLOURS[place], "label": label} if place < 10 else {}
+    kinds = [kind(result) for result in results]
+    figure = Figure(figsize=(9, 3 * len(set(kinds))))
+    panels = figure.subplots(len(set(kinds)), squeeze=False).flat
+    for axes, name in zip(panels, sorted(set(kinds)), strict=True):
+        of_kind = [result for result, its in zip(results, kinds, strict=True) if its == name]
+        of_kind.sort(key=lambda result: -max(result["val_accuracy"]))
+        bests = [f"{max(result['val_accuracy']):.3f}" for result in of_kind]
+        labels = tell_apart([""] * len(of_kind), [all_settings(result) for result in of_kind])
+        for result, best, label, colour in zip(of_kind, bests, labels, style.COLOURS, strict=False):
             curve = result["val_accuracy"]
-            axes.plot(range(1, len(curve) + 1), curve, **{"color": style.LIGHT_GREY, **look})
-        axes.set_title(f"{model}: {len(of_model)} settings, the ten best in colour")
+            legend = best + label.removeprefix(",")
+            axes.plot(range(1, len(curve) + 1), curve, ".-", color=colour, label=legend)
+        axes.set_title(name)
         axes.set_ylabel("validation accuracy")
         style.over_epochs(axes)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=6)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
     return figure
+
+
+def kind(result: dict[str, Any]) -> str:
+    """The model, and of a backbone whether it is frozen."""
+    freeze = result["config"].get("model_options", {}).get("freeze", True)
+    is_backbone = backbone_name(result["model"]) is not None
+    kinds = {True: " (frozen)", False: " (fine-tuned)"}
+    return result["model"] + (kinds[freeze] if is_backbone else "")
+
+
+def all_settings(result: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, defaults included, and the model's own beside them."""
+    settings = make_config(result["config"]).model_dump()
+    return settings | check_options(result["model"], settings.pop("model_options"))
 
 
 if __name__ == "__main__":
