@@ -70,6 +70,10 @@ class RunConfig(BaseModel):
     """Fraction of training images for validation (stratified), to choose the epoch; 0: none."""
     fold: int | None = Field(default=None, ge=0, lt=10)
     """Pre-defined fold (0 to 9, 1,000 images) to train on, without validation images."""
+    k_fold: int | None = Field(default=None, ge=2, le=100)
+    """Cut the training images into K stratified parts: one validates, the others train."""
+    k_fold_part: int = Field(0, ge=0)
+    """The part that validates, 0 to K-1; benchmark --protocol k-fold trains one run for each."""
     labels_per_class: int | None = Field(default=None, ge=1)
     """Labelled images per class, validation included (seeded; larger subsets contain smaller)."""
     unlabeled: str | None = None
@@ -151,6 +155,14 @@ class RunConfig(BaseModel):
             return None
         return str(value) if type(value) is int else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _share_of_a_part(cls, values: Any) -> Any:
+        parts = str(values.get("k_fold")) if isinstance(values, Mapping) else ""
+        if parts.isdecimal() and int(parts):
+            return {"val_fraction": 1 / int(parts), **values}
+        return values
+
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         low, high = self.rotation
@@ -183,6 +195,21 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"fold = {self.fold}: training uses the whole fold; set val_fraction = 0 and leave "
                 "out labels_per_class"
+            )
+        if self.k_fold is not None:
+            if self.fold is not None or self.labels_per_class:
+                raise ValueError(
+                    f"k_fold = {self.k_fold} cuts all training images: leave out fold and "
+                    "labels_per_class"
+                )
+            if self.val_fraction != 1 / self.k_fold:
+                raise ValueError(
+                    f"val_fraction = {self.val_fraction}: with k_fold = {self.k_fold} one part of "
+                    "them validates; leave it out"
+                )
+        if self.k_fold_part >= (self.k_fold or 1):
+            raise ValueError(
+                f"k_fold_part = {self.k_fold_part}: must be less than k_fold = {self.k_fold}"
             )
         # Until the data are known, any crop may fit in their images.
         if self.input == "crop" and self.data and self.image_size > self.data_size:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 FORMATS = ("table", "markdown", "csv")
-_NOT = ("overwrite", "config", "seed", "fold", "recipe")  # of train's options
+_NOT = ("overwrite", "config", "seed", "fold", "k_fold_part", "recipe")  # of train's options
 _option = partial(option, panel="Search (extra tune)", hidden=True)
 _SEARCH: Specification = {
     "sampler": _option(str, "Search with Optuna: tpe, random or grid."),

@@ -227,7 +227,8 @@ def benchmark(
     protocol: Annotated[
         str,
         typer.Option(
-            help="full, or folds (each of the ten pre-defined folds of 1,000 images).", hidden=True
+            help="full, folds (the ten pre-defined ones of 1,000 images), or k-fold (--k-fold K).",
+            hidden=True,
         ),
     ] = "full",
     dry_run: Annotated[

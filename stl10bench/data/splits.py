@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from stl10bench.config import RunConfig
 from stl10bench.core.errors import DataError
-from stl10bench.core.seeding import SUBSET, VALIDATION, numpy_generator
+from stl10bench.core.seeding import K_FOLD, SUBSET, VALIDATION, numpy_generator
 from stl10bench.data.stl10 import Dataset, Labels, read_folds
 
 Rows = NDArray[np.int64]
@@ -55,10 +55,20 @@ def split_validation(labels: Labels, fraction: float, seed: int) -> tuple[Rows, 
     return np.setdiff1d(rows, val), val
 
 
+def stratified_parts(labels: Labels, parts: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The part, 0 to `parts` - 1, of each of `labels` (N,): of each class as equal as can be."""
+    part_of = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        part_of[rows] = np.arange(len(rows)) % parts
+    return part_of
+
+
 def training_rows(config: RunConfig, dataset: Dataset) -> tuple[Rows, Rows]:
     """Sorted int64 rows of the train split for training and for validation.
 
-    With `config.fold` that fold, all for training; else a stratified split of all images or of
+    With `config.fold` that fold, all for training; with `config.k_fold` one of so many stratified
+    parts for validation and the others for training; else a stratified split of all images or of
     `config.labels_per_class`. Raises DataError when there are too few images, or no such fold.
     """
     labels = dataset.train.labels
@@ -67,6 +77,15 @@ def training_rows(config: RunConfig, dataset: Dataset) -> tuple[Rows, Rows]:
         if config.fold >= len(folds):
             raise DataError(f"fold = {config.fold}: the data have folds 0 to {len(folds) - 1}")
         return np.sort(folds[config.fold]), np.arange(0)
+    if config.k_fold is not None:
+        smallest = int(np.unique(labels, return_counts=True)[1].min())
+        if smallest < config.k_fold:
+            raise DataError(
+                f"k_fold = {config.k_fold}: a class has only {smallest} images; lower --k-fold"
+            )
+        rng = numpy_generator(config.seed, K_FOLD)
+        validates = stratified_parts(labels, config.k_fold, rng) == config.k_fold_part
+        return np.flatnonzero(~validates), np.flatnonzero(validates)
     chosen = labelled_subset(labels, config.labels_per_class, config.seed)
     train, val = split_validation(labels[chosen], config.val_fraction, config.seed)
     return chosen[train], chosen[val]

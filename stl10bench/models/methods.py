@@ -87,7 +87,8 @@ METHODS: dict[str, type[BaseModel]] = {
 # What decides a run on frozen features; all other settings are of gradient steps.
 _OF_FEATURES = {
     *("model", "model_options", "data", "weights", "method", "method_options"),
-    *("image_size", "input", "val_fraction", "fold", "labels_per_class", "seed", "precision"),
+    *("image_size", "input", "val_fraction", "fold", "k_fold", "k_fold_part", "labels_per_class"),
+    *("seed", "precision"),
     *("data_size", "tta", "unlabeled", "unlabeled_data", "keep_copies"),
 }
 

@@ -19,7 +19,7 @@ _FACTS = {
     "commit": "commit",
     "dirty": "uncommitted changes",
 }
-_NOT_VARIED = {"model", "model_options", "data", "seed", "fold"}  # shown elsewhere
+_NOT_VARIED = {"model", "model_options", "data", "seed", "fold", "k_fold_part"}  # shown elsewhere
 _ENVIRONMENT = (
     "The machines and versions that the runs recorded. stl10bench reproduce RUN trains a run again "
     "and compares it bit by bit."
@@ -29,7 +29,11 @@ _ENVIRONMENT = (
 def run_details(setting: Setting) -> Details:
     """The runs of a setting, its settings, and how to train the runs again."""
     rows = [run.row for run in setting.runs]
-    counter = "fold" if setting.row.config.fold is not None else "seed"
+    counter = "seed"
+    if setting.row.config.fold is not None:
+        counter = "fold"
+    elif setting.row.config.k_fold is not None:
+        counter = "k_fold_part"
     rows.sort(key=lambda row: getattr(row.config, counter))
     chosen = [columns.column(key) for key in ("run", counter, *_RUN)]
     header = tuple(column.title for column in chosen)

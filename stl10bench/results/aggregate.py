@@ -13,7 +13,7 @@ from stl10bench.core.errors import CheckpointError
 from stl10bench.metrics.significance import count_pairs, decode_hits, mcnemar_p, wilson_interval
 from stl10bench.results.rows import LEVELS, Failure, Level, Row
 
-_COUNTERS = ("seed", "fold")  # what tells the repeats of a setting apart
+_COUNTERS = ("seed", "fold", "k_fold_part")  # what tells the repeats of a setting apart
 _MEANS = (
     *("test_loss", "test_accuracy", "test_macro_f1", "test_ece", "test_brier"),
     *("test_temperature", "test_loss_scaled", "test_ece_scaled", "test_brier_scaled"),

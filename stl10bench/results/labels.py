@@ -33,7 +33,7 @@ def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
     """The label of each row, by `tell_apart`; rows that combine seeds or folds hide these."""
     combined = any(isinstance(row, Row) and row.runs is not None for row in rows)
     left_out = {"model", "model_options", "method", "method_options", "freeze", "unlabeled_data"}
-    left_out |= {"seed", "fold"} if combined else set()
+    left_out |= {"seed", "fold", "k_fold_part"} if combined else set()
     settings = []
     for row in rows:
         config = {} if row.config is None else dict(row.config)
@@ -127,6 +127,8 @@ def _labelled_images(row: Row | Failure, config: RunConfig) -> str:
         shared = row.fold_overlap if isinstance(row, Row) else None
         overlap = "" if shared is None else f", which share {shared:.1%} of their images pairwise"
         return f", each trained on one of the pre-defined folds{overlap}"
+    if config.k_fold is not None:
+        return f", {config.k_fold}-fold cross-validation: each run validates on another part"
     if config.labels_per_class:
         return f", {config.labels_per_class:,} labelled images a class"
     return "" if config.val_fraction else ", last epoch (without validation images)"

@@ -30,6 +30,8 @@ def protocol_parts(
 ) -> dict[str, str]:
     """What rows must share to stand in one ranking, by what it is called."""
     images = "full" if config.fold is None else "fold"
+    if config.k_fold is not None:
+        images = f"{config.k_fold}-fold"
     if config.labels_per_class is not None:
         images = f"{config.labels_per_class}-per-class"
     if config.unlabeled is not None:

@@ -25,7 +25,9 @@ from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import check_settings, resolve_config
 
 REPORT_MODELS = ("logistic", "mlp", "cnn", "mobilenetv2")  # five rows: the last counts twice
-PROTOCOLS = ("full", "folds")
+PROTOCOLS = ("full", "folds", "k-fold")
+_OF_SPLIT = ("seed", "fold", "k_fold", "k_fold_part", "val_fraction", "labels_per_class")
+K_FOLD = 5  # parts, unless --k-fold says another number
 FOLDS = 10
 
 _ALL = 64  # runs, up to which all of them are checked beforehand
@@ -125,7 +127,7 @@ def plan_runs(points: Sequence[Point], recipe: str, common: Common) -> list[Plan
         try:
             job = _job(place, recipe, common)
             config = job.config
-            split = (config.seed, config.fold, config.val_fraction, config.labels_per_class)
+            split = tuple(getattr(config, key) for key in _OF_SPLIT)
             if split not in val_images:
                 val_images[split] = len(training_rows(config, common.data)[1])
             count = val_images[split]
@@ -293,9 +295,10 @@ def benchmark_points(
     """The runs of a benchmark; a backbone gives two, frozen and fine-tuned, unless `freeze` is set.
 
     With `seeds` = n each is repeated with the seeds 0 to n-1, in the protocol `folds` on each of
-    the ten folds. The first repeat of all comes first, so that there is a whole table early. A
-    model's options are given only to the models that have them. Raises UsageError for unknown
-    names, for an option that no model has, and for a seed or a fold that is given twice.
+    the ten folds, in `k-fold` with each of the k_fold parts. The first repeat of all comes first,
+    so that there is a whole table early. A model's options are given only to the models that have
+    them. Raises UsageError for unknown names, for an option that no model has, and for a seed or a
+    fold that is given twice.
     """
     if not models:
         raise UsageError("Missing model: name one or more, or pass --all for the report's models")
@@ -308,8 +311,14 @@ def benchmark_points(
         is_backbone = registry.backbone_name(model) is not None
         variants += [(model, {"freeze": f}) for f in frozen] if is_backbone else [(model, {})]
     seed_settings = [{"seed": seed} for seed in range(seeds)] if seeds else [{}]
-    folds = [{"fold": fold} for fold in range(FOLDS)] if protocol == "folds" else [{}]
-    for key, repeats in {"--seeds": seed_settings, "--protocol folds": folds}.items():
+    folds: list[dict[str, int]] = [{}]
+    if protocol == "folds":
+        folds = [{"fold": fold} for fold in range(FOLDS)]
+    elif protocol == "k-fold":
+        parts = int(settings.get("k_fold", K_FOLD))
+        settings = {key: value for key, value in settings.items() if key != "k_fold"}
+        folds = [{"k_fold_part": part, "k_fold": parts} for part in range(parts)]
+    for key, repeats in {"--seeds": seed_settings, f"--protocol {protocol}": folds}.items():
         for name in settings.keys() & repeats[0].keys():
             raise UsageError(f"--{name} {settings[name]} contradicts {key}: pass only one of them")
     keys = {model: RunConfig.model_fields.keys() | model_options(model).keys() for model in models}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stl10bench.core.seeding import CROSS_VALIDATION, numpy_generator
+from stl10bench.data.splits import stratified_parts
 from stl10bench.models.feature_heads import ProbeHead, power_normalise
 from stl10bench.models.methods import FEW_LABELS, method_options
 from stl10bench.training.features import Labelled
@@ -192,10 +193,7 @@ def _cross_validation(
 ) -> Iterator[tuple[Labelled, Labelled]]:
     """What to fit to, in all views, and what to judge, in the first, of FOLDS stratified folds."""
     labels = labelled.labels[: len(labelled.labels) // views].numpy()
-    rng, fold_of = numpy_generator(seed, CROSS_VALIDATION), np.zeros(len(labels), int)
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        fold_of[rows] = np.arange(len(rows)) % FOLDS
+    fold_of = stratified_parts(labels, FOLDS, numpy_generator(seed, CROSS_VALIDATION))
     for fold in range(FOLDS):
         fits = np.flatnonzero(np.tile(fold_of, views) != fold)
         judged = np.flatnonzero(fold_of == fold)
