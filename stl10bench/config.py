@@ -155,14 +155,6 @@ class RunConfig(BaseModel):
             return None
         return str(value) if type(value) is int else value
 
-    @model_validator(mode="before")
-    @classmethod
-    def _share_of_a_part(cls, values: Any) -> Any:
-        parts = str(values.get("k_fold")) if isinstance(values, Mapping) else ""
-        if parts.isdecimal() and int(parts):
-            return {"val_fraction": 1 / int(parts), **values}
-        return values
-
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         low, high = self.rotation
@@ -202,7 +194,7 @@ class RunConfig(BaseModel):
                     f"k_fold = {self.k_fold} cuts all training images: leave out fold and "
                     "labels_per_class"
                 )
-            if self.val_fraction != 1 / self.k_fold:
+            if self.val_fraction != type(self).model_fields["val_fraction"].default:
                 raise ValueError(
                     f"val_fraction = {self.val_fraction}: with k_fold = {self.k_fold} one part of "
                     "them validates; leave it out"

@@ -50,6 +50,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "class_weights": {"class_weights": "balanced"},
     "fold": {"fold": 3, "val_fraction": 0},
     "labels_per_class": {"labels_per_class": 5},
+    "k_fold": {"k_fold": 3},
+    "k_fold_part": {"k_fold": 3, "k_fold_part": 2},
     "layer_decay": {"layer_decay": 0.75},
     "freeze_stages": {"freeze_stages": 2},
     "random_resized_crop": {"random_resized_crop": (0.5, 1.0)},
