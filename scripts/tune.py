@@ -153,7 +153,7 @@ def kind(result: dict[str, Any]) -> str:
     freeze = result["config"].get("model_options", {}).get("freeze", True)
     is_backbone = backbone_name(result["model"]) is not None
     kinds = {True: " (frozen)", False: " (fine-tuned)"}
-    return result["model"] + (kinds[freeze] if is_backbone else "")
+    return f"{result['model']}{kinds[freeze] if is_backbone else ''}"
 
 
 def all_settings(result: dict[str, Any]) -> dict[str, Any]:
