@@ -45,7 +45,7 @@ def offered(*words: str, folder: Path | None = None) -> list[str]:
         (("describe", "lo"), ["logistic"]),
         (("train", "cnn", "--label-s"), ["--label-smoothing"]),
         (("train", "cnn", "--schedule", "co"), ["constant", "cosine"]),
-        (("train", "cnn", "--recipe", ""), ["report", "tuned", "quick"]),
+        (("train", "cnn", "--recipe", ""), ["report", "tuned", "fast", "quick"]),
         (("data", "imp"), ["import"]),
         (("data", "import", "--test"), ["--test-fraction"]),
         (("export", "best.safetensors", "--to", ""), ["onnx", "torch", "hub"]),
