@@ -92,13 +92,15 @@ class Pool:
     def ended(self) -> Iterator[tuple[str, Outcome]]:
         """The runs that have ended since the last look, which may take a fifth of a second.
 
+        In the order in which they were submitted.
+
         Raises InterruptedRunError when we were asked to stop: then all runs have saved and left.
         """
         done, _ = wait(self._futures, timeout=_LOOK, return_when=FIRST_COMPLETED)
         if number := self._signalled():
             self.leave(number)
             raise InterruptedRunError(RESUME, 128 + number)
-        for future in done:
+        for future in [each for each in self._futures if each in done]:  # as they were submitted
             task = self._futures.pop(future)
             yield task.run, _result(future, task)
 
