@@ -12,6 +12,7 @@ from stl10bench.config import RECIPES, RunConfig, make_config
 from stl10bench.core.errors import UsageError
 from stl10bench.models import registry
 from stl10bench.models.factory import check_options
+from stl10bench.training import resolve
 from stl10bench.training.resolve import check_settings
 
 NUMBERS: dict[str, Any] = {  # a valid value other than the default for each field
@@ -194,6 +195,35 @@ def test_a_given_setting_beats_the_recipe_and_the_recipe_the_default() -> None:
     assert given_.rotation == (0.0, 5.0)
     assert given_.model_options == {"dropout": 0.1}
     assert given_.lr == of_recipe.lr
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_a_recipes_cached_views_give_way_to_mixed_images(mixing: str) -> None:
+    config, _ = check_settings("mobilenetv2", settings={})
+    assert config.cache_views > 0
+    config, _ = check_settings("mobilenetv2", settings={mixing: 0.2})
+    assert config.cache_views == 0
+    with pytest.raises(UsageError, match="leave out one of them"):
+        check_settings("mobilenetv2", settings={mixing: 0.2, "cache_views": 2})
+
+
+@pytest.mark.parametrize("method", ["probe", "pseudo-label", "knn"])
+def test_another_method_keeps_the_size_of_a_recipe(method: str) -> None:
+    settings = {"method": method, "unlabeled": "rest" if method == "pseudo-label" else "none"}
+    assert check_settings("kmeans", settings=settings)[0].image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "precision"), [(64, "1", "bf16"), (32, "1", "no"), (64, "2", "no")]
+)
+def test_bf16_is_for_large_maps_however_an_option_is_written(
+    size: int, stride: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "_cpu_has_bf16", lambda: True)
+    for value in (stride, int(stride)):
+        settings = {"freeze": False, "image_size": size, "stem_stride": value}
+        config, _ = check_settings("mobilenetv2", recipe="report", settings=settings)
+        assert resolve.choose_precision(config, "cpu") == precision
 
 
 def test_the_reports_settings_are_those_of_the_report() -> None:

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import timm
 import torch
@@ -29,7 +29,7 @@ def timm_model(
     hidden: Widths = (512, 256),
     dropout: Dropout = 0.2,
     intermediates: Annotated[int, Field(ge=0)] = 0,
-    stem_stride: Literal[1, 2] = 2,
+    stem_stride: Annotated[int, Field(ge=1, le=2)] = 2,
 ) -> nn.Module:
     """timm's `name` without its classifier, under a `Head`.
 

@@ -73,7 +73,9 @@ def base_settings(
     base = recipe_settings(recipe, model, frozen=frozen)
     of_recipe = base.get("method", SUPERVISED)
     if settings.get("method", of_recipe) != of_recipe:  # its settings are of another method
-        base = {}
+        base = {key: value for key, value in base.items() if key == "image_size"}
+    if settings.get("mixup") or settings.get("cutmix"):  # which mix images, not cached features
+        base = {key: value for key, value in base.items() if key != "cache_views"}
     # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.
     labels = {"labels_per_class": settings.get("labels_per_class")}  # anything, from a file
     few = make_config({"model": model, **labels}).labels_per_class
@@ -133,10 +135,11 @@ def choose_precision(config: RunConfig, device: str) -> str:
         import torch
 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    frozen = is_frozen(config)
-    wide_stem = config.model_options.get("stem_stride") == 1  # then its maps have twice the side
-    large = frozen is not None and config.image_size >= (48 if wide_stem else 96)
-    heavy = config.model in ("mlp", "cnn", "resnet9") or frozen or large
+    heavy = config.model in ("mlp", "cnn", "resnet9")
+    if registry.backbone_name(config.model) is not None:
+        options = check_options(config.model, config.model_options)
+        smallest = 48 if options["stem_stride"] == 1 else 96  # its maps have then twice the side
+        heavy = options["freeze"] or config.image_size >= smallest
     return "bf16" if device == "cpu" and heavy and _cpu_has_bf16() else "no"
 
 
