@@ -56,7 +56,8 @@ class KnnHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             similarity = power_normalise(features.flatten(1), 1) @ self.bank.T
             nearest, rows = similarity.topk(min(self.k, len(self.bank)), dim=1)
-            votes = ((nearest - 1) / self.temperature).exp()  # -1: no overflow, the same shares
+            # Against the nearest: the same shares, and neither overflow nor only zeros.
+            votes = ((nearest - nearest[:, :1]) / self.temperature).exp()
             shares = torch.einsum("nk,nkc->nc", votes, self._shares(rows).to(votes))
             shares = shares / shares.sum(1, keepdim=True)
             return (UNIFORM / self.num_classes + (1 - UNIFORM) * shares).log()

@@ -30,9 +30,9 @@ def pseudo_label(run: Run, known: Known, check: Callable[[], None]) -> dict[str,
     fit = fit_classifier(known.labelled, known.validation, how, check)
     chosen = {"penalty": fit.penalty, "penalty_chosen_by": fit.chosen_by}
     how = how._replace(penalty=fit.penalty)
+    inputs = power_normalise(known.unlabelled.to(how.device), how.power)
     for number in range(1, options.rounds + 1) if len(known.unlabelled) else ():
         check()
-        inputs = power_normalise(known.unlabelled.to(how.device), how.power)
         logits = torch.addmm(fit.weights[-1], inputs, fit.weights[:-1])
         confidence, predicted = (each.cpu() for each in logits.softmax(1).max(1))
         taken = most_confident(confidence, predicted, options.share * number / options.rounds)
@@ -116,7 +116,8 @@ def spread(graph: Graph, seeds: Tensor, alpha: float) -> Tensor:
     """
     here, there, weights = graph
     degrees = torch.zeros(len(seeds), device=seeds.device).index_add_(0, here, weights)
-    weights = (weights / (degrees[here] * degrees[there]).sqrt())[:, None]
+    roots = degrees.sqrt().clamp(min=torch.finfo(degrees.dtype).tiny)  # 0: without near neighbours
+    weights = (weights / roots[here] / roots[there])[:, None]
     reached = seeds
     for _ in range(_STEPS):
         before, neighbours = reached, torch.zeros_like(seeds)

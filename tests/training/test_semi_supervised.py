@@ -12,6 +12,7 @@ from sklearn.semi_supervised import LabelSpreading
 from torch.nn import functional as F
 
 import stl10bench
+from stl10bench.models.feature_heads import KnnHead, SpreadHead
 from stl10bench.training.semi_supervised import most_confident, neighbour_graph, spread
 
 METHODS = ("pseudo-label", "label-spreading")
@@ -41,6 +42,22 @@ def test_an_image_that_no_label_reaches_has_equal_shares() -> None:
     seeds = torch.eye(2)[[0, 1, 0, 1]] * torch.tensor([1, 0, 0, 0])[:, None]
     shares = spread(neighbour_graph(images, 1, 0.1), seeds, 0.9)
     assert shares.tolist() == [[1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.01, 0.005, 0.001])
+def test_labels_spread_and_vote_at_any_temperature(temperature: float) -> None:
+    """Neighbours at a cosine of about 0.7, whose weights and their products are tiny."""
+    torch.manual_seed(0)
+    classes = torch.arange(40) % 2
+    images = F.normalize(torch.randn(40, 20) + 4 * torch.eye(20)[classes], dim=1)
+    seeds = torch.zeros(40, 2)
+    seeds[[0, 1], [0, 1]] = 1
+    shares = spread(neighbour_graph(images, 5, temperature), seeds, 0.9)
+    assert shares[:2].argmax(1).tolist() == [0, 1]
+    assert shares.isfinite().all()
+    logits = SpreadHead(images, shares, 5, temperature)(images)
+    assert logits.isfinite().all()
+    assert KnnHead(images, classes, 2, 5, temperature)(images).isfinite().all()
 
 
 def test_the_most_confident_of_each_predicted_class_are_taken() -> None:
