@@ -5,6 +5,7 @@ left out unless a run asks for them. Nothing is loaded: the file is mapped, and 
 """
 
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,8 @@ class Unlabelled:
     dataset: Dataset
     train_rows: Rows  # int64, sorted, of the train split
     file_rows: Rows  # int64, sorted, of the file
-    copies: int  # of test images, left out or kept
+    dropped: int  # copies of test images, left out
+    kept: int  # and those among the images above
 
     def __len__(self) -> int:
         return len(self.train_rows) + len(self.file_rows)
@@ -81,7 +83,8 @@ def find_unlabelled(config: RunConfig, dataset: Dataset) -> Unlabelled | None:
         dataset,
         rest[places[of_train]],
         in_file[places[~of_train] - len(rest)],
-        int(copied.sum()),
+        int(copied.sum()) * (not config.keep_copies),
+        int(copied[places].sum()),
     )
 
 
@@ -119,6 +122,8 @@ def scan_file(dataset: Dataset) -> Scan:
             stored = files.read_json(stamp, DataError)
             if current.items() <= stored.items():
                 bits = np.frombuffer(bytes.fromhex(stored["copies"]), dtype=np.uint8)
+                if len(bits) != math.ceil(len(images) / 8):
+                    raise ValueError(f"{len(bits)} bytes of copies for {len(images):,} images")
                 is_copy = np.unpackbits(bits, count=len(images)).astype(np.bool_)
                 return Scan(str(stored["fingerprint"]), is_copy)
         except (DataError, KeyError, TypeError, ValueError) as error:

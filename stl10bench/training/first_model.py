@@ -113,7 +113,7 @@ def seen_before(
             seen.add(f"data {before.data[:12]}")
         elif np.intersect1d(training_rows(before, dataset)[0], validation).size:
             seen.add("validation images")
-    if config.keep_copies and unlabelled is not None and unlabelled.copies:
+    if unlabelled is not None and unlabelled.kept:
         seen.add("test images")
     return tuple(sorted(seen))
 

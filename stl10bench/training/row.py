@@ -274,11 +274,7 @@ def make_row(
         run=run.folder.name,
         labels_used=sum(map(len, training_rows(config, run.dataset))),
         unlabeled_used=None if unlabelled is None else len(unlabelled),
-        copies_dropped=None
-        if unlabelled is None
-        else 0
-        if config.keep_copies
-        else unlabelled.copies,
+        copies_dropped=None if unlabelled is None else unlabelled.dropped,
         dataset=run.dataset.name,
         val_accuracy=values.get("val/accuracy"),
         val_loss=values.get("val/loss"),

@@ -45,7 +45,7 @@ def rows(dataset: Dataset, **settings: Any) -> tuple[list[int], list[int], int]:
     """The rows of the train split and of the file, and the copies."""
     found = find_unlabelled(make_config({"model": "kmeans", **settings}), dataset)
     assert found is not None
-    return found.train_rows.tolist(), found.file_rows.tolist(), found.copies
+    return found.train_rows.tolist(), found.file_rows.tolist(), found.dropped + found.kept
 
 
 def test_the_rest_is_what_a_fold_leaves_out(dataset: Dataset) -> None:
@@ -108,6 +108,14 @@ def test_copies_are_looked_for_once_until_the_file_changes(
     (folder / STAMP).write_text("{")
     with pytest.warns(UserWarning, match="finding the copies again"):
         assert scan_file(dataset).fingerprint == longer.fingerprint
+
+
+def test_a_stamp_without_some_of_the_copies_is_not_believed(dataset: Dataset, folder: Path) -> None:
+    first = scan_file(dataset)
+    stored = json.loads((folder / STAMP).read_text())
+    (folder / STAMP).write_text(json.dumps(stored | {"copies": ""}))
+    with pytest.warns(UserWarning, match="0 bytes of copies for .* images; finding"):
+        assert scan_file(dataset).is_copy.tolist() == first.is_copy.tolist()
 
 
 def test_where_nothing_may_be_written_the_copies_are_found_all_the_same(folder: Path) -> None:
