@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -24,11 +25,11 @@ from rich.console import Console
 from stl10bench.config import make_config
 from stl10bench.data.stl10 import Split
 from stl10bench.models.factory import check_options
-from stl10bench.models.registry import backbone_name
 from stl10bench.plots import style
 from stl10bench.results import history
 from stl10bench.results.labels import tell_apart
 from stl10bench.training import run
+from stl10bench.training.resolve import is_frozen
 
 
 class TestSplitHidden(Exception):  # noqa: N818  (no error: a run that has trained ends with it)
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print every epoch")
     arguments = parser.parse_intermixed_args()
     if arguments.figure is not None:
+        if arguments.log is None:
+            parser.error("--figure needs --log: the file whose curves it draws")
         results = [json.loads(line) for line in arguments.log.read_text().splitlines()]
         style.save(curves(results), arguments.figure)
     for text in arguments.settings:
@@ -102,6 +105,8 @@ def attempt(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str
             run.train_prepared(job, dataclasses.replace(dataset, test=Hidden()), weights, console)
         seconds = time.monotonic() - started
         curves = history.read(job.folder)
+    if not curves.epochs:
+        sys.exit("the run asked for the test split before its first epoch: it cannot be tuned here")
     return {
         "model": arguments.model,
         "recipe": arguments.recipe,
@@ -150,10 +155,8 @@ def curves(results: list[dict[str, Any]]) -> Figure:
 
 def kind(result: dict[str, Any]) -> str:
     """The model, and of a backbone whether it is frozen."""
-    freeze = result["config"].get("model_options", {}).get("freeze", True)
-    is_backbone = backbone_name(result["model"]) is not None
-    kinds = {True: " (frozen)", False: " (fine-tuned)"}
-    return f"{result['model']}{kinds[freeze] if is_backbone else ''}"
+    kinds = {None: "", True: " (frozen)", False: " (fine-tuned)"}
+    return f"{result['model']}{kinds[is_frozen(make_config(result['config']))]}"
 
 
 def all_settings(result: dict[str, Any]) -> dict[str, Any]:

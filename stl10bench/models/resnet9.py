@@ -39,7 +39,7 @@ class Whitening(nn.Module):
         total, count, seen = torch.zeros(()), 0, 0
         for batch in images:
             patches = F.unfold(batch.float(), self.patch, stride=2).transpose(1, 2).flatten(0, 1)
-            patches = patches.double()
+            patches = (patches.cpu() if patches.device.type == "mps" else patches).double()
             total = total.to(patches) + patches.T @ patches
             count, seen = count + len(patches), seen + len(batch)
             if seen >= _IMAGES:
