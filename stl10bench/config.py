@@ -17,6 +17,7 @@ from pydantic import (
 
 from stl10bench.core.errors import UsageError, suggest, unknown
 
+STEPPED = ("supervised", "fixmatch")  # the methods of gradient steps
 FORMAT = 1  # raised when the same settings begin to give other numbers
 # Fields that are worked out from other options, so no option or sweep sets them directly.
 DERIVED = (
@@ -56,9 +57,11 @@ class RunConfig(BaseModel):
     weights: str = "none"
     """Initial weights of the backbone: none (random), sha256:<checksum>, or hub:<repository>."""
 
-    method: Literal["supervised", "probe", "knn", "pseudo-label", "label-spreading"] = "supervised"
-    """Method: supervised (gradient steps), or a classifier fitted to a frozen backbone's features:
-    probe, knn, and with --unlabeled pseudo-label, label-spreading."""
+    method: Literal["supervised", "probe", "knn", "pseudo-label", "label-spreading", "fixmatch"] = (
+        "supervised"
+    )
+    """Method: supervised or, with --unlabeled, fixmatch (gradient steps), or a classifier fitted to
+    a frozen backbone's features: probe, knn, and with --unlabeled pseudo-label, label-spreading."""
     method_options: dict[str, Scalar] = {}
     """Method options that differ from their defaults."""
 
@@ -136,6 +139,12 @@ class RunConfig(BaseModel):
     """Range of the random rotation in degrees: LOW,HIGH."""
     random_resized_crop: tuple[float, float] | None = None
     """Random resized crop: range of the box's area as a fraction of the image, LOW,HIGH."""
+    grayscale: Fraction = 0.0
+    """Probability of an image without colours."""
+    blur: Fraction = 0.0
+    """Probability of a Gaussian blur, of 0.1% to 2% of the image's side."""
+    cutout: Fraction = 0.0
+    """Cutout: largest side of a grey square as a fraction of the image's; 0: off."""
     mixup: Strength = 0.0
     """mixup: alpha of the Beta distribution that draws the weights of two images; 0: off."""
     cutmix: Strength = 0.0
@@ -216,13 +225,23 @@ class RunConfig(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def without_unlabelled(self) -> "RunConfig":
-        """The same settings without unlabelled images; pseudo-label is a probe then."""
+        """The same settings without unlabelled images.
+
+        Then pseudo-label is a probe, and fixmatch supervised.
+        """
         changes: dict[str, Any] = {"unlabeled": None, "unlabeled_data": "", "keep_copies": False}
         if self.method == "pseudo-label":
             options = self.method_options.items()
             shared = {key: value for key, value in options if key in ("power", "penalty")}
             changes |= {"method": "probe", "method_options": shared}
+        if self.method == "fixmatch":
+            changes |= {"method": "supervised", "method_options": {}}
         return self.model_copy(update=changes)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether its method trains in gradient steps, and so in epochs."""
+        return self.method in STEPPED
 
     @property
     def selection(self) -> Literal["validation", "last epoch"]:

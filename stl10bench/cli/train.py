@@ -32,7 +32,7 @@ from stl10bench.cli.options import (
 )
 from stl10bench.cli.results import end_with
 from stl10bench.cli.settings import run_settings, settings
-from stl10bench.config import Limits
+from stl10bench.config import STEPPED, Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
 from stl10bench.core.launcher import count_of
@@ -255,7 +255,7 @@ def benchmark(
         names = [keywords["model"]]
     start = plan.make_start(keywords)
     freeze = keywords.pop("freeze", None)
-    if keywords.get("method", SUPERVISED) != SUPERVISED and freeze is None:
+    if keywords.get("method", SUPERVISED) not in STEPPED and freeze is None:
         freeze = True  # the other row of a backbone cannot be
     points = plan.benchmark_points(
         names,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 # One number per purpose, so that no two of them ever share a stream.
 VALIDATION, ORDER, AUGMENT, DROPOUT, WEIGHTS, SUBSET, MIX, CROSS_VALIDATION = range(8)
 FIT, UNLABELLED, K_FOLD = 8, 9, 10
+UNLABELLED_ORDER, VIEWS, EFFECTS = 11, 12, 13
 
 
 def seed_of(seed: int, purpose: int, *counters: int) -> int:

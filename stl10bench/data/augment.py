@@ -1,8 +1,8 @@
 """uint8 batch -> augmented float batch, on its device, with one draw per image.
 
 The operations are torchvision's ColorJitter (in the fixed order brightness, contrast, saturation,
-hue), RandomCrop or RandomResizedCrop, RandomHorizontalFlip and RandomRotation (bilinear, black
-outside), in that order.
+hue), RandomGrayscale, RandomCrop or RandomResizedCrop, RandomHorizontalFlip and RandomRotation
+(bilinear, black outside), GaussianBlur, and Cutout, in that order.
 """
 
 import math
@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stl10bench.config import RunConfig
-from stl10bench.core.seeding import AUGMENT, generator
+from stl10bench.core.seeding import AUGMENT, EFFECTS, generator
 
 TRIES = 10  # boxes of which RandomResizedCrop takes the first that fits
 RATIO = 3 / 4, 4 / 3  # of their width to their height
 GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, with torchvision's rounding
+BLUR = 0.001, 0.02  # range of a blur's deviation, as fractions of the image's side
+_MIDDLE = 0.5  # of 0..1: the grey of Cutout's squares
 
 
 class Draws(NamedTuple):
@@ -33,19 +35,32 @@ class Draws(NamedTuple):
     top: Tensor  # and its first row
     width: Tensor  # of the crop in the source, pixels; not that of the model's input if resized
     height: Tensor
+    grey: Tensor  # 1 = without colours, 0 = not
+    blur: Tensor  # standard deviation, pixels of the model's input; 0 = not blurred
+    side: Tensor  # of Cutout's square, pixels of the model's input; 0 = none
+    across: Tensor  # its middle
+    down: Tensor
 
     def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
         """The draws of images `start` to `stop`, on `device`."""
         return Draws(*(draw[start:stop].to(device, non_blocking=True) for draw in self))
 
 
-def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, batch: int) -> Draws:
+def draw(
+    config: RunConfig,
+    batch_size: int,
+    source_size: int,
+    *,
+    epoch: int,
+    batch: int,
+    purpose: int = AUGMENT,
+) -> Draws:
     """The draws for a global batch of images `source_size` pixels wide and high.
 
-    With the same settings a function of (config.seed, epoch, batch) alone.
+    With the same settings a function of (config.seed, purpose, epoch, batch) alone.
     """
     # All eight rows at once, used or not: no setting shifts the draws of another.
-    random = generator(config.seed, AUGMENT, epoch, batch)
+    random = generator(config.seed, purpose, epoch, batch)
     uniform = torch.rand(8, batch_size, generator=random)
 
     def between(row: int, low: float, high: float) -> Tensor:
@@ -55,6 +70,13 @@ def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, ba
     if config.random_resized_crop is not None:
         tries = torch.rand(2, TRIES, batch_size, generator=random)
         width, height = _boxes(tries, source_size, config.random_resized_crop)
+    # A stream of their own: they came later.
+    effects = torch.zeros(6, batch_size)
+    if config.grayscale or config.blur or config.cutout:
+        random = generator(config.seed, EFFECTS, purpose, epoch, batch)
+        effects = torch.rand(6, batch_size, generator=random)
+    low, high = BLUR
+    deviation = (low + (high - low) * effects[2]) * config.image_size
     return Draws(
         brightness=between(0, max(0.0, 1 - config.brightness), 1 + config.brightness),
         contrast=between(1, max(0.0, 1 - config.contrast), 1 + config.contrast),
@@ -66,6 +88,11 @@ def draw(config: RunConfig, batch_size: int, source_size: int, *, epoch: int, ba
         top=(uniform[7] * (source_size - height + 1)).floor(),
         width=width,
         height=height,
+        grey=(effects[0] < config.grayscale).float(),
+        blur=torch.where(effects[1] < config.blur, deviation, 0.0),
+        side=(effects[3] * config.cutout * config.image_size).round(),
+        across=(effects[4] * config.image_size).floor(),
+        down=(effects[5] * config.image_size).floor(),
     )
 
 
@@ -92,9 +119,18 @@ def apply(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     The colours change first, on the whole source image, then one bilinear resampling crops,
     resizes, mirrors and rotates. Colours clip to 0..1 after each operation, as torchvision's do;
     with the same draws every operation, hue included, equals torchvision's on float images up to
-    rounding.
+    rounding (but a blur at the border, see there).
     """
-    return resample(jitter(images.to(torch.float32).div_(255), draws, config), draws, config)
+    images = jitter(images.to(torch.float32).div_(255), draws, config)
+    if config.grayscale:
+        grey = (draws.grey > 0).view(-1, 1, 1, 1)
+        images = torch.where(grey, _luma(images).unsqueeze(1), images)
+    images = resample(images, draws, config)
+    if config.blur:
+        images = blur(images, draws.blur)
+    if config.cutout:
+        images = cut_out(images, draws)
+    return images
 
 
 def jitter(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
@@ -110,13 +146,18 @@ def jitter(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
         images.mul_(per_image(draws.contrast)).add_(per_image(mean * (1 - draws.contrast)))
         images.clamp_(0, 1)
     if config.saturation:
-        red, green, blue = images.unbind(1)
-        grey = red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+        grey = _luma(images)
         grey.mul_((1 - draws.saturation).view(-1, 1, 1))
         images.mul_(per_image(draws.saturation)).add_(grey.unsqueeze(1)).clamp_(0, 1)
     if config.hue:
         images = shift_hue(images, draws.hue)
     return images
+
+
+def _luma(images: Tensor) -> Tensor:
+    """float (B, 3, H, W) -> (B, H, W)."""
+    red, green, blue = images.unbind(1)
+    return red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -189,6 +230,38 @@ def _keep_within(plane: Tensor, middle: Tensor, extent: Tensor, pixel: float) ->
     outside = (plane < low) | (plane > high)
     torch.clamp(plane, low + pixel, high - pixel, out=plane)
     plane.masked_fill_(outside, 4.0)  # beyond -1..1 by more than a pixel, whatever its size
+
+
+def blur(images: Tensor, deviations: Tensor) -> Tensor:
+    """float (B, 3, S, S), each blurred by a Gaussian of its deviation in pixels (B,); 0: not.
+
+    As SimCLR's, but of three deviations to either side rather than a tenth of the image in all. At
+    the border the weights within the image are scaled to 1, where torchvision mirrors the image. A
+    product with a matrix (S, S) from either side: for a batch the fastest way to kernels that
+    differ.
+    """
+    places = torch.arange(images.shape[-1], device=images.device, dtype=images.dtype)
+    distance = (places - places.unsqueeze(1)).abs()
+    widths = deviations.clamp(min=1e-3).view(-1, 1, 1)  # so narrow, all others' weights are 0
+    weights = (-0.5 * (distance / widths).square()).exp() * (distance <= 3 * widths)
+    weights = (weights / weights.sum(2, keepdim=True)).unsqueeze(1)
+    return weights @ images @ weights.mT
+
+
+def cut_out(images: Tensor, draws: Draws) -> Tensor:
+    """float (B, 3, S, S), in each a grey square around the drawn place, as much as is within.
+
+    DeVries and Taylor (2017), "Improved regularization of convolutional neural networks with
+    Cutout"; the side is drawn as well, as in RandAugment.
+    """
+    places = torch.arange(images.shape[-1], device=images.device)
+
+    def within(middle: Tensor) -> Tensor:
+        start = (middle - (draws.side / 2).floor()).unsqueeze(1)
+        return (places >= start) & (places < start + draws.side.unsqueeze(1))
+
+    square = within(draws.down).unsqueeze(2) & within(draws.across).unsqueeze(1)
+    return images.masked_fill(square.unsqueeze(1), _MIDDLE)
 
 
 def centre(images: Tensor, image_size: int) -> Tensor:

@@ -162,7 +162,7 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
     return [
         *facts,
         ("seed, epoch", f"{config.seed}, {header.epoch} of {config.epochs}")
-        if config.method == "supervised"
+        if config.takes_steps
         else ("seed, method", f"{config.seed}, {config.method}"),
         ("starts from", config.weights),
         ("settings", json.dumps(config.changed())),

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stl10bench.config import RunConfig, Scalar
 from stl10bench.core.errors import UsageError, suggest
-from stl10bench.models.methods import SUPERVISED, method_options
+from stl10bench.models.methods import method_options
 from stl10bench.models.registry import backbone_name, check_name, load_builder
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "n
     `build_model` does, and for a method that needs a frozen backbone where there is none.
     """
     model = build_model(config.model, num_classes, config.image_size, config.model_options)
-    if config.method == SUPERVISED:
+    if config.takes_steps:
         return model
     import torch
 

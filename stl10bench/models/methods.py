@@ -12,7 +12,8 @@ from stl10bench.config import RunConfig, Scalar, checked
 from stl10bench.core.errors import UsageError, suggest
 
 SUPERVISED = "supervised"
-SEMI_SUPERVISED = ("pseudo-label", "label-spreading")  # what learns from unlabelled images itself
+FIXMATCH = "fixmatch"
+SEMI_SUPERVISED = ("pseudo-label", "label-spreading", FIXMATCH)  # learn from unlabelled images
 NEIGHBOURS = ("knn", "label-spreading")  # whose head is a bank of images
 FEW_LABELS = 25  # per class; with fewer nothing is chosen: a validation split would be noise
 
@@ -77,13 +78,32 @@ class LabelSpreadingOptions(BaseModel):
     """An edge weighs exp(cosine similarity / temperature)."""
 
 
+class FixmatchOptions(BaseModel):
+    """Of `fixmatch`: strong views of unlabelled images learn what weak views predict.
+
+    The names and defaults are USB's.
+    """
+
+    model_config = _STRICT
+
+    p_cutoff: float = Field(default=0.95, ge=0, le=1)
+    """Confidence from which on a prediction becomes a label."""
+    uratio: int = Field(default=7, ge=1, le=100)
+    """Unlabelled images per labelled one in each batch."""
+    ulb_loss_ratio: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of the unlabelled images' loss."""
+
+
 METHODS: dict[str, type[BaseModel]] = {
     SUPERVISED: NoOptions,
     "probe": ProbeOptions,
     "knn": KnnOptions,
     "pseudo-label": PseudoLabelOptions,
     "label-spreading": LabelSpreadingOptions,
+    FIXMATCH: FixmatchOptions,
 }
+# What a method has where neither a recipe nor the user says otherwise.
+DEFAULTS: dict[str, dict[str, Any]] = {FIXMATCH: {"ema": 0.999, "cache_views": 0}}
 # What decides a run on frozen features; all other settings are of gradient steps.
 _OF_FEATURES = {
     *("model", "model_options", "data", "weights", "method", "method_options"),
@@ -114,7 +134,12 @@ def changed_method_options(method: str, options: Mapping[str, Any]) -> dict[str,
 
 def check_effect(config: RunConfig) -> None:
     """Raise UsageError for settings that have no effect with the config's method."""
-    if config.method == SUPERVISED:
+    if config.method == FIXMATCH and config.cache_views:
+        raise UsageError(
+            f"cache_views = {config.cache_views}: --method fixmatch sees new views of unlabelled "
+            "images in each step: leave it out"
+        )
+    if config.takes_steps:
         return
     idle = sorted(config.changed().keys() - _OF_FEATURES)
     idle += sorted(config.model_options.keys() & {"hidden", "dropout"})

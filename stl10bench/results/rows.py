@@ -67,7 +67,7 @@ class Row(BaseModel):
     model_options: Options = {}
     """All of the model's options, defaults included."""
     method: str = "supervised"
-    """supervised, probe, knn, pseudo-label or label-spreading."""
+    """supervised, probe, knn, pseudo-label, label-spreading or fixmatch."""
     method_options: Options = {}
     """All of the method's options, defaults included."""
     chosen: Options = {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stl10bench.config import RunConfig, make_config
+from stl10bench.config import STEPPED, RunConfig, make_config
 from stl10bench.core import files
 from stl10bench.core.console import is_main
 from stl10bench.core.errors import (
@@ -205,7 +205,7 @@ class RunFolder:
         try:
             config = files.read_json(self.config_file, CheckpointError)
             facts["model"] = str(config.get("model"))
-            if config.get("method", "supervised") == "supervised":  # others have no epochs
+            if config.get("method", STEPPED[0]) in STEPPED:  # others have no epochs
                 facts |= {"epochs": config.get("epochs"), "epoch": self._last_epoch()}
             facts["test_accuracy"] = self.row().test_accuracy if self.is_finished else None
             status = self.status()

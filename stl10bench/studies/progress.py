@@ -103,8 +103,9 @@ class Progress:
                 continue
             accuracy = f"{logged.series('val/accuracy')[-1]:.3f}" if logged.epochs else "-"
             config = planned.job.config
-            stepped = config.method == "supervised"
-            epochs = f"{len(logged.epochs)}/{config.epochs}" if stepped else config.method
+            epochs = (
+                f"{len(logged.epochs)}/{config.epochs}" if config.takes_steps else config.method
+            )
             table.add_row(escape(clean(planned.title)), epochs, accuracy)
             if table.row_count == _MOST:
                 break

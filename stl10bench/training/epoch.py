@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stl10bench.core.errors import DivergedError
 from stl10bench.core.seeding import DROPOUT, seed_of
 from stl10bench.models import checkpoint
+from stl10bench.training.losses import LOSSES
 from stl10bench.training.resume import Position
 from stl10bench.training.setup import Training
 
@@ -25,43 +25,28 @@ def nan_if_infinite(losses: Tensor) -> Tensor:
     return losses * torch.where(losses.isfinite(), 1.0, math.nan)
 
 
-def backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def backward(run: Training, *batch: Tensor) -> tuple[Tensor, Tensor]:
     """Leave a batch's gradients in the parameters; its mean loss and its hits, not waited for.
 
-    The targets are classes (B,), or of mixed images their shares (B, C): then the largest counts.
+    `batch` are the tensors (B, ...) that the loss of the run's method takes.
     The batch is computed in `grad_accum` parts (the memory is that of one): but for batch norms
     and dropout, the gradients are those of the whole batch up to rounding. Processes exchange them
     once, with the last part.
     """
-    config, accelerator = run.config, run.accelerator
-    size = math.ceil(len(images) / config.grad_accum)
+    config, accelerator, compute_loss = run.config, run.accelerator, LOSSES[run.config.method]
+    count = len(batch[0])
+    size = math.ceil(count / config.grad_accum)
     losses, hits = [], []
-    for start in range(0, len(images), size):
-        part, target = images[start : start + size], targets[start : start + size]
-        is_last = start + size >= len(images)
+    for start in range(0, count, size):
+        part = [tensor[start : start + size] for tensor in batch]
+        is_last = start + size >= count
         with nullcontext() if is_last else accelerator.no_sync(run.learner):
-            logits = run.learner(part)
-            loss = mean_loss(run, logits, target) * (len(part) / len(images))
+            loss, correct = compute_loss(run, *part)
+            loss = loss * (len(part[0]) / count)
             accelerator.backward(nan_if_infinite(loss))
         losses.append(loss.detach())
-        classes = target if target.ndim == 1 else target.argmax(1)
-        hits.append((logits.detach().argmax(1) == classes).sum())
+        hits.append(correct)
     return torch.stack(losses).sum(), torch.stack(hits).sum()
-
-
-def mean_loss(run: Training, logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross-entropy, scalar; with class weights each image's is times its class's.
-
-    Over the images, not over their weights: so the parts of a batch, and the batches of an epoch,
-    add up whatever classes are in them. The weights' mean over the training images is 1.
-    """
-    smoothing, weights = run.config.label_smoothing, run.class_weights
-    if weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    total = F.cross_entropy(
-        logits, targets, weights.to(logits), label_smoothing=smoothing, reduction="sum"
-    )
-    return total / len(logits)
 
 
 def clip_gradients(run: Training) -> Tensor:
@@ -156,10 +141,10 @@ def train_epoch(
 
     run.learner.train()
     batches = run.batches(epoch=at.epoch + 1, start=at.batch)
-    for batch, (images, targets) in enumerate(batches, 1):
+    for batch, tensors in enumerate(batches, 1):
         step = first_step + batch
         torch.manual_seed(seed_of(config.seed, DROPOUT, step - 1, accelerator.process_index))
-        loss, hits = backward(run, images, targets)
+        loss, hits = backward(run, *tensors)
         broken = clip_gradients(run)
         lr = optimizer.param_groups[-1]["lr"]
         if accelerator.scaler is None:  # which skips such steps by itself
@@ -175,9 +160,9 @@ def train_epoch(
             run.ema.update(step)
 
         loss_of_last = loss
-        sums[0] += loss * len(images)
+        sums[0] += loss * len(tensors[0])
         sums[1] += hits
-        sums[2] += len(images)
+        sums[2] += len(tensors[0])
         advance(step, loss, lr)
         if pauses():
             break

@@ -41,7 +41,7 @@ def estimate_seconds(job: Job, data: Dataset) -> float:
     is written. Raises what a run raises for settings that do not fit.
     """
     stepped: dict[str, Any] = {"cache_views": 0}
-    takes_steps = job.config.method == SUPERVISED
+    takes_steps = job.config.takes_steps
     if not takes_steps:  # the same backbone under a head that is not used
         stepped |= {"method": SUPERVISED, "method_options": {}, "batch_size": 2}
     config = job.config.model_copy(update=stepped)

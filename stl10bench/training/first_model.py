@@ -22,7 +22,7 @@ from stl10bench.data.stl10 import Dataset
 from stl10bench.data.unlabelled import Unlabelled
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.factory import build_run_model
-from stl10bench.models.methods import SEMI_SUPERVISED, SUPERVISED
+from stl10bench.models.methods import SEMI_SUPERVISED
 from stl10bench.models.pretrained import Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.training.evaluate import EVALUATION_BATCH
@@ -95,7 +95,7 @@ def load_weights(
     if header.class_names != class_names:
         tensors = {key: v for key, v in tensors.items() if not checkpoint.in_classifier(model, key)}
     left_out = checkpoint.fill_where_fitting(model, tensors, path)
-    if left_out and config.method == SUPERVISED:  # other methods fit theirs anew
+    if left_out and config.takes_steps:  # other methods fit theirs anew
         warnings.warn(
             f"{path}: leaving out its classifier, which does not fit {', '.join(left_out[:3])}",
             stacklevel=2,

@@ -12,7 +12,14 @@ from stl10bench.core.errors import UsageError
 from stl10bench.core.launcher import asked_precision
 from stl10bench.models import registry
 from stl10bench.models.factory import changed_options, check_freeze, check_options, get_builder
-from stl10bench.models.methods import FEW_LABELS, SUPERVISED, changed_method_options, check_effect
+from stl10bench.models.methods import (
+    DEFAULTS,
+    FEW_LABELS,
+    FIXMATCH,
+    SUPERVISED,
+    changed_method_options,
+    check_effect,
+)
 from stl10bench.models.pretrained import Weights, choose_weights
 
 if TYPE_CHECKING:
@@ -72,8 +79,11 @@ def base_settings(
     """
     base = recipe_settings(recipe, model, frozen=frozen)
     of_recipe = base.get("method", SUPERVISED)
-    if settings.get("method", of_recipe) != of_recipe:  # its settings are of another method
+    method = settings.get("method", of_recipe)
+    if method != of_recipe and (of_recipe, method) != (SUPERVISED, FIXMATCH):
+        # Its other settings are of another method.
         base = {key: value for key, value in base.items() if key == "image_size"}
+    base = {**base, **DEFAULTS.get(str(method), {})}
     if settings.get("mixup") or settings.get("cutmix"):  # which mix images, not cached features
         base = {key: value for key, value in base.items() if key != "cache_views"}
     # Ten percent of a fold's 1,000 images, or of a few labels a class, decide little: all train.

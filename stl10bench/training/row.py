@@ -28,7 +28,7 @@ from stl10bench.metrics.significance import wilson_interval
 from stl10bench.models import checkpoint, summary
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.factory import check_options
-from stl10bench.models.methods import SUPERVISED, method_options
+from stl10bench.models.methods import method_options
 from stl10bench.models.pretrained import NO_WEIGHTS, contamination
 from stl10bench.results import predictions
 from stl10bench.results.rows import Row
@@ -164,7 +164,7 @@ def describe_config(config: RunConfig) -> dict[str, Any]:
         "selection": config.selection,
         "image_size": config.image_size,
         "pretrained": config.weights != NO_WEIGHTS,
-        "epochs": config.epochs if config.method == SUPERVISED else None,
+        "epochs": config.epochs if config.takes_steps else None,
         "seed": config.seed,
         "precision": config.precision,
     }
@@ -179,7 +179,7 @@ def describe_model(header: Header, model: nn.Module) -> dict[str, Any]:
         "parameters": total,
         "trainable_parameters": trainable,
         "contamination": contamination(config.weights, header.seen),
-        "best_epoch": header.epoch if config.method == SUPERVISED else None,
+        "best_epoch": header.epoch if config.takes_steps else None,
         "memory_format": str(memory_format(model)).removeprefix("torch."),
         "mean": header.mean,
         "std": header.std,
@@ -234,7 +234,7 @@ def write_result(
 def _options(config: RunConfig) -> dict[str, Any]:
     """All options of a run's model, but those of a head that its method replaced."""
     options = check_options(config.model, config.model_options)
-    replaced = () if config.method == SUPERVISED else ("hidden", "dropout")
+    replaced = () if config.takes_steps else ("hidden", "dropout")
     return {key: value for key, value in options.items() if key not in replaced}
 
 

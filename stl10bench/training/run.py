@@ -17,7 +17,6 @@ from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import hub_files, registry
-from stl10bench.models.methods import SUPERVISED
 from stl10bench.models.pretrained import (
     NO_WEIGHTS,
     Weights,
@@ -79,7 +78,7 @@ def find_rate(
     """
     console = console or Console(quiet=True)
     job, dataset, start = prepare(model, console, **options)
-    if job.config.method != SUPERVISED:
+    if not job.config.takes_steps:
         raise UsageError(f"--method {job.config.method} has no learning rate: leave it out")
     from stl10bench.training.interrupt import translate_errors
     from stl10bench.training.lr_finder import Rates, range_test
@@ -199,7 +198,7 @@ def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console)
         line = f"{describe_machine(accelerator, job.config.precision)}; logs to {places}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         quiet = Console(quiet=True)
-        method = trainer.train if job.config.method == SUPERVISED else probe.train
+        method = trainer.train if job.config.takes_steps else probe.train
         return method(job, accelerator, dataset, start, console if main else quiet, mirrors)
 
 

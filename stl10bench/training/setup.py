@@ -30,9 +30,11 @@ from stl10bench.data.mix import mixed_batches
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.data.unlabelled import Unlabelled, find_unlabelled
+from stl10bench.data.views import Views, image_reader, weak_and_strong, with_views
 from stl10bench.models import checkpoint
 from stl10bench.models.check import check_training
 from stl10bench.models.classifier import Classifier
+from stl10bench.models.methods import FIXMATCH, FixmatchOptions, method_options
 from stl10bench.models.pretrained import Weights
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
@@ -92,7 +94,7 @@ class Training(Run):
     class_weights: Tensor | None  # float32 (C,), of the loss
     ema: Ema | None  # of the model's weights; then it is what is evaluated and kept
     schedule: LRScheduler
-    batches: Callable[..., Iterator[tuple[Tensor, Tensor]]]  # (epoch=, start=)
+    batches: Callable[..., Iterator[tuple[Tensor, ...]]]  # (epoch=, start=); see `losses`
     steps_per_epoch: int
 
 
@@ -122,6 +124,10 @@ def set_up(
         fit_modules(model, InputBatches(lambda: train.images, normalise, config, unlabelled))
     fuse_frozen(model, train, normalise, config)
     learner, batches = learner_and_batches(model, train, normalise, config, accelerator, classes)
+    if config.method == FIXMATCH:
+        assert unlabelled is not None  # else it would be a supervised run
+        views = fixmatch_views(unlabelled, normalise, config, accelerator)
+        batches = partial(with_views, batches, views, steps)
     optimizer = make_optimizer(config, model)
     ema = None if config.ema is None else Ema(model, config.ema)
     learner, optimizer = accelerator.prepare(learner, optimizer)
@@ -208,7 +214,7 @@ def learner_and_batches(
     config: RunConfig,
     accelerator: Accelerator,
     classes: int,
-) -> tuple[nn.Module, Callable[..., Iterator[tuple[Tensor, Tensor]]]]:
+) -> tuple[nn.Module, Callable[..., Iterator[tuple[Tensor, ...]]]]:
     """What takes the batches, the model or what of it is not frozen, and the batches of an epoch.
 
     Raises UsageError for stages that cannot be cached, StorageError for views beyond the memory.
@@ -223,6 +229,21 @@ def learner_and_batches(
     if config.mixup or config.cutmix:
         batches = partial(mixed_batches, batches, config, accelerator, classes)
     return learner, batches
+
+
+def fixmatch_views(
+    unlabelled: Unlabelled, normalise: Normalise, config: RunConfig, accelerator: Accelerator
+) -> Views:
+    """A weak and a strong view of each unlabelled image, `uratio` images to a labelled one."""
+    options: FixmatchOptions = method_options(config)
+    return Views(
+        read=image_reader(unlabelled, config, accelerator.device),
+        count=len(unlabelled),
+        kinds=weak_and_strong(config),
+        size=options.uratio * config.batch_size,
+        normalise=normalise,
+        accelerator=accelerator,
+    )
 
 
 def check_parts(

@@ -179,7 +179,7 @@ def test_a_random_resized_crop_is_torchvisions_of_the_same_box(source: int, flip
     drawn = augment.draw(cfg, 8, source, epoch=1, batch=0)
     ours = augment.apply(images, drawn, cfg)
     for number, image in enumerate(images):
-        left, top, width, height = (int(column[number]) for column in drawn[6:])
+        left, top, width, height = (int(column[number]) for column in drawn[6:10])
         theirs = reference.resized_crop(
             image.float() / 255, top, left, height, width, [32, 32], antialias=False
         )
@@ -281,6 +281,8 @@ def test_every_image_has_draws_of_its_own() -> None:
             assert 15 < column.sum() < 49
         elif name in ("left", "top"):
             assert len(column.unique()) > 25
+        elif name in ("grey", "blur", "side", "across", "down"):  # see below
+            assert not column.any()
         else:
             assert len(column.unique()) == 64, name
 
@@ -448,3 +450,47 @@ def test_real_photos_come_out_as_torchvisions() -> None:
     )
     cfg = config(96, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1, rotation=(0, 20))
     compare(images, augment.draw(cfg, len(images), 96, epoch=1, batch=0), cfg)
+
+
+def test_a_grey_image_is_torchvisions() -> None:
+    images = photos()
+    grey = torch.tensor([0.0, 1, 1, 1, 1, 1])
+    found = augment.apply(images, draws(6, grey=grey), config(grayscale=0.5))
+    expected_ = reference.rgb_to_grayscale(images[1:].float() / 255, num_output_channels=3)
+    assert torch.equal(found[0], images[0].float() / 255)
+    assert (found[1:] - expected_).abs().max() < STEP
+
+
+def test_a_blur_is_torchvisions_but_at_the_border() -> None:
+    images, deviations = photos(), torch.tensor([0.0, 0.3, 0.5, 0.64, 0.1, 0.6])
+    found = augment.apply(images, draws(6, blur=deviations), config(blur=0.5))
+    assert torch.equal(found[0], images[0].float() / 255)
+    for image, blurred, deviation in zip(
+        images[1:], found[1:], deviations[1:].tolist(), strict=True
+    ):
+        expected_ = reference.gaussian_blur(image.float() / 255, [5, 5], [deviation] * 2)
+        assert (blurred - expected_)[:, 2:-2, 2:-2].abs().max() < 2 * STEP
+    assert (found[2] - 1).abs().max() < 1e-5  # white stays white, at the border too
+
+
+def test_cutout_covers_a_square_as_far_as_it_is_within() -> None:
+    drawn = draws(3, side=torch.tensor([0.0, 4, 5]), across=torch.tensor([9.0, 9, 0]), down=7.0)
+    found = augment.apply(photos(3), drawn, config(cutout=0.5))
+    changed = (found != photos(3).float() / 255).any(1)
+    assert not changed[0].any()
+    assert changed[1].nonzero().amin(0).tolist() == [5, 7]
+    assert changed[1].nonzero().amax(0).tolist() == [8, 10]
+    assert changed[2].nonzero().amax(0).tolist() == [9, 2]
+    assert (found[1, :, 5:9, 7:11] == 0.5).all()
+
+
+def test_effects_are_as_frequent_as_asked_and_shift_no_other_draw() -> None:
+    plain = augment.draw(config(**ON), 4000, 32, epoch=1, batch=2)
+    changed = config(**ON, grayscale=0.2, blur=0.5, cutout=0.5)
+    more = augment.draw(changed, 4000, 32, epoch=1, batch=2)
+    for name in ("hue", "flip", "angle", "left"):
+        assert torch.equal(getattr(plain, name), getattr(more, name))
+    assert more.grey.mean().item() == pytest.approx(0.2, abs=0.03)
+    assert (more.blur > 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (more.side.min().item(), more.side.max().item()) == (0, 16)
+    assert not torch.stack([plain.grey, plain.blur, plain.side]).any()

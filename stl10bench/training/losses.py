@@ -1,0 +1,86 @@
+"""A batch -> the loss of a run's method, and how many images were right."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stl10bench.models.methods import FIXMATCH, SUPERVISED, FixmatchOptions, method_options
+from stl10bench.training.setup import Training
+
+
+def supervised(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch, scalar, and its hits, scalar.
+
+    The targets are classes (B,), or of mixed images their shares (B, C): then the largest counts.
+    """
+    logits = run.learner(images)
+    return mean_loss(run, logits, targets), count_hits(logits, targets)
+
+
+def count_hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many of the logits (B, C) are largest at their target, int64 ()."""
+    classes = targets if targets.ndim == 1 else targets.argmax(1)
+    return (logits.detach().argmax(1) == classes).sum()
+
+
+def mean_loss(run: Training, logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy, scalar; with class weights each image's is times its class's.
+
+    Over the images, not over their weights: so the parts of a batch, and the batches of an epoch,
+    add up whatever classes are in them. The weights' mean over the training images is 1.
+    """
+    smoothing, weights = run.config.label_smoothing, run.class_weights
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    total = F.cross_entropy(
+        logits, targets, weights.to(logits), label_smoothing=smoothing, reduction="sum"
+    )
+    return total / len(logits)
+
+
+def fixmatch(
+    run: Training, images: Tensor, targets: Tensor, weak: Tensor, strong: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The supervised loss and, times a ratio, `consistency`; the hits are those with labels.
+
+    Sohn et al. (2020), "FixMatch: simplifying semi-supervised learning with consistency and
+    confidence", arXiv:2001.07685, with the names and defaults of USB (Wang et al. 2022). `weak`
+    and `strong` are views (B, R, 3, S, S) of the same unlabelled images, R = `uratio` to each
+    labelled one. As in the paper the model itself predicts, and the average of its weights
+    (`ema`, 0.999) is what is tested.
+
+    Departures: the weak view is a random resized crop of three quarters or more, mirrored or not,
+    instead of a padded crop; the strong one is not RandAugment's two or three operations of
+    fourteen but all that there is at once (jitter, grey, a closer crop, rotation, Cutout), each as
+    strong as drawn; the weak views pass the model alone and without gradients, so in batch norms
+    they are not mixed with the others (USB's `use_cat=False`); the optimizer and its schedule are
+    the recipe's, whose epochs are passes over the labelled images.
+
+    The cost: of a step, 1 + 4R/3 times that without unlabelled images.
+    """
+    options: FixmatchOptions = method_options(run.config)
+    with torch.no_grad():
+        predicted = run.learner(weak.flatten(0, 1))
+    logits = run.learner(torch.cat([images, strong.flatten(0, 1)]))
+    labelled, unlabelled = logits[: len(images)], logits[len(images) :]
+    extra = consistency(predicted, unlabelled, options.p_cutoff)
+    loss = mean_loss(run, labelled, targets) + options.ulb_loss_ratio * extra
+    return loss, count_hits(labelled, targets)
+
+
+def consistency(weak: Tensor, strong: Tensor, threshold: float) -> Tensor:
+    """The mean cross-entropy of logits (N, C) of strong views to what those of weak ones predict.
+
+    An image whose prediction is less confident than `threshold` counts as 0. No gradients flow to
+    the weak views.
+    """
+    confidence, labels = weak.detach().softmax(1).max(1)
+    losses = F.cross_entropy(strong, labels, reduction="none")
+    return (losses * (confidence >= threshold)).mean()
+
+
+Loss = Callable[..., tuple[Tensor, Tensor]]  # of a run and the tensors of a batch
+LOSSES: MappingProxyType[str, Loss] = MappingProxyType({SUPERVISED: supervised, FIXMATCH: fixmatch})
