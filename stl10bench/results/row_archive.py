@@ -21,9 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core import files
-from stl10bench.core.errors import BenchError, CheckpointError, UsageError, first_problem
+from stl10bench.core.errors import (
+    BenchError,
+    CheckpointError,
+    InterruptedRunError,
+    UsageError,
+    first_problem,
+)
 from stl10bench.results import predictions
-from stl10bench.results.rows import LEVELS, Level, Row
+from stl10bench.results.rows import LEVELS, NOT_STORED, Level, Row
 from stl10bench.results.run_folder import RunFolder
 
 INDEX = "rows.json"
@@ -39,11 +45,12 @@ _LIMITS = {  # bytes
 }
 _LIMIT = 16 << 30  # bytes of an archive
 _RUNS = 1000
+_OVERHEAD = 8 << 20  # bytes: more than the index, and the headers and padding of the most files
 _CHUNK = 1 << 20
 _VERIFIED = "verified.json"  # in a folder of runs
 _RUN_NAME = r"\A[A-Za-z0-9_-]{1,60}-[0-9a-f]{8}\z"  # as `RunConfig.name` makes them
 _PATH = re.compile(
-    r"(?<![\w.:/-])(?:~|[A-Za-z]:)?[\\/][^\s'\":;,()]*[\\/]"
+    r"(?<![\w.:/-])(?:file:)?(?:~|[A-Za-z]:)?[\\/][^\s'\":;,()]*[\\/]"
 )  # all but the last part
 _DERIVED = ("model", "method", "seed", "image_size", "precision")  # a row's copies of its settings
 
@@ -84,8 +91,12 @@ def pack(path: Path, folders: Sequence[RunFolder], *, with_checkpoint: bool = Fa
 
     Nothing in it says where they lie, on which host, or whose they are. Raises CheckpointError for
     a run whose files are not whole or do not belong together, UsageError for a setting that names a
-    path, StorageError.
+    path and for more than `unpack` takes, StorageError.
     """
+    if len(folders) > _RUNS:
+        raise UsageError(
+            f"an archive has at most {_RUNS:,} runs, these are {len(folders):,}: name fewer of them"
+        )
     members: dict[str, bytes | Path] = {}
     index: dict[str, dict[str, _File]] = {}
     for folder in sorted(folders, key=lambda folder: folder.name):
@@ -93,7 +104,19 @@ def pack(path: Path, folders: Sequence[RunFolder], *, with_checkpoint: bool = Fa
             raise UsageError(f"two runs are named {folder.name!r}: name only one of them")
         contents = _contents(folder, with_checkpoint=with_checkpoint)
         index[folder.name] = {name: _describe(contents[name]) for name in sorted(contents)}
+        for name, file in index[folder.name].items():
+            if file.bytes > _LIMITS[name]:
+                raise UsageError(
+                    f"{folder.path}: its {name} has {file.bytes:,} bytes, the limit of an archive "
+                    f"is {_LIMITS[name]:,}: leave this run out"
+                )
         members |= {f"{folder.name}/{name}": contents[name] for name in sorted(contents)}
+    size = sum(file.bytes for sums in index.values() for file in sums.values())
+    if size > _LIMIT - _OVERHEAD:
+        raise UsageError(
+            f"{path} would have {size:,} bytes, the limit is {_LIMIT - _OVERHEAD:,}: name fewer "
+            "runs, or leave out --with-checkpoint"
+        )
     with (
         files.storage_errors(f"cannot write {path}"),
         files.new_file(path) as part,
@@ -113,10 +136,12 @@ def _contents(folder: RunFolder, *, with_checkpoint: bool) -> dict[str, bytes | 
         values["stacked"] = row.stacked
     values["test_notes"] = [_PATH.sub("", note) for note in row.test_notes]
     settings = config.model_dump(mode="json")
-    if named := _PATH.search(json.dumps(settings)):
+    # A row has the defaults too, which those of a plug-in's model may take from the machine.
+    shown = [settings, *(values[key] for key in ("model_options", "method_options", "chosen"))]
+    if named := _PATH.search(json.dumps(shown, ensure_ascii=False)):
         raise UsageError(
-            f"{folder.config_file} has a setting with a path, {named[0]!r}...: it would tell where "
-            "files lie on this machine; leave this run out"
+            f"{folder.path} has a setting with a path, {named[0]!r}...: it would tell where files "
+            "lie on this machine; leave this run out"
         )
     arrays = folder.predictions(row)._asdict()
     arrays = {key: value for key, value in arrays.items() if value is not None}
@@ -265,6 +290,8 @@ def named(path: Path, into: Path) -> Iterator[None]:
     """Within, errors name files of the archive `path`, not those that it was unpacked to."""
     try:
         yield
+    except InterruptedRunError:  # the user's own
+        raise
     except BenchError as error:
         text = str(error).replace(f"{into}{os.sep}", "")
         raise type(error)(f"{path}: {text}") from None
@@ -277,6 +304,11 @@ def _check_run(folder: RunFolder) -> None:
     except UsageError as error:
         raise CheckpointError(f"{folder.config_file}: {error}") from None
     values, row = files.read_json(folder.result_file, CheckpointError), folder.row()
+    if forged := values.keys() & NOT_STORED - {"stacked"}:  # a table would believe them
+        raise CheckpointError(
+            f"{folder.result_file} is not as 'rows share' writes it: it has "
+            f"{', '.join(sorted(forged))}"
+        )
     check_row(folder.name, config, row, values.get("protocol"))
     predictions.read(folder.predictions_file)
     for file in _CHECKPOINTS:
@@ -288,7 +320,7 @@ def _check_run(folder: RunFolder) -> None:
 def check_row(name: str, config: RunConfig, row: Row, protocol: object) -> None:
     """Raise CheckpointError unless the settings and the row are those of the run `name`."""
     facts = {"run": name, **{key: getattr(config, key) for key in _DERIVED}}
-    facts["selection"] = "validation" if config.val_fraction else "last epoch"
+    facts["selection"] = config.selection
     if config.name != name:
         raise CheckpointError(
             f"{name}/config.json has the settings of {config.name}: one was edited"
@@ -300,7 +332,7 @@ def check_row(name: str, config: RunConfig, row: Row, protocol: object) -> None:
             raise CheckpointError(
                 f"{name}/result.json: {key} = {row[key]!r:.80}, but its settings say {expected!r}"
             )
-    if row.checkpoint not in (None, f"{name}/{RunFolder(Path()).tested_file(config)}"):
+    if row.checkpoint not in (None, f"{name}/{_KEPT.tested_file(config)}"):
         raise CheckpointError(f"{name}/result.json: checkpoint = {row.checkpoint!r:.80} is not its")
     if row.weights is not None and row.weights.get("source") != config.weights:
         raise CheckpointError(f"{name}/result.json has other weights than config.json")
@@ -319,7 +351,10 @@ def shared_rows(paths: Sequence[Path], runs_dir: Path) -> Iterator[list[tuple[Ru
     ranking needs. Raises what `unpack` raises, CheckpointError for predictions that are not the
     row's, UsageError for two archives of one name.
     """
-    levels = verified_levels(runs_dir) if paths else {}
+    if not paths:
+        yield []
+        return
+    levels = verified_levels(runs_dir)
     runs = []
     with TemporaryDirectory(prefix="stl10bench-rows-") as folder:
         for path in paths:
@@ -351,12 +386,13 @@ def verified_levels(runs_dir: Path) -> dict[str, Level]:
 def note_levels(runs_dir: Path, levels: Mapping[str, Level]) -> None:
     """Remember how far runs were verified; a lower level than before changes nothing.
 
-    It lies in one's own runs folder, as nothing that comes with an archive can be believed. Raises
-    CheckpointError, StorageError.
+    It lies in one's own runs folder, as nothing that comes with an archive can be believed. Waits
+    for other processes that note theirs. Raises CheckpointError, StorageError.
     """
-    noted = verified_levels(runs_dir)
-    for digest, level in levels.items():
-        before = noted.get(digest, LEVELS[0])
-        known = "refused" not in (before, level)
-        noted[digest] = max(before, level, key=LEVELS.index) if known else level
-    files.write_json(runs_dir / _VERIFIED, noted)
+    with files.locked(runs_dir / f".{_VERIFIED}.lock", lambda: f"{runs_dir} is in use"):
+        noted = verified_levels(runs_dir)
+        for digest, level in levels.items():
+            before = noted.get(digest, LEVELS[0])
+            known = "refused" not in (before, level)
+            noted[digest] = max(before, level, key=LEVELS.index) if known else level
+        files.write_json(runs_dir / _VERIFIED, noted)

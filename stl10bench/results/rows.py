@@ -282,11 +282,11 @@ class Row(BaseModel):
 
     def stored(self) -> dict[str, Any]:
         """What result.json holds, as JSON values."""
-        values = self.model_dump(mode="json", exclude=_NOT_STORED)
+        values = self.model_dump(mode="json", exclude=NOT_STORED)
         return {"protocol": self.protocol, **values}
 
 
-_NOT_STORED = {
+NOT_STORED = {  # fields of a row that result.json never holds; of old versions `stacked` is
     *("confusion", "test_hits", "title", "baseline", "runs", "runs_asked", "repeats", "stacked"),
     *("metrics_version", "source", "verified", "group"),
     *("repeated_hits", "test_accuracy_sd", "failures", "at_chance", "vs_best", "p_vs_best"),

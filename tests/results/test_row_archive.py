@@ -3,16 +3,27 @@
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers import archives
 from helpers.hostile import make_shared_run
 
-from stl10bench.core.errors import CheckpointError, UsageError
-from stl10bench.results.row_archive import note_levels, pack, unpack, verified_levels
+from stl10bench.core.errors import CheckpointError, InterruptedRunError, UsageError
+from stl10bench.results import row_archive
+from stl10bench.results.row_archive import (
+    named,
+    note_levels,
+    pack,
+    shared_rows,
+    unpack,
+    verified_levels,
+)
 from stl10bench.results.run_folder import RunFolder
 
 
@@ -61,10 +72,39 @@ def test_no_path_host_or_user_is_in_it(folder: RunFolder, tmp_path: Path) -> Non
     assert str(tmp_path).encode() not in content
 
 
-def test_a_setting_that_is_a_path_is_not_shared(tmp_path: Path) -> None:
-    folder = make_shared_run(tmp_path / "runs", table="/home/me/table.csv")
+@pytest.mark.parametrize("start", ["/home/me/", "file:///home/me/", "/home/zoë/"])
+def test_a_setting_that_is_a_path_is_not_shared(tmp_path: Path, start: str) -> None:
+    folder = make_shared_run(tmp_path / "runs", table=f"{start}table.csv")
+    with pytest.raises(UsageError, match=rf"a setting with a path, '{start}'.*leave this run"):
+        pack(tmp_path / "rows.tar", [folder])
+
+
+def test_a_default_of_a_model_that_is_a_path_is_not_shared(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    values = json.loads(folder.result_file.read_text())
+    values["model_options"] = {"table": "/home/me/table.csv"}  # the settings leave it out
+    folder.result_file.write_text(json.dumps(values))
     with pytest.raises(UsageError, match=r"a setting with a path, '/home/me/'.*leave this run"):
         pack(tmp_path / "rows.tar", [folder])
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "reason"),
+    [
+        ("_RUNS", 0, r"at most 0 runs, these are 1: name fewer"),
+        ("_LIMIT", 1 << 23, r"would have [\d,]+ bytes, the limit is 0: name fewer runs"),
+        ("_LIMITS", defaultdict(int), r"its config.json has [\d,]+ bytes, the limit .* is 0: leave"),
+    ],
+)
+def test_what_nobody_could_unpack_is_not_written(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    limit: str, value: object, reason: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(row_archive, limit, value)
+    with pytest.raises(UsageError, match=reason):
+        pack(tmp_path / "rows.tar", [folder])
+    assert not (tmp_path / "rows.tar").exists()
 
 
 def test_a_run_whose_files_do_not_belong_together_is_not_shared(
@@ -163,6 +203,9 @@ def test_settings_that_are_not_the_runs_are_refused(folder: RunFolder, archive: 
         ("checkpoint", "../../x.safetensors", "checkpoint = .* is not its"),
         ("run", "mlp-0", "run = 'mlp-0'"),
         ("weights", {"source": "hub:a/b"}, "other weights"),
+        ("test_accuracy_sd", 0.1, "not as 'rows share' writes it: it has test_accuracy_sd"),
+        ("baseline", True, "not as 'rows share' writes it: it has baseline"),
+        ("title", "reference", "not as 'rows share' writes it: it has title"),
     ],
 )
 def test_a_row_that_is_not_of_its_settings_is_refused(
@@ -175,9 +218,28 @@ def test_a_row_that_is_not_of_its_settings_is_refused(
     refused(archive, reason)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX's")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="no such file, or not a regular one"):
-        unpack(Path("/dev/null"), tmp_path)
+        unpack(tmp_path / "pipe", tmp_path)
+
+
+def test_an_interruption_says_the_same_within_an_archive(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InterruptedRunError, match="^stopped$") as error,
+        named(tmp_path / "rows.tar", tmp_path),
+    ):
+        raise InterruptedRunError("stopped", 143)
+    assert error.value.exit_code == 143
+
+
+def test_no_temporary_folder_is_made_for_no_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_archive, "TemporaryDirectory", None)
+    with shared_rows([], tmp_path) as rows:
+        assert rows == []
 
 
 def test_the_highest_level_is_kept_and_a_refusal_counts_more(tmp_path: Path) -> None:
@@ -186,6 +248,9 @@ def test_the_highest_level_is_kept_and_a_refusal_counts_more(tmp_path: Path) -> 
     note_levels(tmp_path, {"a": "whole", "b": "recomputed", "c": "refused"})
     note_levels(tmp_path, {"b": "refused", "c": "whole"})
     assert verified_levels(tmp_path) == {"a": "reproduced", "b": "refused", "c": "whole"}
+    with ThreadPoolExecutor() as threads:  # each as a process of its own
+        list(threads.map(lambda x: note_levels(tmp_path, {str(x): "whole"}), range(20)))
+    assert len(verified_levels(tmp_path)) == 23
     (tmp_path / "verified.json").write_text('{"a": ["x"]}')
     with pytest.raises(CheckpointError, match="is damaged: delete it"):
         verified_levels(tmp_path)
