@@ -140,9 +140,11 @@ def verify(
             job = {**options, "weights": file, "plugin": plugin}
             machine = options["device"], options["threads"]
             verifier = Verifier(dataset, *machine, into, job, seeds, stderr())
-        with named(archive, Path(folder)):
-            verified = [verify(each, verifier, level) for each in shared]  # type: ignore[arg-type]
-    note_levels(runs_dir, {each.digest: each.level for each in verified})
+        verified = []
+        for each in shared:  # what is known of each is kept whatever happens to the next
+            with named(archive, Path(folder)):
+                verified.append(verify(each, verifier, level))  # type: ignore[arg-type]
+            note_levels(runs_dir, {each.digest: verified[-1].level})
     errors = [each.error for each in verified if each.error is not None]
     if as_json:
         code = errors[0].exit_code if errors else 0

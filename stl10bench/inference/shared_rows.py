@@ -113,7 +113,7 @@ def verify(shared: SharedRun, verifier: Verifier | None, level: Level | None = N
 
     Without a verifier it stays at `whole`. Raises what is no fault of the run: DataError for other
     data, UsageError for a model or weights that are missing, CheckpointError where `level` needs a
-    checkpoint that the archive lacks.
+    checkpoint that the archive lacks, or for one's own files and weights that cannot be read.
     """
     name = shared.folder.name
     if level == "re-evaluated" and not shared.has_checkpoint:
@@ -132,6 +132,9 @@ def verify(shared: SharedRun, verifier: Verifier | None, level: Level | None = N
         try:
             details[step] = checks[step](shared, verifier)
         except (DifferentError, CheckpointError) as error:
+            # The levels before have read all files of the run: what is damaged now is one's own.
+            if step == "reproduced" and not isinstance(error, DifferentError):
+                raise
             text = str(error).replace(f"{shared.folder.path.parent}{os.sep}", "")
             refusal = type(error)(f"{name} is refused at level {step}: {text}")
             return Verified(name, shared.digest, details, refusal)
@@ -141,7 +144,8 @@ def verify(shared: SharedRun, verifier: Verifier | None, level: Level | None = N
 def recompute(shared: SharedRun, verifier: Verifier) -> str:
     """Hold every figure of a row to its logits and to one's own labels; says how many there are.
 
-    Raises DifferentError for what differs, DataError for other data.
+    Raises DifferentError for what differs, CheckpointError for predictions that are not the row's,
+    DataError for other data.
     """
     folder, dataset = shared.folder, verifier.dataset
     row, config = folder.row(), folder.config()
@@ -161,6 +165,7 @@ def recompute(shared: SharedRun, verifier: Verifier) -> str:
     _check_labels(predicted, row, dataset)
     figures = _figures(predicted, row, dataset)
     compared = _compare(row, figures)
+    folder.predictions(row)  # raises for what is compared only where the row has it
     missing = [key for key in _ON_VALIDATION if key not in figures and row[key] is not None]
     note = f"; not {', '.join(missing)}: no validation logits are stored" if missing else ""
     images = len(predicted.labels)
@@ -195,19 +200,20 @@ def _figures(predicted: Predictions, row: Row, dataset: Dataset) -> dict[str, An
     tested = none_if_not_finite(score(logits, labels, "test"))
     validation, validated = None, {}
     if predicted.val_logits is not None and predicted.val_labels is not None:
-        validation = predicted.val_logits.astype(np.float64), predicted.val_labels
+        validation = predicted.val_logits, predicted.val_labels
         both = torch.from_numpy(predicted.val_logits), torch.from_numpy(predicted.val_labels)
         validated = none_if_not_finite(score(both[0], both[1], "val"))
     accuracy = tested["test/accuracy"] or 0.0
     figures = {
         **describe_config(row.config),
+        "labels_used": sum(map(len, training_rows(row.config, dataset))),
         "test_accuracy": accuracy,
         "test_accuracy_interval": wilson_interval(accuracy, len(labels)),
         "test_loss": tested["test/loss"],
         "test_images": len(labels),
         "val_accuracy": validated.get("val/accuracy"),
         "val_loss": validated.get("val/loss"),
-        **measures(predicted.logits.astype(np.float64), predicted.labels, validation),
+        **measures(predicted.logits, predicted.labels, validation),
     }
     if row.config.fold is not None:
         figures["fold_overlap"] = fold_overlap(dataset)
@@ -263,17 +269,18 @@ def re_evaluate(shared: SharedRun, verifier: Verifier) -> str:
     stored = predictions.read(folder.predictions_file)
     logits = evaluation.logits(test.images)
     difference = _check_logits(torch.from_numpy(stored.logits), logits, config.precision)
-    facts = describe_model(predictor.header, evaluation.model)
+    facts, notes = describe_model(predictor.header, evaluation.model), list[str]()
     with accelerator.autocast():
-        facts["macs"] = attempt(
-            "macs", lambda: summary.macs(evaluation.model, config.image_size), []
-        )
+        macs = attempt("macs", lambda: summary.macs(evaluation.model, config.image_size), notes)
+    if macs is not None:  # else it is this machine that cannot measure them
+        facts["macs"] = macs
     if config.tta == "flip":
         both = (logits + evaluation.logits(test.images, mirrored=True)) / 2
         _check_mirrored(both, test, row, config.precision)
     _compare(row, facts)
     changed = int((logits.argmax(1) != torch.from_numpy(stored.logits).argmax(1)).sum())
-    return f"{difference}; {changed:,} of {len(rows):,} images get another class"
+    images = f"{changed:,} of {len(rows):,} images get another class"
+    return "; ".join([difference, images, *notes])
 
 
 def _check_logits(stored: Tensor, computed: Tensor, precision: str) -> str:

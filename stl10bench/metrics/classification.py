@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stl10bench.metrics import calibration
-from stl10bench.metrics.calibration import Labels, Logits
+from stl10bench.metrics.calibration import Labels
 
 
 def measures(
-    logits: Logits, labels: Labels, validation: tuple[Logits, Labels] | None = None
+    logits: NDArray[Any], labels: Labels, validation: tuple[NDArray[Any], Labels] | None = None
 ) -> dict[str, Any]:
     """A row's test metrics beside loss and accuracy, as JSON, of logits (N, C) and labels (N,).
 

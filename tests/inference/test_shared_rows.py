@@ -16,6 +16,7 @@ from helpers import archives
 from helpers.layout import write_layout
 
 import stl10bench
+from stl10bench.core.errors import CheckpointError
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.inference import shared_rows
 from stl10bench.models import checkpoint
@@ -166,6 +167,7 @@ def test_a_refusal_in_json_is_one_object_too(verify: Any, run: RunFolder) -> Non
         ("val_accuracy", 0.01),
         ("val_loss", 0.01),
         ("test_images", 19),
+        ("labels_used", 19),
         ("pretrained", True),
         ("epochs", 7),
         ("model_options", {"hidden": [3]}),
@@ -309,6 +311,26 @@ def test_other_seeds_of_ones_own_say_what_noise_is(
     assert "(test against 2 seeds trained here)" in out
 
 
+def test_a_damaged_file_of_ones_own_is_no_fault_of_the_row(
+    verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise CheckpointError("reproduced/x is damaged")
+
+    monkeypatch.setattr(shared_rows, "reproduce_run", fail)
+    code, _, err = verify("--level", "reproduced")
+    assert (code, only_line(err)) == (4, "error: r.tar: reproduced/x is damaged")
+    assert not Path("runs/verified.json").exists()
+
+
+def test_macs_that_this_machine_cannot_measure_refuse_no_row(
+    verify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_rows.summary, "macs", None)
+    code, out, _ = verify()
+    assert (code, "get another class; macs: " in out) == (0, True)
+
+
 def test_other_data_are_no_fault_of_the_row(verify: Any, tmp_path: Path) -> None:
     other = write_layout(tmp_path / "other", train=44)
     code, _, err = verify("--data-dir", str(other))
@@ -341,14 +363,23 @@ def test_a_run_that_is_not_in_it_is_named_with_the_nearest(verify: Any) -> None:
 
 
 def test_rows_of_old_versions_are_shared_and_recomputed(
-    cli: Any, tmp_path: Path, data_dir: Path
+    cli: Any, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = shutil.copytree(FIXTURE, tmp_path / "runs")
     rows, _ = stored_rows(runs)
     assert cli("rows", "share", "--runs-dir", str(runs), "-o", "r.tar", "--with-checkpoint")[0] == 0
     code, out, err = cli("rows", "verify", "r.tar", "--data-dir", str(data_dir))
     assert code == 0, err
-    assert out.count(": re-evaluated\n") == len([row for row in rows if hasattr(row, "dataset")])
+    finished = len([row for row in rows if hasattr(row, "dataset")])
+    assert out.count(": re-evaluated\n") == finished
+    noted = runs / "verified.json"
+    noted.unlink()
+    details = iter(["same figures"])  # of the first run; the next one ends the command
+    monkeypatch.setattr(shared_rows, "recompute", lambda *_: next(details))
+    with pytest.raises(StopIteration):
+        cli("rows", "verify", "r.tar", "--data-dir", str(data_dir), "--level", "recomputed")
+    assert finished > 1
+    assert [*json.loads(noted.read_text()).values()] == ["recomputed"]
 
 
 def test_what_cannot_be_recomputed_is_listed(verify: Any, run: RunFolder) -> None:
