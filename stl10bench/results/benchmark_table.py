@@ -74,7 +74,7 @@ def read_rows(folders: Iterable[RunFolder]) -> tuple[list[Row | Failure], list[C
 def reference_rows(name: str) -> list[Row]:
     """The rows of a file that ships with the package, each with the file's title.
 
-    `report`: the course report's. `stl10`: ours. `photos96`, `folds`: ours, of photos in its layout.
+    `report`: the course report's. `stl10`: ours. `photos96`, `folds`: of photos in its layout.
     """
     content = json.loads((_REFERENCE / f"{name}.json").read_text(encoding="utf-8"))
     title = f"reference: {content['title']}"

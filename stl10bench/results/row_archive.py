@@ -104,17 +104,17 @@ def pack(path: Path, folders: Sequence[RunFolder], *, with_checkpoint: bool = Fa
             raise UsageError(f"two runs are named {folder.name!r}: name only one of them")
         contents = _contents(folder, with_checkpoint=with_checkpoint)
         index[folder.name] = {name: _describe(contents[name]) for name in sorted(contents)}
-        for name, file in index[folder.name].items():
-            if file.bytes > _LIMITS[name]:
+        for name, described in index[folder.name].items():
+            if described.bytes > _LIMITS[name]:
                 raise UsageError(
-                    f"{folder.path}: its {name} has {file.bytes:,} bytes, the limit of an archive "
-                    f"is {_LIMITS[name]:,}: leave this run out"
+                    f"{folder.path}: its {name} has {described.bytes:,} bytes, the limit is "
+                    f"{_LIMITS[name]:,}: leave this run out"
                 )
         members |= {f"{folder.name}/{name}": contents[name] for name in sorted(contents)}
-    size = sum(file.bytes for sums in index.values() for file in sums.values())
-    if size > _LIMIT - _OVERHEAD:
+    total = sum(described.bytes for sums in index.values() for described in sums.values())
+    if total > _LIMIT - _OVERHEAD:
         raise UsageError(
-            f"{path} would have {size:,} bytes, the limit is {_LIMIT - _OVERHEAD:,}: name fewer "
+            f"{path} would have {total:,} bytes, the limit is {_LIMIT - _OVERHEAD:,}: name fewer "
             "runs, or leave out --with-checkpoint"
         )
     with (
