@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from stl10bench.metrics.significance import letter_groups
 from stl10bench.results.aggregate import aggregate, rows_p_value
-from stl10bench.results.detectable import POWER, Noise, noise_between
+from stl10bench.results.detectable import POWER, Noise, noise_between, settings_to_plan
 from stl10bench.results.ranking import annotate
 from stl10bench.results.rows import Row
 
@@ -58,6 +58,13 @@ def test_the_number_of_seeds_is_the_least_that_shows_the_difference() -> None:
     assert noise.detectable(needed) <= 0.02 < noise.detectable(needed - 1)
     assert noise.seeds_for(0.005) is None  # the test split alone hides it
     assert Noise(0.0, 0.0).seeds_for(0.01) == 2
+
+
+def test_settings_that_saw_another_part_of_the_images_are_not_planned_for() -> None:
+    best, other = pair(np.random.default_rng(0), 2, 0.0)
+    assert [pair[:2] for pair in settings_to_plan([best, other])] == [(best, other)]
+    config = other.config.model_copy(update={"input": "crop"})
+    assert settings_to_plan([best, other.model_copy(update={"config": config})]) == []
 
 
 def test_one_seed_of_each_says_nothing_of_their_noise() -> None:
