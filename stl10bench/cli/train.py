@@ -75,10 +75,11 @@ def train(
         typed = [key for key, source in sources.items() if source and source.name == "COMMANDLINE"]
         if others := set(typed) - {"job", "as_json"}:
             raise UsageError(f"--job has all settings: leave out {', '.join(sorted(others))}")
-        row = run_job(read_job(job), stderr())
+        read = read_job(job)
+        runs_dir, row = read.runs_dir, run_job(read, stderr())
     else:
         model, keywords = _with_model(model, settings(context, options, [model] if model else []))
-        row = train(model, console=stderr(), **keywords)
+        runs_dir, row = keywords["runs_dir"], train(model, console=stderr(), **keywords)
     if not is_main():
         return
     if as_json:
@@ -86,7 +87,7 @@ def train(
     else:
         show_rows([row], "table", stdout())
         if row.config.unlabeled is not None:
-            typer.echo(_verdict(RunFolder(options["runs_dir"] / str(row.run))))
+            typer.echo(_verdict(RunFolder(Path(runs_dir) / str(row.run))))
 
 
 def _verdict(folder: RunFolder) -> str:
@@ -342,11 +343,14 @@ def reproduce(
     options |= {"weights": file, "runs_dir": into, "tracker": "none", "plugin": plugin}
     outcome = reproduce_run(folder, make_job(folder.config(), **options), stderr())
     first, second = outcome.first.test_accuracy, outcome.second.test_accuracy
+    differs = not outcome.bits and outcome.p < SIGNIFICANCE
     if as_json:
         facts = {"run": folder.name, "bits": outcome.bits, "p": outcome.p}
         facts |= {"accuracies": [first, second], "differences": outcome.differences}
-        typer.echo(json.dumps(facts))
-    elif outcome.bits:
+        code = DifferentError.exit_code if differs else 0
+        typer.echo(json.dumps({**facts, "exit_code": code}))
+        raise typer.Exit(code)
+    if outcome.bits:
         same = "predictions" if outcome.weights is None else "weights and predictions"
         typer.echo(f"{folder.name}: {same} are bitwise identical")
     else:
@@ -356,7 +360,7 @@ def reproduce(
         )
         for key, (stored, new) in outcome.differences.items():
             typer.echo(f"  {key}: {stored} then, {new} now")
-    if not outcome.bits and outcome.p < SIGNIFICANCE:
+    if differs:
         raise DifferentError(
             f"{folder.name} was not reproduced: accuracies {first:.4f} and {second:.4f} differ "
             f"significantly (p = {outcome.p:.3g}); see the other differences above"

@@ -14,6 +14,7 @@ import pytest
 from helpers.forks import Forks
 
 from stl10bench.cli.main import COMMANDS, main
+from stl10bench.training import reproduce
 
 TINY = [
     *("--image-size", "8", "--epochs", "1", "--batch-size", "8"),
@@ -130,12 +131,20 @@ def test_the_config_of_a_run_reproduces_the_run(cli: Any, tmp_path: Path) -> Non
     assert json.loads(again.out)["run"] == row["run"]
 
 
-def test_a_run_from_the_weights_of_another_is_reproduced_from_its_name(cli: Any) -> None:
+def test_a_run_from_the_weights_of_another_is_reproduced_from_its_name(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["train", "mlp", *TINY, "--hidden", "8", "--json"]
     first = json.loads(cli(*words).out)["run"]
     second = json.loads(cli(*words, "--weights", first).out)["run"]
-    again = cli("reproduce", second, "--weights", first, "--threads", "1", "--json")
+    words = ["reproduce", second, "--weights", first, "--threads", "1", "--json"]
+    again = cli(*words)
     assert json.loads(again.out)["bits"] is True
+    same = reproduce.reproduce_run
+    other = {"predictions": False, "p": 0.01}
+    monkeypatch.setattr(reproduce, "reproduce_run", lambda *run: same(*run)._replace(**other))
+    again = cli(*words)
+    assert (again.code, json.loads(again.out)["exit_code"]) == (8, 8)  # one object
 
 
 def test_benchmark_puts_failed_models_last_and_goes_on(cli: Any, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_images_of_the_file_are_learned_from(train: Any, tmp_path: Path, method:
 def test_train_says_whether_unlabelled_images_helped(cli: Any, data_dir: Path) -> None:
     words = ["train", "kmeans", "--image-size", "8", "--model-option", "centroids=4"]
     words += ["--model-option", "patch=3", "--tracker", "none", "--data-dir", str(data_dir)]
-    words += ["--labels-per-class", "2", "--unlabeled"]
+    words += ["--labels-per-class", "2", "--set", "runs_dir=mine", "--unlabeled"]
     assert "train the same with --unlabeled none" in cli(*words, "rest")[1]
     assert "unlabelled images" not in cli(*words, "none")[1]
     assert re.search(
