@@ -78,7 +78,7 @@ def _resolved(model: str | None, collected: Mapping[str, Setting]) -> dict[str, 
     config, start = check_settings(
         model, recipe=recipe, weights=file, pretrained=pretrained, settings=keywords
     )
-    job = make_job(config, limits=limits, **how).model_dump(mode="json")
+    job = make_job(config, limits=limits, recipe=recipe, **how).model_dump(mode="json")
     values = {"model": model, "recipe": recipe, **job.pop("config"), **job.pop("limits"), **job}
     values |= {"weights": start.source, **check_options(model, config.model_options)}
     values |= method_options(config).model_dump()
@@ -119,11 +119,10 @@ def settings_schema() -> dict[str, Any]:
     for name in registry.names():
         for key, parameter in model_options(name).items():
             kind = TypeAdapter(parameter.annotation).json_schema()
-            known = properties.setdefault(key, {**kind, "description": "Option of models:"})
-            known["description"] += f" {name}"
+            _add(properties, key, kind, f"Option of {name}.")
     for method, options in METHODS.items():
         for key, described in options.model_json_schema()["properties"].items():
-            properties[key] = {**described, "description": f"{described['description']} ({method})"}
+            _add(properties, key, described, f"{described['description']} ({method})")
     for model in (RunConfig, Limits, Job):
         described = model.model_json_schema()["properties"]
         properties |= {key: described[key] for key in described if key in KNOWN | _OF_DATA}
@@ -139,3 +138,14 @@ def settings_schema() -> dict[str, Any]:
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def _add(properties: dict[str, Any], key: str, kind: Mapping[str, Any], text: str) -> None:
+    """Add an option; of one that several models or methods have, what each of them takes."""
+    kind = {name: value for name, value in kind.items() if name not in ("title", "description")}
+    known = properties.pop(key, {})
+    texts = [known.pop("description", ""), text]
+    kinds = known.get("anyOf", [known] if known else [])
+    kinds += [kind] if kind not in kinds else []
+    shared = {"anyOf": kinds} if len(kinds) > 1 else kind
+    properties[key] = {**shared, "description": " ".join(filter(None, texts))}

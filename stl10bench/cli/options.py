@@ -137,7 +137,7 @@ def _field_options(
             panel=panel,
             values=values,
             metavar=metavar or _METAVARS.get(kind),
-            envvar=_VARIABLES.get(name),
+            envvar=VARIABLES.get(name),
             hidden=hidden,
         )
     return specification
@@ -217,7 +217,7 @@ _VALUES: dict[str, Sequence[str]] = {
     "tracker": TRACKERS,
 }
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
-_VARIABLES = {"weights": "STL10BENCH_WEIGHTS", "tracker": "STL10BENCH_TRACKER"}
+VARIABLES = {"weights": "STL10BENCH_WEIGHTS", "tracker": "STL10BENCH_TRACKER"}
 
 
 def _job_options(*names: str, panel: str, hidden: bool = False) -> Specification:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from stl10bench.cli.options import TRAINING, load_plugin
+from stl10bench.cli.options import TRAINING, VARIABLES, load_plugin
 from stl10bench.config import DERIVED, RANGES, Limits, RunConfig, check_values
 from stl10bench.core import files
 from stl10bench.core.errors import UsageError, suggest
@@ -161,7 +161,18 @@ def _sourced(values: Mapping[str, Any], source: str) -> dict[str, Setting]:
     for model in (RunConfig, Limits, Job):
         names = values.keys() & model.model_fields.keys() & KNOWN - {"weights", *texts}
         check_values(model, {name: values[name] for name in names}, source)
+        values |= {name: _typed(model, name, values[name]) for name in names}
+    if values.get("recipe", "") is None:  # as in a job: none of its own
+        del values["recipe"]
     return {key: Setting(value, source) for key, value in values.items()}
+
+
+def _typed(model: type[BaseModel], name: str, value: Any) -> Any:
+    """A value that the field can have, as the field's type where it is text."""
+    if not isinstance(value, str):
+        return value
+    kind: Any = model.model_fields[name].annotation
+    return TypeAdapter(kind).validate_python(value)
 
 
 def _filed(layer: Mapping[str, Setting], method: str) -> Iterator[tuple[str, Setting]]:
@@ -224,5 +235,5 @@ def _check_weights(collected: dict[str, Setting], models: Iterable[str]) -> None
     if str(value).startswith("sha256:"):
         raise UsageError(f"{source}: its run starts from weights {value}: pass --weights FILE")
     # The variable is for all runs in a shell, those of models without a backbone among them.
-    if source.isupper() and models and not any(map(registry.backbone_name, models)):
+    if source in VARIABLES.values() and models and not any(map(registry.backbone_name, models)):
         del collected["weights"]

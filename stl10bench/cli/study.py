@@ -244,11 +244,11 @@ def run(
 
     searching = {key: options.pop(key) for key in _SEARCH}
     workers = cluster.Workers(**{key: options.pop(key) for key in WORKERS})
-    options = settings(context, options, [])
+    options = settings(context, options, [model] if model else [])
+    model, recipe = options.pop("model", model), recipe or options.pop("recipe", None)
     stored = None
     if name is not None and name not in parse.PRESETS:
         stored = _stored(name, Path(options["runs_dir"]))
-    model, recipe = model or options.pop("model", None), recipe or options.pop("recipe", None)
     changes = parse.Changes(model, recipe, vary or (), seeds, run_settings(options))
     study = parse.define(name, changes, None if stored is None else stored.study)
     start = plan.make_start(options)

@@ -8,6 +8,8 @@ import pytest
 
 from stl10bench.cli.config import settings_schema
 from stl10bench.cli.options import TRAINING
+from stl10bench.core.errors import UsageError
+from stl10bench.studies import plan
 
 SMALL = {"image_size": 8, "epochs": 1, "batch_size": 8, "threads": 1, "tracker": "none"}
 
@@ -115,6 +117,9 @@ def test_random_and_given_weights_are_one_choice(cli: Any, monkeypatch: pytest.M
     words = (*scratch, "--config", "random.json")
     assert shown(cli, *words)["weights"] == ("none", "random.json")
     assert shown(cli, *words, "--weights", "w.safetensors")["weights"] == (value, "--weights")
+    Path("W.JSON").write_text('{"weights": "w.safetensors"}')
+    code, _, err = cli("config", "show", "mlp", "--config", "W.JSON")
+    assert (code, "model 'mlp' has no backbone" in err) == (2, True), "for it, unlike a variable's"
     Path("named.json").write_text('{"model": "mobilenetv2", "weights": "sha256:12ab"}')
     code, _, err = cli("train", "--config", "named.json")
     assert code == 2
@@ -131,6 +136,26 @@ def test_benchmarks_and_studies_take_files_and_set(cli: Any) -> None:
         assert (code, err) == (2, "error: unknown dataset 'moon': did you mean 'demo'?\n"), words
     code, _, err = cli("study", "run", "logistic-lr", "--set", "lrr=1", "--dry-run")
     assert (code, "unknown logistic setting 'lrr': did you mean 'lr'?" in err) == (2, True)
+    words = ("study", "run", "--model", "mlp", "--vary", "lr=1,2", "--set", "model=cnn")
+    code, _, err = cli(*words, "--dry-run")
+    assert (code, "--set contains the settings of cnn, not of mlp" in err) == (2, True)
+
+
+def test_text_is_as_good_as_a_value_and_null_as_none(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def open_data(*_: object, **options: Any) -> None:
+        asked.update(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(plan, "open_data", open_data)
+    words = ("study", "run", "logistic-lr", "--set", "download=false", "--dry-run")
+    assert cli(*words)[2] == "error: enough\n"
+    assert asked["download"] is False
+    Path("a.json").write_text('{"recipe": null, "tracker": "none"}')
+    assert shown(cli, "mlp", "--config", "a.json")["recipe"] == ("tuned", "default")
 
 
 def test_the_schema_has_every_setting_of_train() -> None:
@@ -140,6 +165,10 @@ def test_the_schema_has_every_setting_of_train() -> None:
     assert {"channels", "views", "k", "model", "model_options"} <= schema["properties"].keys()
     assert all(described["description"] for described in schema["properties"].values())
     assert schema["additionalProperties"] is False
+    both = schema["properties"]["k"]
+    assert [kind["default"] for kind in both["anyOf"]] == [20, 10]
+    assert "(knn)" in both["description"]
+    assert "(label-spreading)" in both["description"]
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
