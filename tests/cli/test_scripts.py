@@ -30,6 +30,7 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
 
+@pytest.mark.faults
 def test_every_side_of_the_speed_comparison_is_measured() -> None:
     code = (
         "import speed_sides as s, json; "
