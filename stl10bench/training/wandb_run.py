@@ -150,6 +150,11 @@ def log_result(run: Any, result: Result) -> None:
     values = result.row.stored()
     run.summary.update({k: v for k, v in values.items() if isinstance(v, int | float | str)})
     charts = _charts(result)
+    for key, chart in charts.items():
+        # A table that belongs to the run already is one of the run's files and no more. W&B would
+        # make it an artifact too, in the user's home, which an offline run's file would then name.
+        chart.set_key(key)
+        chart.table.bind_to_run(run, chart.spec.table_key, 0)
     if result.job.wandb_images:
         charts["test/mistakes"] = _mistakes(result)
     run.log(charts)

@@ -116,7 +116,7 @@ class Faulty(GeneralTracker):
 
     def __init__(self, run_name: str, **settings: Any) -> None:
         super().__init__()
-        self.summary = self
+        self.summary, self.dir = self, settings.get("dir")
         self.fault("start")
 
     def start(self) -> None: ...
@@ -134,6 +134,8 @@ class Faulty(GeneralTracker):
         self.fault("summary")
 
     def define_metric(self, name: str, summary: str) -> None: ...
+
+    def _publish_file(self, name: str) -> None: ...
 
     def finish(self) -> None:
         self.fault("end")

@@ -125,14 +125,17 @@ def test_neither_pictures_nor_checkpoints_leave_the_machine_unasked(
 
 
 class Shown:
-    """In place of a wandb run."""
+    """In place of a wandb run, whose files lie in `dir`."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.dir = str(folder)
         self.summary: dict[str, Any] = {}
         self.charts: dict[str, Any] = {}
 
     def log(self, values: dict[str, Any]) -> None:
         self.charts |= values
+
+    def _publish_file(self, name: str) -> None: ...
 
 
 def test_reliability_is_shown_where_there_are_images_enough(data_dir: Path, tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_reliability_is_shown_where_there_are_images_enough(data_dir: Path, tmp_
     logits, labels = rng.normal(size=(300, 4)).astype(np.float32), rng.integers(0, 4, 300)
     config = make_config({"model": "logistic"})
     row = Row(model="logistic", config=config, dataset="demo", test_accuracy=0.5, test_images=300)
-    job, shown = make_job(config, runs_dir=tmp_path), Shown()
+    job, shown = make_job(config, runs_dir=tmp_path), Shown(tmp_path)
     console = Console(quiet=True)
     data = open_data("stl10", data_dir, download=False, verify=True, console=console)
     wandb_run.log_result(shown, wandb_run.Result(job, data, row, logits, labels))
