@@ -30,14 +30,20 @@ def mean_loss(run: Training, logits: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy, scalar; with class weights each image's is times its class's.
 
     Over the images, not over their weights: so the parts of a batch, and the batches of an epoch,
-    add up whatever classes are in them. The weights' mean over the training images is 1.
+    add up whatever classes are in them. The weights' mean over the training images is 1. A mixed
+    image counts as one of each class, by its shares.
     """
     smoothing, weights = run.config.label_smoothing, run.class_weights
     if weights is None:
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    total = F.cross_entropy(
-        logits, targets, weights.to(logits), label_smoothing=smoothing, reduction="sum"
-    )
+    weights = weights.to(logits)
+    total = F.cross_entropy(logits, targets, weights, reduction="sum")
+    if smoothing:
+        # torch's own label_smoothing gives each class's part of a smoothed target that class's
+        # weight: with 100 images to 1, a common image would be told to be of the rare class.
+        of_images = weights[targets] if targets.ndim == 1 else (targets * weights).sum(1)
+        uniform = (of_images * -F.log_softmax(logits, 1).mean(1)).sum()
+        total = (1 - smoothing) * total + smoothing * uniform
     return total / len(logits)
 
 
