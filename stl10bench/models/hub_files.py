@@ -46,7 +46,7 @@ def download(
                 return Path(hf_hub_download(**place, local_files_only=True))
             except LocalEntryNotFoundError:
                 pass
-        offline = constants.is_offline_mode() or not reachable(constants.ENDPOINT)
+        offline = constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT)
         # Without a server the hub's own retries would take half a minute.
         path = Path(hf_hub_download(**place, local_files_only=offline))
     except HFValidationError as error:

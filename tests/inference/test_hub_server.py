@@ -229,8 +229,8 @@ def test_a_push_that_fails_is_one_line(hub: Hub, tmp_path: Path, fault: Any, mes
     assert not hub.repositories.get("me/net")
 
 
-def test_newer_weights_of_the_hub_are_taken_instead_of_the_cached_ones(
-    hub: Hub, tmp_path: Path
+def test_newer_weights_of_the_hub_are_taken_instead_of_the_cached_ones_unless_offline(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder := tmp_path / "net").mkdir()
     file = folder / "model.safetensors"
@@ -238,3 +238,7 @@ def test_newer_weights_of_the_hub_are_taken_instead_of_the_cached_ones(
         save_file({"a": torch.tensor([value])}, file)
         hub.serve_folder("me/net", folder)
         assert hub_files.download("me/net").read_bytes() == file.read_bytes()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", None)  # new in 1.0
+    hub.fault = 500  # is not asked
+    assert hub_files.download("me/net").read_bytes() == file.read_bytes()
