@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from stl10bench.config import DEFAULT_RECIPE, Limits, make_limits
-from stl10bench.core.console import is_main
 from stl10bench.core.errors import DataError, UsageError
 from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
@@ -181,7 +180,7 @@ def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console)
     if not job.overwrite and (row := folder.ended(job.config)) is not None:
         text = f"{folder.path} is finished. Pass --overwrite to train it again."
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-        if "WANDB_SWEEP_ID" in os.environ and is_main():  # its agent waits for the metric
+        if "WANDB_SWEEP_ID" in os.environ:  # its agent waits for the metric
             tracking.replay(job, dataset, row, console)
         return row
     tracking.check_trackers(job)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stl10bench.config import RunConfig
 from stl10bench.core import files
+from stl10bench.core.console import is_main
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.data.stl10 import Dataset
 from stl10bench.results import history
@@ -158,13 +159,18 @@ class Log:
 
 
 def replay(job: Job, dataset: Dataset, row: Row, console: Console) -> None:
-    """Give W&B a finished run from its folder, as if it were trained now.
+    """Give W&B, if it is a tracker of the job, a finished run from its folder, as if trained now.
 
-    Raises CheckpointError for a log or predictions that are not the row's.
+    All processes of a launcher call it; the main one does it. Raises CheckpointError for a log or
+    predictions that are not the row's.
     """
+    if "wandb" not in job.trackers:
+        return
+    PartialState()  # of which Accelerate's trackers ask who is the main process; all make it
+    if not is_main():
+        return
     logged, predicted = history.read(job.folder, live=True), job.folder.predictions(row)
-    PartialState()  # of which Accelerate's trackers ask whether they are in the main process
-    mirrors = [m for m in make_mirrors(job, dataset, console) if m.name == "wandb"]
+    mirrors = make_mirrors(job.model_copy(update={"tracker": "wandb"}), dataset, console)
     for mirror in mirrors:
         mirror.start()
     steps = logged.series("step")

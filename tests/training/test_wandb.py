@@ -183,6 +183,13 @@ def test_a_sweeps_point_whose_run_exists_is_logged_from_its_row(
     assert stl10bench.train("mlp", **settings).run == row.run
     assert not (tmp_path / str(row.run) / "wandb").exists()  # a finished run is no new one
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    predictions = tmp_path / str(row.run) / "predictions.safetensors"
+    predictions.rename(tmp_path / "moved")  # which only W&B's tables need, in the main process
+    assert stl10bench.train("mlp", **settings, tracker="none").run == row.run
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        assert stl10bench.train("mlp", **settings).run == row.run
+    (tmp_path / "moved").rename(predictions)
     assert stl10bench.train("mlp", **settings).test_loss == row.test_loss
     logged = wandb_file.read(tmp_path / str(row.run))
     truth = (tmp_path / str(row.run) / "metrics.jsonl").read_text().splitlines()
