@@ -43,15 +43,9 @@ class Mirror:
     words, where it logs to.
     """
 
-    def __init__(
-        self,
-        name: str,
-        start: Callable[[], GeneralTracker],
-        where: str = "",
-        patience: float | None = None,
-    ) -> None:
+    def __init__(self, name: str, start: Callable[[], GeneralTracker], where: str = "") -> None:
         self.name, self.where = name, where
-        self.patience = PATIENCE if patience is None else patience
+        self.patience = PATIENCE
         self._start = start
         self._calls: queue.SimpleQueue[Callable[[GeneralTracker], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -96,8 +90,8 @@ class Log:
     """The open log of one run; only the main process writes.
 
     Every row goes to `metrics.jsonl` first (a failure there is a StorageError) and then to the
-    mirrors. The run does not wait for these, but for at most 10 s at its end (minutes for a
-    checkpoint to upload).
+    mirrors. The run does not wait for these, but for at most 10 s at its end (minutes where its
+    result has pictures or a checkpoint to upload).
     """
 
     def __init__(
@@ -200,6 +194,8 @@ def _mirror(mirrors: Sequence[Mirror], values: Mapping[str, float | None], step:
 def _mirror_result(mirrors: Sequence[Mirror], result: Result) -> None:
     for mirror in mirrors:
         if mirror.name == "wandb":
+            if result.job.wandb_images or result.job.wandb_artifact:  # uploads: only now
+                mirror.patience = wandb_run.UPLOAD_PATIENCE
             mirror.put(lambda tracker: wandb_run.log_result(tracker.tracker, result))
 
 
@@ -259,7 +255,7 @@ def _make_mirror(name: str, job: Job, config: dict[str, Any], console: Console) 
                 console.print(link, markup=False, highlight=False, soft_wrap=True)
             return tracker
 
-        return Mirror(name, start_wandb, wandb_run.describe(mode, job), wandb_run.patience(job))
+        return Mirror(name, start_wandb, wandb_run.describe(mode, job))
 
     project, settings = _places(name, job)
     return Mirror(name, lambda: _started(name, project, config, settings), name)

@@ -25,7 +25,7 @@ from stl10bench.training.job import Job
 PROJECT = "stl10bench"
 MISTAKES = 36  # pictures of them, at most
 _LARGEST = 100  # classes of a confusion matrix: W&B's tables have at most 10,000 rows
-_UPLOAD_PATIENCE = 600.0  # seconds that a run waits for a checkpoint or pictures to upload
+UPLOAD_PATIENCE = 600.0  # seconds that a run waits for a checkpoint or pictures to upload
 _BEST = {"loss": "min", "accuracy": "max"}  # what the summary keeps of a curve
 
 
@@ -75,11 +75,6 @@ def describe(mode: Mode, job: Job) -> str:
     if mode.name == "offline":
         text += f"; upload it with wandb sync {job.folder.path / 'wandb'}/offline-run-*"
     return text
-
-
-def patience(job: Job) -> float | None:
-    """Seconds to wait for W&B at the end of a run; None: as for any tracker."""
-    return _UPLOAD_PATIENCE if job.wandb_images or job.wandb_artifact else None
 
 
 def init_settings(job: Job, mode: Mode) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import accelerate
@@ -289,6 +290,24 @@ def test_trackers_by_name_each_get_all_and_one_that_fails_stops_no_other(
     assert None not in calls[1][1].values()  # which no tracker can store
     logged = [values for _, (_, values) in calls[2:] if "train/loss" in values]
     assert [values["epoch"] for values in logged] == [1, 2]
+
+
+def test_only_a_result_with_something_to_upload_is_waited_for_minutes(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Faulty)
+    monkeypatch.setattr(wandb_run, "log_result", lambda run, result: None)
+    console = Console(quiet=True)
+    data = open_data("stl10", data_dir, download=False, verify=True, console=console)
+    config = make_config({"model": "logistic"})
+    job = make_job(config, runs_dir=tmp_path, wandb_artifact=True)
+    job.folder.path.mkdir()
+    mirrors = tracking.make_mirrors(job, data, console)
+    result: Any = SimpleNamespace(job=job)
+    with Log(job.folder, Accelerator(cpu=True), mirrors) as log:
+        assert mirrors[0].patience == tracking.PATIENCE  # a run that is stopped here
+        log.write_result(result)
+        assert mirrors[0].patience == wandb_run.UPLOAD_PATIENCE
 
 
 @pytest.mark.parametrize(
