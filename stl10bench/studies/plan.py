@@ -320,7 +320,8 @@ def benchmark_points(
         folds = [{"k_fold_part": part, "k_fold": parts} for part in range(parts)]
     for key, repeats in {"--seeds": seed_settings, f"--protocol {protocol}": folds}.items():
         for name in settings.keys() & repeats[0].keys():
-            raise UsageError(f"--{name} {settings[name]} contradicts {key}: pass only one of them")
+            option = _option(name)
+            raise UsageError(f"{option} {settings[name]} contradicts {key}: pass only one of them")
     keys = {model: RunConfig.model_fields.keys() | model_options(model).keys() for model in models}
     for key in settings.keys() - set().union(*keys.values()):
         raise UsageError(f"none of the models has the option {key}={settings[key]}: leave it out")
@@ -333,10 +334,14 @@ def benchmark_points(
     return points
 
 
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
 def _as_command(model: str, settings: Mapping[str, Any]) -> str:
     """The run as a command line would name it."""
     words = [model]
     for key, value in settings.items():
-        flag = f"--{key} {value}" if key != "freeze" else "--freeze"
+        flag = f"{_option(key)} {value}" if key != "freeze" else "--freeze"
         words.append("--no-freeze" if value is False else flag)
     return " ".join(words)

@@ -77,7 +77,10 @@ def test_a_benchmark_by_k_fold_has_a_run_for_each_part() -> None:
         for part in range(3)
         for seed in range(2)
     ]
+    assert points[0].title == "logistic --seed 0 --k-fold-part 0 --k-fold 3"  # as it is typed
     assert len(benchmark_points(["logistic"], {}, protocol="k-fold")) == 5
+    with pytest.raises(UsageError, match="--k-fold-part 1 contradicts --protocol k-fold"):
+        benchmark_points(["logistic"], {"k_fold_part": 1}, protocol="k-fold")
 
 
 def test_the_parts_are_one_row_apart_from_other_protocols(tmp_path: Path) -> None:
