@@ -11,7 +11,7 @@ rows                    the fields of a row
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _PLACE = re.compile(
     r"(<!-- (?P<part>table|commands|recipes|rows)\b(?P<words>.*?) -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
+_BEGIN, _END = re.compile(r"<!-- (?:table|commands|recipes|rows)\b"), "<!-- end -->"
 _SETTINGS = Job.model_fields | Limits.model_fields | RunConfig.model_fields
 _KINDS = {
     "<class 'int'>": "integer",
@@ -182,11 +183,26 @@ def updated(text: str) -> str:
     return _PLACE.sub(part, text)
 
 
+def check_markers(pages: Mapping[Path, str]) -> None:
+    """Exit with an error where a part has no end, an end no part, or no page has a part."""
+    missing = set(PARTS)
+    for page, text in pages.items():
+        places = list(_PLACE.finditer(text))
+        missing -= {place["part"] for place in places}
+        nested = any(_BEGIN.search(place[0], 1) for place in places)
+        if nested or not len(places) == len(_BEGIN.findall(text)) == text.count(_END):
+            sys.exit(f"{page}: each <!-- PART --> must stand on a line before its own {_END}")
+    if missing:
+        sys.exit(f"no page has the part {', '.join(sorted(missing))}: add <!-- PART --> and {_END}")
+
+
 def main() -> None:
     """Rewrite README.md and docs/; with --check only say what is outdated."""
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = {path: path.read_text(encoding="utf-8") for path in paths}
+    check_markers(pages)
     outdated = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        before = page.read_text(encoding="utf-8")
+    for page, before in pages.items():
         after = updated(before)
         if before != after:
             outdated.append(str(page.relative_to(ROOT)))

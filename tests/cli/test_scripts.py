@@ -167,6 +167,28 @@ def test_an_outdated_table_in_the_readme_is_replaced(monkeypatch: pytest.MonkeyP
     assert new.endswith("\ny\n")
 
 
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- recipes -->\n", "must stand on a line before its own <!-- end -->"),
+        ("<!-- rows -->\n<!-- recipes -->\n<!-- end -->\n", "must stand on a line"),
+        ("<!-- rows --> x\n<!-- end -->\n", "must stand on a line"),
+        ("<!-- rows -->\n<!-- end -->\n", "no page has the part commands, recipes, table"),
+    ],
+)
+def test_a_page_without_its_parts_or_with_half_a_part_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    import readme_table
+
+    monkeypatch.setattr(readme_table, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        readme_table.main()
+    assert (tmp_path / "README.md").read_text() == text
+
+
 @pytest.mark.parametrize("form", [[], ["--reduced"]])
 def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
     tmp_path: Path, form: list[str]
