@@ -19,6 +19,7 @@ from stl10bench.core.errors import StorageError, UsageError
 from stl10bench.core.network import reachable
 from stl10bench.data.stl10 import Dataset
 from stl10bench.metrics.calibration import log_probabilities, reliability
+from stl10bench.metrics.classification import confusion_matrix
 from stl10bench.results.rows import Row
 from stl10bench.training.job import Job
 
@@ -167,12 +168,9 @@ def _charts(result: Result) -> dict[str, Any]:
         charts["test/confusion"] = wandb.plot.confusion_matrix(
             y_true=labels.tolist(), preds=logits.argmax(1).tolist(), class_names=list(names)
         )
-    hits = logits.argmax(1) == labels
-    rows = [
-        [name, float(hits[labels == index].mean()), int((labels == index).sum())]
-        for index, name in enumerate(names)
-        if (labels == index).any()
-    ]
+    counts = confusion_matrix(logits, labels)
+    hits, images = counts.diagonal().tolist(), counts.sum(1).tolist()
+    rows = [[name, h / n, n] for name, h, n in zip(names, hits, images, strict=True) if n]
     classes = wandb.Table(columns=["class", "accuracy", "images"], data=rows)
     charts["test/classes"] = wandb.plot.bar(
         classes, "class", "accuracy", title="Test accuracy by class"
