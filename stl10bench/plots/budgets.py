@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from stl10bench.plots import style
 from stl10bench.results.rows import Row
-from stl10bench.studies.budgets import KINDS, kind
+from stl10bench.studies.budgets import KINDS, kind, labels_of
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.study import Study
 
@@ -60,8 +60,7 @@ def _panels(study: Study, trained: Sequence[Trained]) -> dict[str, Lines]:
             if isinstance(run.row, Row) and kind(run.row) == name:
                 labels = [*run.labels[:place], *run.labels[place + 1 :]]
                 points = lines.setdefault(", ".join(labels) or study.model, {})
-                budget = run.row.config.labels_per_class or 0
-                points.setdefault(budget, []).append(run.row.test_accuracy)
+                points.setdefault(labels_of(run.row), []).append(run.row.test_accuracy)
         if lines:
             panels[name] = lines
     return panels

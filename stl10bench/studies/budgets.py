@@ -33,6 +33,13 @@ def kind(row: Row) -> str:
     return LABELS if row.config.unlabeled is None else UNLABELLED
 
 
+def labels_of(row: Row) -> int:
+    """The labels a class of a run, which every run of a study over labels sets."""
+    budget = row.config.labels_per_class
+    assert budget is not None
+    return budget
+
+
 def tables(trained: Sequence[Trained]) -> list[Table]:
     """A table for each of KINDS and each number of labels, seeds combined, the best first."""
     made = []
@@ -45,14 +52,12 @@ def tables(trained: Sequence[Trained]) -> list[Table]:
 
 def _parts(trained: Sequence[Trained]) -> list[tuple[str, int, list[Row]]]:
     """The rows of each kind and number of labels."""
-    rows = [run.row for run in trained if isinstance(run.row, Row)]
-    budgets = sorted({row.config.labels_per_class or 0 for row in rows})
-    parts = [
-        (name, budget, [r for r in rows if kind(r) == name and r.config.labels_per_class == budget])
-        for name in KINDS
-        for budget in budgets
-    ]
-    return [part for part in parts if part[2]]
+    parts: dict[tuple[str, int], list[Row]] = {}
+    for run in trained:
+        if isinstance(run.row, Row):
+            parts.setdefault((kind(run.row), labels_of(run.row)), []).append(run.row)
+    order = sorted(parts, key=lambda part: (KINDS.index(part[0]), part[1]))
+    return [(*part, parts[part]) for part in order]
 
 
 def gains(trained: Sequence[Trained]) -> list[str]:

@@ -132,11 +132,11 @@ class Study(BaseModel):
 
     @property
     def over_labels(self) -> bool:
-        """Whether it varies the number of labels: then it ranks the rest for each number alone.
+        """Whether it lists numbers of labels: then it ranks the rest for each number alone.
 
         By the test split, for nothing is chosen: with few labels there are no validation images.
         """
-        return self.is_grid and "labels_per_class" in self.vary
+        return self.is_grid and isinstance(self.vary.get("labels_per_class"), list)
 
     @property
     def is_grid(self) -> bool:

@@ -68,6 +68,12 @@ def test_what_knows_different_things_never_shares_a_table(
     assert all("2" in line for table in tables for line in table.lines)  # seeds are combined
 
 
+def test_a_study_whose_runs_do_not_all_set_a_number_of_labels_is_ranked_as_any_other() -> None:
+    bundles = {"few": {"labels_per_class": 4}, "all": {}}  # of which tables had lost the second
+    assert STUDY.over_labels
+    assert not Study(name="mine", model="mlp", vary={"labels_per_class": bundles}).over_labels
+
+
 def test_a_gain_is_said_for_each_number_of_labels_against_the_same_without_them(
     stored: Record, trained: list[Trained]
 ) -> None:
