@@ -11,9 +11,9 @@ import psutil
 
 from stl10bench.core.launcher import count_of, launcher_pid
 
-_QUOTA = Path(
-    "/sys/fs/cgroup/cpu.max"
-)  # of a container, by cgroup v2: "200000 100000" or "max ..."
+# A container's quota, by cgroup v2: "200000 100000" (microseconds of each period) or "max ...". No
+# affinity tells it, and the kernel stops all threads of a process that has used it up.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SAMPLES, _SECONDS = 5, 0.2
 
 

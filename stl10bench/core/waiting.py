@@ -1,10 +1,9 @@
 """OpenMP's threads, while they wait: they spin if the cores are ours, and sleep if others need one.
 
 GCC's libgomp, torch's OpenMP on Linux, lets a thread that waits for its team spin for some
-milliseconds before it sleeps. Alone that is the fastest: fine-tuning on two cores, 425 images/s
-against 322 with OMP_WAIT_POLICY=PASSIVE, 367 and 400 with GOMP_SPINCOUNT=1000 and 3000. Where
-others have the core that the team waits for, it is ruinous: at a load of 10, 3 images/s against 29.
-Both variables are read once, when torch is loaded; but libgomp sleeps almost at once, too, while a
+milliseconds before it sleeps. Alone that is the fastest; where others have the core that the team
+waits for, it is ruinous (`python scripts/speed.py load` measures both). OMP_WAIT_POLICY and
+GOMP_SPINCOUNT are read once, when torch is loaded; but libgomp sleeps almost at once, too, while a
 process has more OpenMP threads than cores. So a second, idle team is the switch: the training's own
 threads, and with them its bits, stay as they are.
 """
