@@ -157,8 +157,8 @@ def _changes_nothing(architecture: str, arguments: dict[str, Any]) -> bool:
     import timm
     import torch
 
-    if not arguments.keys() <= _STORED_ARGUMENTS:
-        return False
+    if not arguments or not arguments.keys() <= _STORED_ARGUMENTS:
+        return not arguments
     with torch.device("meta"):  # no memory taken
         models = [timm.create_model(architecture, **each) for each in ({}, arguments)]
     return repr(models[0]) == repr(models[1])

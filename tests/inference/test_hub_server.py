@@ -48,7 +48,7 @@ def train(model: str, data_dir: Path, tmp_path: Path, **options: Any) -> Any:
 
 
 def test_a_model_of_the_hub_is_timms_with_its_own_weights(
-    data_dir: Path, tmp_path: Path, timm_folder: Path
+    hub: Hub, data_dir: Path, tmp_path: Path, timm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = train("hf-hub:some/model", data_dir, tmp_path)
     assert row.model.startswith("timm:test_resnet")
@@ -58,6 +58,11 @@ def test_a_model_of_the_hub_is_timms_with_its_own_weights(
     wanted = timm.create_model(f"local-dir:{timm_folder}", pretrained=True).state_dict()
     weights = predictor.model.get_submodule("backbone").state_dict()
     assert all(weights[key].equal(wanted[key]) for key in weights)
+    config = json.loads((timm_folder / "config.json").read_text())
+    del config["model_args"]  # as older versions of timm write it: then none is built to name it
+    hub.repositories["some/model"]["config.json"] = json.dumps(config).encode()
+    monkeypatch.setattr(timm, "create_model", None)
+    assert hub_files.find_model("hf-hub:some/model").model == row.model
 
 
 @pytest.mark.parametrize(
