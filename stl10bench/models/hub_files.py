@@ -1,11 +1,15 @@
 """hf-hub:OWNER/NAME[@REVISION] -> files from the Hugging Face Hub, and the model they are of."""
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stl10bench.config import Scalar
 from stl10bench.core import files
-from stl10bench.core.errors import CheckpointError, UsageError
+from stl10bench.core.errors import CheckpointError, UsageError, first_problem
 from stl10bench.core.network import reachable
 from stl10bench.models import registry
 
@@ -16,6 +20,37 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Of timm's arguments, those that a run sets by itself, and those that timm stores in any case.
 _OWN_ARGUMENTS = {"img_size", "num_classes"}
 _STORED_ARGUMENTS = {"global_pool", "in_chans"}
+
+
+_NAME = Field(pattern=r"^[\w.:-]{1,100}$")
+
+
+class _Part(BaseModel):
+    """A part of a config.json, which anybody can write; what else it says is not read."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class _Settings(_Part):
+    model: str = _NAME
+    model_options: dict[str, Scalar | tuple[Scalar, ...]] = {}
+
+
+class _Header(_Part):
+    config: _Settings
+
+
+class _Pretrained(_Part):
+    tag: str | None = Field(default=None, max_length=100)
+    mean: list[float] | None = Field(default=None, max_length=8)
+    std: list[float] | None = Field(default=None, max_length=8)
+
+
+class _Config(_Pretrained):
+    architecture: str = _NAME
+    model_args: dict[str, Any] = {}
+    pretrained_cfg: _Pretrained | None = None  # in timm's older files all is on one level
+    stl10bench: _Header | None = None
 
 
 class HubModel(NamedTuple):
@@ -99,10 +134,9 @@ def find_model(name: str) -> HubModel:
     repository = name.removeprefix(HUB)
     instead = "train a model that is here ('stl10bench models' lists them)"
     config = _read_config(repository, instead)
-    if "stl10bench" in config:
-        stored = config["stl10bench"]["config"]
-        weights = download(repository, instead=instead)
-        return HubModel(stored["model"], stored.get("model_options", {}), weights)
+    if config.stl10bench is not None:
+        ours = config.stl10bench.config
+        return HubModel(ours.model, ours.model_options, download(repository, instead=instead))
     model = _timm_name(repository, config)
     import timm
 
@@ -112,42 +146,48 @@ def find_model(name: str) -> HubModel:
     return HubModel(model, {}, download(repository, instead=instead))
 
 
-def _read_config(repository: str, instead: str) -> dict[str, Any]:
+def _read_config(repository: str, instead: str) -> _Config:
     path = download(repository, CONFIG, instead=instead)
     config = files.read_json(path, CheckpointError)
     if not isinstance(config.get("architecture"), str):
         raise UsageError(
             f"{HUB}{repository} is no timm model: its {CONFIG} has no architecture; {instead}"
         )
-    return config
+    try:
+        return _Config.model_validate(config)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{HUB}{repository}: its {CONFIG} is damaged: {first_problem(error)}; {instead}"
+        ) from None
 
 
-def _timm_name(repository: str, config: dict[str, Any]) -> str:
+def _timm_name(repository: str, config: _Config) -> str:
     """timm:ARCHITECTURE[.TAG] with the mean and std of a hub model's config, which then names it.
 
     So a run's name tells all, and its checkpoint needs neither the config nor the hub.
     """
     import timm
 
-    architecture = config["architecture"]
-    own = config.get("pretrained_cfg", config)  # timm's older files have one level
-    arguments = {k: v for k, v in config.get("model_args", {}).items() if k not in _OWN_ARGUMENTS}
+    architecture, own = config.architecture, config.pretrained_cfg or config
+    arguments = {k: v for k, v in config.model_args.items() if k not in _OWN_ARGUMENTS}
     if timm.is_model(architecture) and not _changes_nothing(architecture, arguments):
         raise UsageError(
-            f"{HUB}{repository} changes its architecture by {arguments}: load it in a plugin "
-            "(--plugin), with timm.create_model"
+            f"{HUB}{repository} changes its architecture by {reprlib.repr(arguments)}: load it in "
+            "a plugin (--plugin), with timm.create_model"
         )
     tagged = timm.list_models(f"{architecture}.*", include_tags=True)
-    first = f"{architecture}.{own.get('tag')}"
+    first = f"{architecture}.{own.tag}"
     for name in (first, architecture, *tagged):
         if name not in (*tagged, architecture):
             continue
         settings = timm.get_pretrained_cfg(name)
-        stated = [key for key in ("mean", "std") if key in own]
-        if settings is None or all(tuple(own[k]) == tuple(getattr(settings, k)) for k in stated):
+        stated = {"mean": own.mean, "std": own.std}
+        if settings is None or all(
+            value is None or value == list(getattr(settings, key)) for key, value in stated.items()
+        ):
             return f"{registry.TIMM}{name}"
     raise UsageError(
-        f"{HUB}{repository} normalises by mean {own.get('mean')} and std {own.get('std')}, as no "
+        f"{HUB}{repository} normalises by mean {own.mean} and std {own.std}, as no "
         f"timm:{architecture} does: load it in a plugin (--plugin), with timm.create_model"
     )
 
@@ -159,8 +199,11 @@ def _changes_nothing(architecture: str, arguments: dict[str, Any]) -> bool:
 
     if not arguments or not arguments.keys() <= _STORED_ARGUMENTS:
         return not arguments
-    with torch.device("meta"):  # no memory taken
-        models = [timm.create_model(architecture, **each) for each in ({}, arguments)]
+    try:
+        with torch.device("meta"):  # no memory taken
+            models = [timm.create_model(architecture, **each) for each in ({}, arguments)]
+    except Exception:  # timm's models raise of all kinds; with these arguments there is none
+        return False
     return repr(models[0]) == repr(models[1])
 
 
@@ -168,11 +211,11 @@ def download_export(repository: str) -> Path:
     """The folder of what `export --to hub --push` put there; raises what `download` raises."""
     instead = "pass a checkpoint that is here"
     config = _read_config(repository, instead)
-    if "stl10bench" not in config:
+    if config.stl10bench is None:
         raise CheckpointError(
             f"{HUB}{repository} is a model of timm, whose classes are not ours: train it first "
             f"(stl10bench train {HUB}{repository})"
         )
-    if "pretrained_cfg" in config:  # then model.safetensors is the backbone alone
+    if config.pretrained_cfg is not None:  # then model.safetensors is the backbone alone
         download(repository, HEAD, instead=instead)
     return download(repository, MODEL, instead=instead).parent

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import stl10bench
-from stl10bench.core.errors import CheckpointError, StorageError, UsageError
+from stl10bench.core.errors import BenchError, CheckpointError, StorageError, UsageError
 from stl10bench.inference.export import export_and_push
 from stl10bench.models import hub_files
 
@@ -92,6 +92,35 @@ def test_a_model_that_its_architectures_name_does_not_describe_is_refused(
     with pytest.raises(UsageError, match=message):
         train("hf-hub:some/model", data_dir, tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+_NET = '{"architecture": "test_resnet", '
+
+
+def test_a_hostile_config_of_the_hub_is_one_short_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.json"
+    monkeypatch.setattr(hub_files, "download", lambda *_, **__: file)
+    for content in (
+        *("[1]", "[" * 100_000, "x" * (2 << 20), '{"architecture": "*"}'),
+        json.dumps({"architecture": "a" * 500_000}),
+        *(_NET + part for part in ('"model_args": 5}', '"pretrained_cfg": []}', '"mean": "abc"}')),
+        *(_NET + part for part in ('"std": [NaN, 1, 1]}', f'"mean": {[0.5] * 9999}' + "}")),
+        _NET + f'"pretrained_cfg": {{"mean": {"[" * 800 + "]" * 800}, "tag": 1}}' + "}",
+        _NET + f'"model_args": {{"global_pool": {"[" * 700 + "]" * 700}}}' + "}",
+        _NET + json.dumps({"model_args": {"x" * 9999: "y" * 9999}})[1:],
+        _NET + '"model_args": {"in_chans": -1}}',
+        *(_NET + f'"stl10bench": {part}' + "}" for part in ("5", "{}", '{"config": []}')),
+        _NET + '"stl10bench": {"config": {"model": 3}}}',
+        _NET + '"stl10bench": {"config": {"model": "mlp", "model_options": {"a": {}}}}}',
+    ):
+        file.write_text(content)
+        for load in (hub_files.find_model, hub_files.download_export):
+            with pytest.raises(BenchError) as error:
+                load("some/model")
+            text = str(error.value)
+            assert ("\n" in text, len(text) < 500) == (False, True), text[:900]
 
 
 def test_where_a_name_of_the_hub_is_no_model_the_error_says_what_to_pass(
