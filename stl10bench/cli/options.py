@@ -292,7 +292,9 @@ TRAINING: Specification = {
     **_field_options(Limits, _TIME, Limits.model_fields, hidden=True, note=True),
     "runs_dir": (RunsDir, RUNS),
     **_job_options("tracker", panel=OUTPUT),
-    **_job_options("wandb_images", "wandb_artifact", "overwrite", panel=OUTPUT, hidden=True),
+    **_job_options(
+        "note", "wandb_images", "wandb_artifact", "overwrite", panel=OUTPUT, hidden=True
+    ),
 }
 WORKERS: Specification = {
     "workers": _machine(int, "Train N runs at once, each in its own process.", min=1, metavar="N"),

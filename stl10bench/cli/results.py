@@ -31,6 +31,9 @@ With = Annotated[
 ]
 
 
+Studies = Annotated[bool, typer.Option("--studies", help="Add the runs that studies varied.")]
+
+
 @app.command()
 def table(
     run: RunNames = None,
@@ -54,11 +57,13 @@ def table(
         bool, typer.Option("--reference", help="Add the course report's rows and ours.")
     ] = False,
     shared: With = None,
+    studies: Studies = False,
     baselines: Annotated[
         bool, typer.Option(help="Add the scores of a uniform guess and a constant class.")
     ] = True,
 ) -> None:
     """Any entry of a row, its settings or its model's options can be a column.
+    Without names, runs in which a study varied something are left out.
 
     Examples:
     stl10bench table --sort test_loss
@@ -69,7 +74,9 @@ def table(
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
-    rows, damaged = benchmark_table.read_rows(folders)
+    varied, unread = _varied(runs_dir, run or studies)
+    rows, damaged = benchmark_table.read_rows(f for f in folders if f.name not in varied)
+    damaged += unread
     rows += benchmark_table.all_reference_rows() if reference else []
     with shared_rows(shared or [], runs_dir) as others:
         rows += [row for _, row in others]
@@ -78,13 +85,29 @@ def table(
         if damaged:
             raise damaged[0]
         sought = f" with {', '.join(where)}" if where else ""
-        raise UsageError(f"no finished run{sought} in {runs_dir}: train one, or pass --runs-dir")
+        others = " that no study varied" if varied else ""
+        remedy = "add --studies" if varied else "train one, or pass --runs-dir"
+        raise UsageError(f"no finished run{sought}{others} in {runs_dir}: {remedy}")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
     view = benchmark_table.View(
         keys, sort, descending=descending, baselines=baselines, combine=combine
     )
     benchmark_table.show_rows(rows, style, stdout(), view)
     end_with(damaged)
+
+
+def _varied(runs_dir: Path, wanted: Any) -> tuple[frozenset[str], list[CheckpointError]]:
+    """The runs that `--studies` would add, and the records of studies that are damaged."""
+    from stl10bench.studies import record
+
+    if wanted:
+        return frozenset(), []
+    varied, damaged = record.varied_runs(runs_dir)
+    varied = frozenset(name for name in varied if (runs_dir / name).exists())
+    if varied:
+        runs = f"{len(varied):,} run{'s' * (len(varied) > 1)}"
+        stderr().print(f"{runs} of studies left out (--studies adds them)", highlight=False)
+    return varied, damaged
 
 
 _NOTE = (
@@ -288,6 +311,7 @@ def report(
     style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
     title: Annotated[str, typer.Option(help="The heading.")] = "stl10bench report",
     shared: With = None,
+    studies: Studies = False,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -296,7 +320,8 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Without names it covers all runs: the table, intervals,
+    """Without names it covers all runs but those that a study
+    varied, which its studies show: the table, intervals,
     accuracy against cost, learning curves, studies, calibration,
     confusion, agreement, worst mistakes, machines, and the
     command that trains each run again. If a run's files are
@@ -313,7 +338,10 @@ def report(
     from stl10bench.report.markdown import markdown_document
 
     with shared_rows(shared or [], runs_dir) as others:
-        groups = build_report(runs_dir, run or [], data_dir=data_dir, shared=others)
+        varied, _ = _varied(runs_dir, run or studies)  # the section on studies names the damaged
+        groups = build_report(
+            runs_dir, run or [], data_dir=data_dir, shared=others, left_out=varied
+        )
     write = html_page if style == "html" else markdown_document
     path = output or Path("report.html" if style == "html" else "report.md")
     files.write(path, write(title, groups).encode())

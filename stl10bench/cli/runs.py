@@ -28,7 +28,7 @@ _LONGEST = 200  # characters of a reason in the list; `show` has all of it
 _STATES = (*STATES, "killed", "damaged", "old")
 _RESULT = (
     *("test_accuracy", "test_loss", "val_accuracy", "val_loss", "best_epoch", "train_seconds"),
-    *("test_macro_f1", "test_ece", "parameters", "macs"),
+    *("test_macro_f1", "test_ece", "parameters", "macs", "note"),
 )
 
 

@@ -42,7 +42,7 @@ from stl10bench.models.methods import SUPERVISED
 from stl10bench.results import comparison
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
 from stl10bench.results.rows import Failure, Row, has_damage
-from stl10bench.results.run_folder import RunFolder, find_run
+from stl10bench.results.run_folder import RunFolder, default_runs_dir, find_run
 
 if TYPE_CHECKING:
     from stl10bench.studies.plan import Common, Planned
@@ -86,8 +86,29 @@ def train(
         typer.echo(json.dumps(row.stored()))
     else:
         show_rows([row], "table", stdout())
+        _name_next(runs_dir, str(row.run))
         if row.config.unlabeled is not None:
             typer.echo(_verdict(RunFolder(Path(runs_dir) / str(row.run))))
+
+
+def _name_next(runs_dir: Path, name: str) -> None:
+    """Say where the run is, and what is often done next."""
+    path = Path(runs_dir) / name
+    where = "" if Path(runs_dir) == default_runs_dir() else f" --runs-dir {runs_dir}"
+    stderr().print(f"{path} has the row, the curves and the weights. Next:", highlight=False)
+    commands = [f"stl10bench {command.format(name)}{where}" for command in _NEXT]
+    width = max(map(len, commands))
+    for command, does in zip(commands, _NEXT.values(), strict=True):
+        stderr().print(f"  {command:{width}}  # {does}", highlight=False, soft_wrap=True)
+
+
+_NEXT = {
+    "table": "beside your other runs",
+    "plot {}": "its curves",
+    "visualize predictions {}": "right and wrong images",
+    "predict {} IMAGE": "your own images",
+    "report": "a page of all runs",
+}
 
 
 def _verdict(folder: RunFolder) -> str:
@@ -112,7 +133,7 @@ def _with_model(model: str | None, keywords: dict[str, Any]) -> tuple[str, dict[
 
 # A range test leaves no run.
 _NO_RUN = (
-    *("runs_dir", "tracker", "wandb_images", "wandb_artifact", "overwrite"),
+    *("runs_dir", "tracker", "note", "wandb_images", "wandb_artifact", "overwrite"),
     *Limits.model_fields,
 )
 

@@ -1,6 +1,6 @@
 """Run folders -> a report on each group of runs that can be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from stl10bench.core.errors import DataError
@@ -21,15 +21,18 @@ def build_report(
     *,
     data_dir: Path | None,
     shared: Sequence[tuple[RunFolder, Row]] = (),
+    left_out: Collection[str] = (),
 ) -> list[GroupReport]:
     """A report on each set of test images and protocol, of the runs `names` or all, and `shared`.
+
+    Of all runs those `left_out` are not read.
 
     The data folder is the default one where `data_dir` is None. Raises what `load_groups` raises,
     and DataError for a `data_dir` that has the images of no run.
     """
     reports = []
     has_pictures = False
-    groups = load_groups(runs_dir, names, shared)
+    groups = load_groups(runs_dir, names, shared, left_out)
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
     study_notes = [without_folder(runs_dir, error) for error in damaged]
     for number, group in enumerate(groups):

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -75,11 +75,14 @@ class RunGroup(NamedTuple):
 
 
 def load_groups(
-    runs_dir: Path, names: Sequence[str], shared: Sequence[tuple[RunFolder, Row]] = ()
+    runs_dir: Path,
+    names: Sequence[str],
+    shared: Sequence[tuple[RunFolder, Row]] = (),
+    left_out: Collection[str] = (),
 ) -> list[RunGroup]:
     """The runs that `names` mean, or all below `runs_dir`, in groups that can be compared.
 
-    `shared` are runs of others, see `row_archive.shared_rows`.
+    Runs `left_out` are not read. `shared` are runs of others, see `row_archive.shared_rows`.
 
     Raises UsageError for a name that is none, for one run named twice, and when there is no run;
     CheckpointError where no result.json holds a row, and for labels that differ within a group.
@@ -88,6 +91,8 @@ def load_groups(
     damaged: list[CheckpointError] = []
     runs: dict[str, LoadedRun] = {}
     for folder in finished_folders(runs_dir, names, fewest=0):
+        if folder.name in left_out:
+            continue
         try:
             row = folder.row()
         except CheckpointError as error:

@@ -113,6 +113,7 @@ def _aggregate_group(group: Sequence[Row | Failure], asked: int) -> Row | Failur
         combined |= _summed_confusion(rows)
         of_one_run = {"run": None, "checkpoint": None, "test_hits": None, "seed": None}
         combined |= {**of_one_run, "test_notes": (), "verified": _lowest(rows)}
+        combined["note"] = "; ".join(dict.fromkeys(row.note for row in rows if row.note)) or None
     return rows[0].model_copy(update=combined)
 
 

@@ -199,6 +199,9 @@ class Row(BaseModel):
     dirty: bool | None = None
     """Whether the checkout had changes that are not in the commit."""
 
+    note: str | None = None
+    """Text that whoever trained the run gave it (`--note`)."""
+
     metrics_version: Count = METRICS_VERSION
     """Version of the formulas of the metrics; stored as the end of the protocol."""
 

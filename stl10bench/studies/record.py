@@ -107,6 +107,29 @@ def names(runs_dir: Path) -> list[str]:
     return sorted(path.parent.name for path in (runs_dir / "studies").glob("*/study.json"))
 
 
+def varied_runs(runs_dir: Path) -> tuple[frozenset[str], list[CheckpointError]]:
+    """The runs in which a study varied something, by name; second, the records that are damaged.
+
+    A run that is the unvaried one of any study is not among them: it is the model as it is.
+    """
+    varied: set[str] = set()
+    unvaried: set[str] = set()
+    damaged: list[CheckpointError] = []
+    for name in names(runs_dir):
+        try:
+            record = read(runs_dir, name)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        if record is None:
+            continue
+        base = next((entry.labels for entry in record.runs if entry.run == record.base), None)
+        for entry in record.runs:
+            if entry.run is not None:
+                (unvaried if entry.labels == base else varied).add(entry.run)
+    return frozenset(varied - unvaried), damaged
+
+
 def read(runs_dir: Path, name: str) -> Record | None:
     """The record of a study, or None if it never ran; raises CheckpointError for a damaged one."""
     path = folder(runs_dir, name) / "study.json"

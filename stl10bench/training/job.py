@@ -58,6 +58,8 @@ class Job(BaseModel):
     """Upload pictures of mistakes on the test split to W&B."""
     wandb_artifact: bool = False
     """Upload the tested checkpoint to W&B, as an artifact."""
+    note: str = Field("", max_length=1000)
+    """Text to keep in the row, for example why the run was made."""
     recipe: str | None = None
     """Recipe that the settings began with, which trackers store."""
     plugin: str | None = None

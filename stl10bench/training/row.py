@@ -296,6 +296,7 @@ def make_row(
         compiled=run.job.compile,
         peak_memory_mb=None if peak is None or not run.is_main else peak / 1e6,
         chosen=dict(effort.chosen),
+        note=run.job.note or None,
         **(costs or {}),
         **facts,
     )

@@ -53,9 +53,11 @@ def cli(
 
 
 def test_train_prints_one_table_to_stdout_and_the_epochs_to_stderr(cli: Any) -> None:
-    ended = cli("train", "logistic", *TINY, "--epochs", "2")
+    ended = cli("train", "logistic", *TINY, "--epochs", "2", "--note", "a first try")
     assert ended.code == 0
     assert "logistic" in ended.out
+    (name,) = re.findall(r"plot (logistic-[0-9a-f]{8}) ", ended.err)
+    assert json.loads(Path("runs", name, "result.json").read_text())["note"] == "a first try"
     assert "epoch" not in ended.out
     assert re.findall(r"epoch (\d)/2", ended.err) == ["1", "2"]
 

@@ -85,6 +85,36 @@ def test_a_study_is_ranked_drawn_and_shown_in_the_words_of_all_tables(
     assert len(children) == 3
 
 
+def test_runs_that_a_study_varied_are_in_tables_and_reports_only_when_asked(
+    study: Callable[..., Any], children: list[str], tmp_path: Path
+) -> None:
+    run = ["study", "run", *OWN, *TINY, "--lr", "0.01"]
+    assert study(*run, "--vary", "weight_decay=0.1,0.2")[0] == 0
+    code, _, err = study("table")
+    assert (code, "no finished run that no study varied" in err, "--studies" in err) == (
+        2,
+        True,
+        True,
+    )
+    assert study(*run, "--vary", "momentum=0.9,0.5")[0] == 0  # 0.9 is the unvaried one
+
+    def rows(*words: str) -> tuple[set[str], str]:
+        code, out, err = study("table", "--format", "json", "--no-baselines", *words)
+        assert code == (4 if "study.json" in err else 0), err
+        return {row["run"] for row in json.loads(out)}, err
+
+    everything, err = rows("--studies")
+    assert (len(everything), err) == (4, "")
+    unvaried, err = rows()
+    assert (len(unvaried), "3 runs of studies left out (--studies adds them)" in err) == (1, True)
+    assert study("report", "--format", "markdown")[0] == 0
+    assert set(re.findall(r"logistic-[0-9a-f]{8}", Path("report.md").read_text())) == unvaried
+    first, _ = sorted(tmp_path.glob("runs/studies/*/study.json"))
+    first.write_text("{")
+    some, err = rows()  # what cannot be read hides nothing
+    assert (len(some) > 1, "study.json" in err) == (True, True)
+
+
 def test_a_study_with_other_settings_says_what_of_it_still_fits(
     study: Callable[..., Any], children: list[str], tmp_path: Path
 ) -> None:
