@@ -85,9 +85,9 @@ def table(
         if damaged:
             raise damaged[0]
         sought = f" with {', '.join(where)}" if where else ""
-        others = " that no study varied" if varied else ""
+        kind = " that no study varied" if varied else ""
         remedy = "add --studies" if varied else "train one, or pass --runs-dir"
-        raise UsageError(f"no finished run{sought}{others} in {runs_dir}: {remedy}")
+        raise UsageError(f"no finished run{sought}{kind} in {runs_dir}: {remedy}")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
     view = benchmark_table.View(
         keys, sort, descending=descending, baselines=baselines, combine=combine
