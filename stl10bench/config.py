@@ -351,7 +351,8 @@ _CACHED: dict[str, Any] = _TUNED | {
 _FINE_TUNED: dict[str, Any] = _TUNED | {
     **{"label_smoothing": 0.1, "model_options": {"stem_stride": 1}},
 }
-_KMEANS: dict[str, Any] = {"method": "probe", "image_size": 32}
+_KMEANS: dict[str, Any] = {"method": "probe", "image_size": 48}
+_KMEANS_32 = _KMEANS | {"image_size": 32}  # as in its paper
 
 # Recipe -> model -> settings. `frozen` and `fine-tuned` stand for every backbone that has no recipe
 # of its own, and `other` for every plug-in.
@@ -360,7 +361,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "logistic": _REPORT | {"optimizer": "sgd", "lr": 1e-4},
         "mlp": _REPORT,
         "cnn": _REPORT | {"epochs": 12},
-        "kmeans": _KMEANS,
+        "kmeans": _KMEANS_32,
         "frozen": _REPORT,
         "fine-tuned": _REPORT | {"epochs": 12},
         "other": _REPORT,
@@ -370,7 +371,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "mlp": _TUNED | {"epochs": 40, "lr": 3e-4, "model_options": {"dropout": 0.2}},
         "cnn": _MUON | {"epochs": 8},
         "resnet9": _MUON | {"epochs": 16},
-        "kmeans": _KMEANS,
+        "kmeans": _KMEANS | {"method_options": {"views": 2}},
         "mobilenetv2 (frozen)": _CACHED | {"cache_views": 3},
         "mobilenetv2 (fine-tuned)": _FINE_TUNED | {"epochs": 6},
         "frozen": _TUNED | {"epochs": 12},
@@ -393,7 +394,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "logistic": {"epochs": 20},
         "mlp": {"epochs": 20},
         "cnn": {"epochs": 8, "batch_size": 64, "model_options": {"channels": (64, 128, 128, 256)}},
-        "kmeans": _KMEANS,
+        "kmeans": _KMEANS_32,
         "frozen": {"epochs": 5},
         "fine-tuned": {"epochs": 8, "batch_size": 64},
         "other": {"epochs": 5},

@@ -213,7 +213,7 @@ def test_a_recipes_cached_views_give_way_to_mixed_images(mixing: str) -> None:
 @pytest.mark.parametrize("method", ["probe", "pseudo-label", "knn"])
 def test_another_method_keeps_the_size_of_a_recipe(method: str) -> None:
     settings = {"method": method, "unlabeled": "rest" if method == "pseudo-label" else "none"}
-    assert check_settings("kmeans", settings=settings)[0].image_size == 32
+    assert check_settings("kmeans", settings=settings)[0].image_size == 48
 
 
 @pytest.mark.parametrize(
