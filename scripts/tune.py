@@ -133,7 +133,11 @@ def summary(text: str, result: dict[str, Any]) -> str:
 
 @style.figure_style()
 def curves(results: list[dict[str, Any]]) -> Figure:
-    """The validation accuracy over the epochs: a panel a model, a line for each of its settings."""
+    """The validation accuracy over the epochs: a panel a model, a line for each of its settings.
+
+    Without those of methods that take no steps, whose one figure is no curve.
+    """
+    results = [result for result in results if make_config(result["config"]).takes_steps]
     kinds = [kind(result) for result in results]
     figure = Figure(figsize=(9, 3 * len(set(kinds))))
     panels = figure.subplots(len(set(kinds)), squeeze=False).flat
