@@ -3,7 +3,7 @@
     python scripts/reference_rows.py RUNS_DIR NAME "TITLE"
 
 `stl10bench table --reference` and the tables of README and docs show them; NAME is the file's in
-stl10bench/results/reference/. Each row has which test images it got right and its confusion
+stl10bench/results/reference/. The title goes on with the versions that the rows name. Each row has which test images it got right and its confusion
 matrix, so that the rows can be ranked without their runs.
 """
 
@@ -27,6 +27,12 @@ def main() -> None:
         sys.exit(f"runs in {runs_dir} failed: remove them, or train them again")
     ranked = ({"confusion": row.confusion, "test_hits": row.test_hits} for row in finished)
     stored = [row.stored() | more for row, more in zip(finished, ranked, strict=True)]
+    libraries = [row.libraries or {} for row in finished]
+    versions = {
+        name: ", ".join(sorted({each[name] for each in libraries if name in each}))
+        for name in ("torch", "timm")
+    }
+    title += "".join(f", {name} {text}" for name, text in versions.items() if text)
     content = {"title": title, "rows": stored}
     text = json.dumps(content, separators=(",", ":")) + "\n"
     (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
