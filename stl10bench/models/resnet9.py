@@ -95,12 +95,14 @@ def resnet9(
     channels: Widths = (64, 128, 256),
     patch: Annotated[int, Field(ge=2, le=8)] = 4,
     scale: Scale = 0.125,
+    whitening: bool = True,
 ) -> nn.Module:
     """Whitened patches, then groups of a convolution, 2x2 max pooling and a residual pair.
 
     After David Page's ResNet-9 ("How to train your ResNet", 2018) and Jordan (2024); here each
     group has its residual pair, the first layer halves the image, and the logits are the pooled
-    features through a linear layer times `scale`. Raises UsageError for images that the groups
+    features through a linear layer times `scale`. Without `whitening` the first layer is a
+    convolution of the same shape that learns from gradients. Raises UsageError for images that the groups
     would shrink to nothing.
     """
     smallest = 2 ** (len(channels) + 1)
@@ -109,8 +111,14 @@ def resnet9(
             f"image_size = {image_size}: resnet9 with {len(channels)} groups needs at least "
             f"{smallest} px; raise --image-size or shorten --channels"
         )
-    layers: list[nn.Module] = [Whitening(patch), nn.ReLU(inplace=True)]
     before = 6 * patch**2
+    padding = (patch - 1) // 2
+    first_layer: nn.Module = (
+        Whitening(patch)
+        if whitening
+        else nn.Conv2d(3, before, patch, stride=2, padding=padding, bias=False)
+    )
+    layers: list[nn.Module] = [first_layer, nn.ReLU(inplace=True)]
     for after in channels:
         first = _convolution(before, after)
         layers += [first[0], nn.MaxPool2d(2), *first[1:]]

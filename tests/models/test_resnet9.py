@@ -48,3 +48,10 @@ def test_the_whitened_layer_is_in_the_checkpoint_and_never_learns() -> None:
     model = build_model("resnet9", 10, 16, {"channels": (8, 8)})
     assert "0.kernels" in model.state_dict()
     assert "0.kernels" not in dict(model.named_parameters())
+
+
+def test_a_first_layer_that_learns_has_the_same_shape() -> None:
+    models = [build_model("resnet9", 10, 16, {"whitening": on}) for on in (True, False)]
+    shapes = [model[0](torch.rand(1, 3, 16, 16)).shape for model in models]
+    assert shapes[0] == shapes[1]
+    assert "0.weight" in dict(models[1].named_parameters())
