@@ -3,8 +3,9 @@
     python scripts/reference_rows.py RUNS_DIR NAME "TITLE"
 
 `stl10bench table --reference` and the tables of README and docs show them; NAME is the file's in
-stl10bench/results/reference/. The title goes on with the versions that the rows name. Each row has which test images it got right and its confusion
-matrix, so that the rows can be ranked without their runs.
+stl10bench/results/reference/. The title goes on with the versions that the rows name. Each row has
+which test images it got right and its confusion matrix, so that the rows can be ranked without
+their runs.
 """
 
 import json

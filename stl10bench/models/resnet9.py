@@ -102,8 +102,8 @@ def resnet9(
     After David Page's ResNet-9 ("How to train your ResNet", 2018) and Jordan (2024); here each
     group has its residual pair, the first layer halves the image, and the logits are the pooled
     features through a linear layer times `scale`. Without `whitening` the first layer is a
-    convolution of the same shape that learns from gradients. Raises UsageError for images that the groups
-    would shrink to nothing.
+    convolution of the same shape that learns from gradients. Raises UsageError for images that the
+    groups would shrink to nothing.
     """
     smallest = 2 ** (len(channels) + 1)
     if image_size < smallest:
