@@ -127,6 +127,8 @@ def opened(template: Record, search: Search, batch: Batch) -> Iterator[optuna.St
             raise StorageError(f"--storage: the database failed ({kind}). {jobs.RESUME}") from None
         finally:
             storage.remove_session()
+            if isinstance(storage, RDBStorage):
+                storage.engine.dispose()  # or its connections stay open until they are collected
 
 
 def _storage(url: str | None, folder: Path) -> BaseStorage:
