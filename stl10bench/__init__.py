@@ -4,19 +4,20 @@ from typing import TYPE_CHECKING, Any
 
 from stl10bench.core import __version__
 
-__all__ = ["__version__", "evaluate", "export", "load", "register", "train"]
+__all__ = ["__version__", "evaluate", "export", "load", "pretrain", "register", "train"]
 
 if TYPE_CHECKING:
     from stl10bench.inference.evaluate import evaluate
     from stl10bench.inference.export import export
     from stl10bench.inference.predictor import load
     from stl10bench.models.registry import register
-    from stl10bench.training.run import train
+    from stl10bench.training.run import pretrain, train
 
 _HOMES = {
     "evaluate": "stl10bench.inference.evaluate",
     "export": "stl10bench.inference.export",
     "load": "stl10bench.inference.predictor",
+    "pretrain": "stl10bench.training.run",
     "register": "stl10bench.models.registry",
     "train": "stl10bench.training.run",
 }

@@ -17,7 +17,8 @@ from pydantic import (
 
 from stl10bench.core.errors import UsageError, suggest, unknown
 
-STEPPED = ("supervised", "fixmatch")  # the methods of gradient steps
+STEPPED = ("supervised", "fixmatch", "simclr")  # the methods of gradient steps
+SELF_SUPERVISED = "simclr"  # the method whose runs end in a backbone, not in a row
 FORMAT = 1  # raised when the same settings begin to give other numbers
 # Fields that are worked out from other options, so no option or sweep sets them directly.
 DERIVED = (
@@ -57,9 +58,9 @@ class RunConfig(BaseModel):
     weights: str = "none"
     """Initial weights of the backbone: none (random), sha256:<checksum>, or hub:<repository>."""
 
-    method: Literal["supervised", "probe", "knn", "pseudo-label", "label-spreading", "fixmatch"] = (
-        "supervised"
-    )
+    method: Literal[
+        "supervised", "probe", "knn", "pseudo-label", "label-spreading", "fixmatch", "simclr"
+    ] = "supervised"
     """Method: supervised or, with --unlabeled, fixmatch (gradient steps), or a classifier fitted to
     a frozen backbone's features: probe, knn, and with --unlabeled pseudo-label, label-spreading."""
     method_options: dict[str, Scalar] = {}
@@ -250,9 +251,13 @@ class RunConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """`<model>-<hash8>`: the hash of FORMAT and `changed()`, safe as a folder's name."""
+        """`<model>-<hash8>`: the hash of FORMAT and `changed()`, safe as a folder's name.
+
+        Of pretraining `simclr-<model>-<hash8>`.
+        """
         content = json.dumps([FORMAT, self.changed()], sort_keys=True)
-        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.model)[:60]
+        model = f"{self.method}-{self.model}" if self.method == SELF_SUPERVISED else self.model
+        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", model)[:60]
         return f"{slug}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_public_names_and_no_others_are_listed_and_can_be_had() -> None:
-    public = ["__version__", "evaluate", "export", "load", "register", "train"]
+    public = ["__version__", "evaluate", "export", "load", "pretrain", "register", "train"]
     assert dir(stl10bench) == public == stl10bench.__all__
     assert all(hasattr(stl10bench, name) for name in public)
     with pytest.raises(AttributeError, match="has no attribute 'tarin'"):

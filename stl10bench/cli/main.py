@@ -36,6 +36,7 @@ from stl10bench.core.launcher import note_launcher, warn_of_one_process
 # module. The command's docstring goes on from there.
 COMMANDS = {
     "train": ("train", "Train one model and print its row."),
+    "pretrain": ("pretrain", "Pretrain a backbone on images without labels (SimCLR)."),
     "evaluate": ("train", "Evaluate a checkpoint on a split of the data."),
     "benchmark": ("train", "Train the missing runs of several models and print one table."),
     "table": ("results", "Print the table of all finished runs."),

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 
-from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, Limits, RunConfig
+from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, SELF_SUPERVISED, Limits, RunConfig
 from stl10bench.core.errors import unknown
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
+from stl10bench.models.methods import OF_PRETRAINING
 from stl10bench.training.job import TRACKERS, Job
 
 # The panels, in the order in which every command shows those that it has. Options that are hidden
@@ -125,7 +126,7 @@ def _field_options(
         if get_origin(kind) is UnionType:  # X | None
             kind = get_args(kind)[0]
         if get_origin(kind) is Literal:
-            kind, values = str, get_args(kind)
+            kind, values = str, [each for each in get_args(kind) if each != SELF_SUPERVISED]
             metavar = "|".join(values)
         elif get_origin(kind) is tuple:
             kind, metavar = str, "LOW,HIGH"
@@ -295,6 +296,14 @@ TRAINING: Specification = {
     **_job_options(
         "note", "wandb_images", "wandb_artifact", "overwrite", panel=OUTPUT, hidden=True
     ),
+}
+_NOT_OF_PRETRAINING = {
+    *("recipe", "freeze", "hidden", "dropout", "pretrained", "method"),
+    *("wandb_images", "wandb_artifact"),
+    *(RunConfig.model_fields.keys() - OF_PRETRAINING),
+}
+PRETRAINING: Specification = {
+    name: pair for name, pair in TRAINING.items() if name not in _NOT_OF_PRETRAINING
 }
 WORKERS: Specification = {
     "workers": _machine(int, "Train N runs at once, each in its own process.", min=1, metavar="N"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stl10bench.config import RunConfig
+from stl10bench.config import SELF_SUPERVISED, RunConfig
 from stl10bench.core import files
 from stl10bench.core.errors import DataError, StorageError
 from stl10bench.core.seeding import UNLABELLED, numpy_generator
@@ -54,16 +54,15 @@ class Unlabelled:
 def find_unlabelled(config: RunConfig, dataset: Dataset) -> Unlabelled | None:
     """The unlabelled images of a run; None where it asks for none.
 
-    `rest`: the training images that neither train with their labels nor validate. `all`: these and
+    `rest`: the training images that neither train with their labels nor validate (pretraining uses
+    no labels, so all that do not validate). `all`: these and
     all of unlabeled_X.bin. A number: so many of `all`, drawn by the seed; a larger number adds to
     those of a smaller one. Copies of test images are left out first, unless `config.keep_copies`.
     Raises DataError where there are none, or too few.
     """
     if config.unlabeled is None:
         return None
-    rest = np.setdiff1d(
-        np.arange(len(dataset.train.labels)), np.concatenate(training_rows(config, dataset))
-    )
+    rest = np.setdiff1d(np.arange(len(dataset.train.labels)), _left_out(config, dataset))
     copied = np.isin(rest, _copied_rows(dataset.train.images, rest, _test_digests(dataset)))
     in_file = np.arange(0)
     if config.unlabeled != REST:
@@ -86,6 +85,14 @@ def find_unlabelled(config: RunConfig, dataset: Dataset) -> Unlabelled | None:
         int(copied.sum()) * (not config.keep_copies),
         int(copied[places].sum()),
     )
+
+
+def _left_out(config: RunConfig, dataset: Dataset) -> Rows:
+    """The training images that are not unlabelled ones."""
+    with_labels, validation = training_rows(config, dataset)
+    if config.method == SELF_SUPERVISED:
+        return validation
+    return np.concatenate([with_labels, validation])
 
 
 def _drawn(places: Rows, count: int, seed: int) -> Rows:

@@ -113,6 +113,14 @@ class Views:
         return views
 
 
+def pairs_of_views(
+    views: Views, steps_per_epoch: int, *, epoch: int, start: int = 0
+) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of an epoch without labels: a view (B, 3, S, S) of each kind of the same images."""
+    for batch in range(start, steps_per_epoch):
+        yield tuple(views.batch((epoch - 1) * steps_per_epoch + batch))
+
+
 def with_views(
     batches: Callable[..., Iterator[tuple[Tensor, ...]]],
     views: Views,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stl10bench.config import SELF_SUPERVISED
 from stl10bench.core.device import memory_format
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.data import augment, image_file
@@ -24,6 +25,7 @@ from stl10bench.models import checkpoint
 from stl10bench.models.check import check_logits
 from stl10bench.models.factory import build_run_model
 from stl10bench.models.hub_files import HUB, download_export
+from stl10bench.results.pretraining import no_classifier
 from stl10bench.results.run_folder import RunFolder, default_runs_dir, find_run, run_folders
 
 BATCH = 64  # images that go through the model at once
@@ -238,6 +240,8 @@ def load(path: str | Path) -> Predictor:
     path = find_checkpoint(Path(path))
     tensors, header = load_folder(path) if path.is_dir() else checkpoint.load(path)
     config = header.config
+    if config.method == SELF_SUPERVISED:
+        raise CheckpointError(no_classifier(path, str(path)))
     bank = len(tensors.get("head.labels", ()))  # images that a head holds
     build = partial(build_run_model, config, len(header.class_names), bank=bank)
     try:

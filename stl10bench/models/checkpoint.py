@@ -16,6 +16,7 @@ from stl10bench.config import RunConfig
 from stl10bench.core import __version__, files
 from stl10bench.core.errors import CheckpointError, first_problem
 from stl10bench.core.safetensors import read_safetensors
+from stl10bench.models.classifier import head_name
 
 FORMAT = 1
 _KEY = "stl10bench"  # one key: safetensors does not keep the order of several
@@ -47,14 +48,16 @@ class Header(BaseModel):
         return self.model_copy(update={"epoch": epoch, "step": step, "metrics": quality})
 
 
-def save(path: Path, model: nn.Module, header: Header) -> None:
-    """Write a model's weights and their header, whole or not at all.
+def save(path: Path, model: nn.Module, header: Header, *, headless: bool = False) -> None:
+    """Write a model's weights and their header, whole or not at all; `headless`: but its head's.
 
     The header ends in a sha256 over itself and every tensor. Raises StorageError.
     """
+    left_out = tensors_of_head(model) if headless else {}
     tensors = {  # copies: safetensors refuses two names for one storage (shared weights)
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in model.state_dict().items()
+        if key not in left_out
     }
     content = header.model_dump(mode="json")
     content["sha256"] = _sum(content, tensors)
@@ -171,6 +174,12 @@ def in_classifier(model: nn.Module, key: str) -> bool:
     """Whether a tensor is of a model's classifier: its `head`, or what has the last parameters."""
     last = list(model.state_dict())[-1].rpartition(".")[0]
     return key.startswith("head." if hasattr(model, "head") else f"{last}.")
+
+
+def tensors_of_head(model: nn.Module) -> dict[str, Tensor]:
+    """Those of a model's whole head, see `head_name`; none where it has no such part."""
+    prefix = f"{head_name(model)}."
+    return {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -67,6 +67,18 @@ def _fuse_pair(model: nn.Module, convolution: str, norm: str) -> None:
     model.set_submodule(norm, nn.Sequential(*rest))
 
 
+def head_name(model: nn.Module) -> str | None:
+    """The name of what makes logits of a model's features: its `head`, or a sequence's last part.
+
+    None where there is no such part with weights, or nothing learns in front of it.
+    """
+    name = "head" if isinstance(getattr(model, "head", None), nn.Module) else ""
+    if not name and isinstance(model, nn.Sequential) and len(model):
+        name = list(dict(model.named_children()))[-1]
+    inside = {key for key, _ in model.named_parameters() if key.startswith(f"{name}.")}
+    return name if name and inside and len(inside) < len(list(model.parameters())) else None
+
+
 class _Reached(BaseException):  # no Exception, which a model might catch
     """The output at which a forward pass ends."""
 

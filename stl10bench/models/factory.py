@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
-from stl10bench.config import RunConfig, Scalar
+from stl10bench.config import SELF_SUPERVISED, RunConfig, Scalar
 from stl10bench.core.errors import UsageError, suggest
 from stl10bench.models.methods import method_options
 from stl10bench.models.registry import backbone_name, check_name, load_builder
@@ -135,6 +135,11 @@ def build_run_model(config: RunConfig, num_classes: int, *, bank: int = 0) -> "n
     `build_model` does, and for a method that needs a frozen backbone where there is none.
     """
     model = build_model(config.model, num_classes, config.image_size, config.model_options)
+    if config.method == SELF_SUPERVISED:
+        from stl10bench.models.projection import with_projection
+
+        outputs = method_options(config).projection
+        return with_projection(config.model, model, config.image_size, outputs)
     if config.takes_steps:
         return model
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stl10bench.config import RunConfig, Scalar, checked
+from stl10bench.config import SELF_SUPERVISED, RunConfig, Scalar, checked
 from stl10bench.core.errors import UsageError, suggest
 
 SUPERVISED = "supervised"
@@ -94,6 +94,19 @@ class FixmatchOptions(BaseModel):
     """Weight of the unlabelled images' loss."""
 
 
+class SimclrOptions(BaseModel):
+    """Of `simclr`: two views of an image are more alike than those of different images."""
+
+    model_config = _STRICT
+
+    temperature: float = Field(default=0.5, gt=0, le=100)
+    """Temperature of the similarities."""
+    projection: int = Field(default=128, ge=1, le=65_536)
+    """Outputs of the projection head, whose hidden layer is as wide as the features."""
+    knn_every: int = Field(default=5, ge=1)
+    """Epochs between two lines of kNN accuracy on the validation images."""
+
+
 METHODS: dict[str, type[BaseModel]] = {
     SUPERVISED: NoOptions,
     "probe": ProbeOptions,
@@ -101,15 +114,33 @@ METHODS: dict[str, type[BaseModel]] = {
     "pseudo-label": PseudoLabelOptions,
     "label-spreading": LabelSpreadingOptions,
     FIXMATCH: FixmatchOptions,
+    SELF_SUPERVISED: SimclrOptions,
 }
 # What a method has where neither a recipe nor the user says otherwise.
-DEFAULTS: dict[str, dict[str, Any]] = {FIXMATCH: {"ema": 0.999, "cache_views": 0}}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    FIXMATCH: {"ema": 0.999, "cache_views": 0},
+    SELF_SUPERVISED: {
+        **{"unlabeled": "rest", "epochs": 100, "batch_size": 256},
+        **{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "warmup": 0.05},
+        **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2},
+        **{"random_resized_crop": (0.2, 1.0), "rotation": (0.0, 0.0), "blur": 0.5},
+    },
+}
 # What decides a run on frozen features; all other settings are of gradient steps.
 _OF_FEATURES = {
     *("model", "model_options", "data", "weights", "method", "method_options"),
     *("image_size", "input", "val_fraction", "fold", "k_fold", "k_fold_part", "labels_per_class"),
     *("seed", "precision"),
     *("data_size", "tta", "unlabeled", "unlabeled_data", "keep_copies"),
+}
+# What decides pretraining, which has no classifier and whose loss is of a whole batch.
+OF_PRETRAINING = {
+    *("model", "model_options", "data", "weights", "method", "method_options", "data_size"),
+    *("image_size", "input", "val_fraction", "k_fold", "k_fold_part", "seed", "precision"),
+    *("unlabeled", "unlabeled_data", "keep_copies", "epochs", "batch_size", "optimizer", "lr"),
+    *("backbone_lr", "layer_decay", "momentum", "weight_decay", "schedule", "warmup"),
+    *("step_epochs", "step_gamma", "clip_grad", "brightness", "contrast", "saturation", "hue"),
+    *("flip", "rotation", "random_resized_crop", "grayscale", "blur", "cutout"),
 }
 
 
@@ -139,6 +170,12 @@ def check_effect(config: RunConfig) -> None:
             f"cache_views = {config.cache_views}: --method fixmatch sees new views of unlabelled "
             "images in each step: leave it out"
         )
+    if config.method == SELF_SUPERVISED:
+        idle = sorted(config.changed().keys() - OF_PRETRAINING)
+        if idle:
+            raise UsageError(f"{', '.join(idle)}: no effect on pretraining: leave it out")
+        if config.unlabeled is None:
+            raise UsageError("unlabeled = none: pretraining needs images: pass rest, all or N")
     if config.takes_steps:
         return
     idle = sorted(config.changed().keys() - _OF_FEATURES)

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stl10bench.config import RunConfig, make_config
+from stl10bench.config import SELF_SUPERVISED, RunConfig, make_config
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.core.safetensors import read_safetensors_metadata
 from stl10bench.models import hub_files, registry
+from stl10bench.results.pretraining import pretraining_seconds
 
 NO_WEIGHTS = "none"
-IMAGENET, UNKNOWN = "ImageNet", "unknown"
+IMAGENET, UNKNOWN, UNLABELLED_IMAGES = "ImageNet", "unknown", "unlabelled images"
 _KEY = "stl10bench"  # of the header in a checkpoint's metadata
 
 
@@ -26,6 +27,8 @@ class Weights:
     seen: tuple[str, ...] = ()  # what they learned from, before the run whose checkpoint they are
     # Of that run, of the one from whose checkpoint it started, and so on; none: another program's.
     configs: tuple[RunConfig, ...] = ()
+    is_backbone: bool = False  # of a run of pretraining
+    seconds: float | None = None  # that its pretraining took, where the file beside it says so
 
 
 def choose_weights(
@@ -88,7 +91,10 @@ def _of_file(model: str, file: Path) -> Weights:
             f"--weights {file}: a checkpoint of model {config.model!r}; {model!r} cannot start "
             f"from it: pass one of {model!r}"
         )
-    return Weights(f"sha256:{digest}", file, digest, seen, header[0])
+    weights = Weights(f"sha256:{digest}", file, digest, seen, header[0])
+    if config.method != SELF_SUPERVISED:
+        return weights
+    return replace(weights, is_backbone=True, seconds=pretraining_seconds(file, digest))
 
 
 def _header(file: Path) -> tuple[tuple[RunConfig, ...], tuple[str, ...]] | None:
@@ -116,7 +122,8 @@ def is_checkpoint(file: Path) -> bool:
 
 
 def find_weights(weights: str | Path, runs_dir: Path) -> Path:
-    """The file that --weights names: a file, a run (its tested checkpoint), hf-hub:OWNER/NAME.
+    """The file that --weights names: a file, a run (its tested checkpoint, or the backbone that it
+    pretrained), hf-hub:OWNER/NAME.
 
     A folder of an export to the hub is taken as well. A run is a folder, a name in `runs_dir`, or
     the beginning of one. Raises UsageError for a name
@@ -135,7 +142,7 @@ def find_weights(weights: str | Path, runs_dir: Path) -> Path:
         raise CheckpointError(f"cannot read the weights {path}: No such file or directory")
     from stl10bench.results.run_folder import find_run  # NumPy, for which a typo does not wait
 
-    return find_run(runs_dir, str(path)).checkpoint()
+    return find_run(runs_dir, str(path)).weights()
 
 
 def contamination(source: str, seen: tuple[str, ...] | None) -> str:
@@ -143,7 +150,8 @@ def contamination(source: str, seen: tuple[str, ...] | None) -> str:
 
     "ImageNet", from which STL-10's images were taken, of timm's weights on the hub; "unknown" of a
     file that does not say; "data <fingerprint>" of other data that a checkpoint of ours was trained
-    on; "validation images" where it was trained on those that now choose. `seen` is None in
+    on; "validation images" where it was trained on those that now choose; "unlabelled images" of a
+    backbone that was pretrained on them. `seen` is None in
     checkpoints of 0.1.0, which know the `source` alone.
     """
     return " + ".join(_seen_by(source) if seen is None else seen) or "none"

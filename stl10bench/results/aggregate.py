@@ -18,7 +18,8 @@ _MEANS = (
     *("test_loss", "test_accuracy", "test_macro_f1", "test_ece", "test_brier"),
     *("test_temperature", "test_loss_scaled", "test_ece_scaled", "test_brier_scaled"),
     *("tta_accuracy", "tta_loss"),
-    *("val_accuracy", "val_loss", "train_seconds", "seconds_to", "images_per_second"),
+    *("val_accuracy", "val_loss", "train_seconds", "seconds_to", "pretrain_seconds"),
+    "images_per_second",
     *("peak_memory_mb", "latency_ms", "latency_p95_ms", "inference_images_per_second"),
 )
 

@@ -179,6 +179,7 @@ COLUMNS = {
         Column("precision", "precision", lambda content: "fp32" if content == "no" else content),
         Column("train_seconds", "train s", _count),
         Column("seconds_to", "s to best", _count),
+        Column("pretrain_seconds", "pretrain s", _count),
         Column("images_per_second", "images/s", _count),
         Column("latency_ms", "latency ms", _two_digits),
         Column("latency_p95_ms", "latency p95 ms", _two_digits),

@@ -154,9 +154,12 @@ class Row(BaseModel):
     fold_overlap: Share | None = None
     """Mean share of a fold's images that another fold has too."""
     train_seconds: Amount | None = None
-    """From the first step to the last, validation and checkpoints included."""
+    """From the first step to the last, validation and checkpoints included, and pretraining."""
     seconds_to: Amount | None = None
-    """Up to the epoch that counts, validation and features included."""
+    """Up to the epoch that counts, validation, features and pretraining included."""
+    pretrain_seconds: Amount | None = None
+    """Of these, what `stl10bench pretrain` took to make the initial weights; null: they are none of
+    its, or the file beside them does not say."""
     images_per_second: Amount | None = None
     """Training images a second, over the training steps alone."""
     latency_ms: Amount | None = None

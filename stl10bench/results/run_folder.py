@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stl10bench.config import STEPPED, RunConfig, make_config
+from stl10bench.config import SELF_SUPERVISED, STEPPED, RunConfig, make_config
 from stl10bench.core import files
 from stl10bench.core.console import is_main
 from stl10bench.core.errors import (
@@ -32,6 +32,13 @@ from stl10bench.core.errors import (
 from stl10bench.metrics import calibration
 from stl10bench.results import predictions
 from stl10bench.results.predictions import Predictions
+from stl10bench.results.pretraining import (
+    BACKBONE,
+    RESULT,
+    Pretraining,
+    no_classifier,
+    read_pretraining,
+)
 from stl10bench.results.rows import Failure, Row, read_row
 
 OLD = ".old-"  # in the names of folders that were moved aside
@@ -63,6 +70,8 @@ class RunFolder:
     last_file = _File("last.safetensors")  # the last epoch
     predictions_file = _File("predictions.safetensors")
     result_file = _File("result.json")
+    backbone_file = _File(BACKBONE)  # of pretraining, instead of a row
+    pretraining_file = _File(RESULT)
     tracker_id_file = _File("wandb-id")  # so that a resumed run continues at Weights & Biases too
 
     @property
@@ -90,7 +99,10 @@ class RunFolder:
 
     def checkpoint(self) -> Path:
         """The tested checkpoint of a finished run; raises CheckpointError for any other."""
-        tested = self.tested_file(self.config())
+        config = self.config()
+        if config.method == SELF_SUPERVISED:
+            raise CheckpointError(no_classifier(self.path, self.name))
+        tested = self.tested_file(config)
         if not self.is_finished or not tested.is_file():
             raise CheckpointError(
                 f"the run {self.path} has no tested checkpoint: its state is "
@@ -98,8 +110,33 @@ class RunFolder:
             )
         return tested
 
+    def weights(self) -> Path:
+        """What --weights takes of the run: its backbone, of pretraining, or its tested checkpoint.
+
+        Raises CheckpointError for a run that is not finished.
+        """
+        if self.config().method != SELF_SUPERVISED:
+            return self.checkpoint()
+        if not self.pretraining_file.is_file():
+            raise CheckpointError(
+                f"the run {self.path} has no backbone yet: its state is "
+                f"{self.describe()['state']}; pretrain to the end first"
+            )
+        return self.backbone_file
+
+    def pretrained(self, config: RunConfig) -> Pretraining | None:
+        """What pretraining has left, or None where it is still to do; raises as `ended` does."""
+        if not self.pretraining_file.is_file():
+            self.ended(config)  # raises where it diverged
+            return None
+        pretraining = read_pretraining(self.pretraining_file)
+        self._check_same(pretraining.config, config, self.pretraining_file)
+        return pretraining
+
     def row(self) -> Row:
         """The row of a finished run; raises CheckpointError for a file that holds none."""
+        if self.pretraining_file.is_file():
+            raise CheckpointError(no_classifier(self.path, self.name))
         return read_row(self.result_file)
 
     def predictions(self, row: Row) -> Predictions:
@@ -142,6 +179,8 @@ class RunFolder:
         if self.is_finished or status["state"] not in ("diverged", "failed"):
             return None
         config = self.config()
+        if config.method == SELF_SUPERVISED:  # which would have no row either
+            return None
         return Failure(
             run=self.name,
             model=config.model,

@@ -7,6 +7,7 @@ weights from elsewhere, whatever else they have.
 from collections.abc import Sequence
 
 from stl10bench.metrics.significance import Z95
+from stl10bench.models.pretrained import UNLABELLED_IMAGES
 from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate, hits_of, mean_difference
 from stl10bench.results.benchmark_table import rows_to_table
@@ -28,9 +29,11 @@ _COLUMNS = (
 
 def kind(row: Row) -> str:
     """Which of KINDS a row is of, by what its model has learned from."""
-    if set(row.contamination.split(" + ")) - _OWN:
+    seen = set(row.contamination.split(" + "))
+    if seen - _OWN - {UNLABELLED_IMAGES}:
         return ELSEWHERE
-    return LABELS if row.config.unlabeled is None else UNLABELLED
+    learned = row.config.unlabeled is not None or UNLABELLED_IMAGES in seen
+    return UNLABELLED if learned else LABELS
 
 
 def labels_of(row: Row) -> int:

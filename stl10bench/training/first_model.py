@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from stl10bench.config import RunConfig
+from stl10bench.config import SELF_SUPERVISED, RunConfig
 from stl10bench.core.device import memory_format
 from stl10bench.core.errors import UsageError
 from stl10bench.core.seeding import FIT, WEIGHTS, seed_of
@@ -21,9 +21,9 @@ from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.data.unlabelled import Unlabelled
 from stl10bench.models import checkpoint, registry
-from stl10bench.models.factory import build_run_model
+from stl10bench.models.factory import build_run_model, check_options
 from stl10bench.models.methods import SEMI_SUPERVISED
-from stl10bench.models.pretrained import Weights
+from stl10bench.models.pretrained import UNLABELLED_IMAGES, Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.training.evaluate import EVALUATION_BATCH
 
@@ -94,6 +94,9 @@ def load_weights(
         tensors |= {f"backbone.{key}": value for key, value in adapted.items()}
     if header.class_names != class_names:
         tensors = {key: v for key, v in tensors.items() if not checkpoint.in_classifier(model, key)}
+    if header.config.method == SELF_SUPERVISED:  # a backbone alone: the head is the run's own
+        check_same_backbone(header.config, config)
+        tensors |= checkpoint.tensors_of_head(model)
     left_out = checkpoint.fill_where_fitting(model, tensors, path)
     if left_out and config.takes_steps:  # other methods fit theirs anew
         warnings.warn(
@@ -101,6 +104,23 @@ def load_weights(
             stacklevel=2,
         )
     return header.mean, header.std
+
+
+def check_same_backbone(pretrained: RunConfig, config: RunConfig) -> None:
+    """Warn of model options that weights would not show, such as the stride of the stem."""
+    theirs, ours = (check_options(each.model, each.model_options) for each in (pretrained, config))
+    of_head = {"freeze", "hidden", "dropout", "intermediates", "views"}
+    for key in sorted(theirs.keys() - of_head):
+        if theirs[key] != ours[key]:
+            before, now = (
+                ",".join(map(str, value)) if isinstance(value, tuple) else value
+                for value in (theirs[key], ours[key])
+            )
+            warnings.warn(
+                f"the backbone was pretrained with {key} = {before}, but this run has {key} = "
+                f"{now}: pass --model-option {key}={before}",
+                stacklevel=2,
+            )
 
 
 def seen_before(
@@ -113,6 +133,8 @@ def seen_before(
             seen.add(f"data {before.data[:12]}")
         elif np.intersect1d(training_rows(before, dataset)[0], validation).size:
             seen.add("validation images")
+        if before.method == SELF_SUPERVISED:
+            seen.add(UNLABELLED_IMAGES)
     if unlabelled is not None and unlabelled.kept:
         seen.add("test images")
     return tuple(sorted(seen))
@@ -148,22 +170,24 @@ class InputBatches:
                 yield load_images(split, part, self.config, self.normalise.mean.device).images
 
 
-def fit_modules(model: nn.Module, batches: InputBatches) -> None:
+def fit_modules(model: nn.Module, batches: InputBatches, *, fitted: bool = False) -> None:
     """Call `fit(images, seed=...)` of each module that has one, once, before the first step.
 
     `images` are the training images and the unlabelled ones, `InputBatches`. What a module learns
     from them (whitening, centroids) it keeps in its parameters and buffers: a checkpoint holds it.
-    All processes fit to the same images, then take the main one's values. Raises UsageError for
+    All processes fit to the same images, then take the main one's values. Weights of a run are
+    `fitted` already, and what learned behind such a module goes with it. Raises UsageError for
     unlabelled images that nothing learns from.
     """
     fits = [fit for module in model.modules() if callable(fit := getattr(module, "fit", None))]
     config = batches.config
-    if batches.unlabelled is not None and not fits and config.method not in SEMI_SUPERVISED:
+    learns = config.method in (*SEMI_SUPERVISED, SELF_SUPERVISED)
+    if batches.unlabelled is not None and (fitted or not fits) and not learns:
         raise UsageError(
             f"unlabeled = {config.unlabeled}: no effect with model {config.model!r} and --method "
             f"{config.method}; leave it out, or use kmeans or --method {SEMI_SUPERVISED[0]}"
         )
-    if not fits:
+    if fitted or not fits:
         return
     model.eval()
     with torch.no_grad():

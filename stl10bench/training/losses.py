@@ -4,10 +4,18 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from stl10bench.models.methods import FIXMATCH, SUPERVISED, FixmatchOptions, method_options
+from stl10bench.config import SELF_SUPERVISED
+from stl10bench.models.methods import (
+    FIXMATCH,
+    SUPERVISED,
+    FixmatchOptions,
+    SimclrOptions,
+    method_options,
+)
 from stl10bench.training.setup import Training
 
 
@@ -88,5 +96,53 @@ def consistency(weak: Tensor, strong: Tensor, threshold: float) -> Tensor:
     return (losses * (confidence >= threshold)).mean()
 
 
+def simclr(run: Training, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """`nt_xent` of two views (B, 3, S, S) of the same images; the hits are pairs that find theirs.
+
+    With several processes each has the projections of all: the negatives are those of the whole
+    batch, whatever its number, and so are loss and gradients, but for batch norms, whose statistics
+    are each process's own.
+    """
+    accelerator = run.accelerator
+    options: SimclrOptions = method_options(run.config)
+    own = F.normalize(run.learner(torch.cat([first, second])).float(), dim=1)
+    views = torch.stack(own.chunk(2), dim=1)  # (B, 2, P): gathered in the order of the images
+    loss, hits = nt_xent(_gathered(views, accelerator), options.temperature)
+    count = accelerator.num_processes
+    # Processes average their gradients, but this one has only its own projections': so, times
+    # their number, with the same value.
+    loss = loss + (count - 1) * (loss - loss.detach())
+    share = len(first) * accelerator.process_index
+    return loss, hits[share : share + len(first)].sum()
+
+
+def _gathered(views: Tensor, accelerator: Accelerator) -> Tensor:
+    """The projections of all processes, this one's with their gradients."""
+    if accelerator.num_processes == 1:
+        return views
+    parts = list(accelerator.gather(views.detach()).split(len(views)))
+    parts[accelerator.process_index] = views
+    return torch.cat(parts)
+
+
+def nt_xent(views: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The loss of projections (B, 2, P), rows of length 1, and bool (B,): who found its pair.
+
+    Chen et al. (2020), equation 1, "normalised temperature-scaled cross-entropy": each of the 2B
+    views is to be told to be of its pair, among all others, by the cosine similarities; the mean
+    over them. The hits are of the first views.
+    """
+    count = len(views)
+    flat = views.transpose(0, 1).flatten(0, 1)  # the first views, then the second ones
+    similarity = flat @ flat.T / temperature
+    similarity = similarity.masked_fill(
+        torch.eye(2 * count, dtype=torch.bool, device=flat.device), -torch.inf
+    )
+    pair = torch.arange(2 * count, device=flat.device).roll(count)
+    return F.cross_entropy(similarity, pair), similarity[:count].argmax(1) == pair[:count]
+
+
 Loss = Callable[..., tuple[Tensor, Tensor]]  # of a run and the tensors of a batch
-LOSSES: MappingProxyType[str, Loss] = MappingProxyType({SUPERVISED: supervised, FIXMATCH: fixmatch})
+LOSSES: MappingProxyType[str, Loss] = MappingProxyType(
+    {SUPERVISED: supervised, FIXMATCH: fixmatch, SELF_SUPERVISED: simclr}
+)

@@ -116,7 +116,8 @@ def _set_up(
         started=time.monotonic(),
         unlabelled=unlabelled,
     )
-    fit_modules(model, InputBatches(training_images, normalise, config, unlabelled))
+    batches = InputBatches(training_images, normalise, config, unlabelled)
+    fit_modules(model, batches, fitted=bool(weights.configs))
     few = load_images(dataset.train, rows[:4], config, accelerator.device)
     fuse_frozen(model, few, normalise, config)
     return run, header

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stl10bench.config import DEFAULT_RECIPE, RunConfig, make_config, recipe_settings
+from stl10bench.config import (
+    DEFAULT_RECIPE,
+    SELF_SUPERVISED,
+    RunConfig,
+    make_config,
+    recipe_settings,
+)
 from stl10bench.core.errors import UsageError
 from stl10bench.core.launcher import asked_precision
 from stl10bench.models import registry
@@ -32,6 +38,7 @@ def check_settings(
     recipe: str = DEFAULT_RECIPE,
     weights: Path | None = None,
     pretrained: bool = True,
+    pretraining: bool = False,
     settings: Mapping[str, Any],
 ) -> tuple[RunConfig, Weights]:
     """The config of a run, so far as it is known before torch is imported, and its weights.
@@ -39,6 +46,11 @@ def check_settings(
     Raises UsageError for names and values that cannot be, CheckpointError for unreadable weights.
     """
     registry.check_name(model)
+    if not pretraining and settings.get("method") == SELF_SUPERVISED:
+        raise UsageError(
+            f"method = {SELF_SUPERVISED} trains no classifier: use 'stl10bench pretrain "
+            f"{SELF_SUPERVISED} --backbone {model}', then 'train {model} --weights RUN'"
+        )
     fields = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
     options = {key: value for key, value in settings.items() if key not in RunConfig.model_fields}
     options = {**fields.pop("model_options", {}), **options}
@@ -81,8 +93,9 @@ def base_settings(
     of_recipe = base.get("method", SUPERVISED)
     method = settings.get("method", of_recipe)
     if method != of_recipe and (of_recipe, method) != (SUPERVISED, FIXMATCH):
-        # Its other settings are of another method.
-        base = {key: value for key, value in base.items() if key == "image_size"}
+        # Its other settings are of another method; a pretrained backbone is that of the recipe.
+        kept = {"image_size"} | ({"model_options"} if method == SELF_SUPERVISED else set())
+        base = {key: value for key, value in base.items() if key in kept}
     base = {**base, **DEFAULTS.get(str(method), {})}
     if settings.get("mixup") or settings.get("cutmix"):  # which mix images, not cached features
         base = {key: value for key, value in base.items() if key != "cache_views"}

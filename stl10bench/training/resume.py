@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from stl10bench.config import RunConfig
+from stl10bench.config import SELF_SUPERVISED, RunConfig
 from stl10bench.core import files
 from stl10bench.core.errors import CheckpointError, StorageError, UsageError, first_problem
 from stl10bench.models import checkpoint
@@ -278,7 +278,8 @@ def _fault(facts: _Manifest, config: RunConfig) -> str | None:
         return "a header belongs to another run"
     if at.epoch > config.epochs or facts.header.epoch != at.epoch:
         return f"epoch {at.epoch} of {config.epochs}, but its header says {facts.header.epoch}"
-    if (facts.best is None) != (at.epoch == 0):
+    chooses = config.method != SELF_SUPERVISED  # whose last epoch counts
+    if (facts.best is None) != (at.epoch == 0 or not chooses):
         return f"{'no' if facts.best is None else 'a'} best epoch after {at.epoch} epochs"
     processes = facts.processes if at.batch else 0
     if len(at.sums) != processes or any(len(row) != 3 for row in at.sums):

@@ -269,7 +269,10 @@ def make_row(
     overlap = None
     if config.fold is not None:
         overlap = attempt("fold overlap", lambda: fold_overlap(run.dataset), notes)
-    unlabelled = run.unlabelled
+    unlabelled, before = run.unlabelled, run.weights.seconds
+    if run.weights.is_backbone and before is None:
+        notes.append("seconds of pretraining: not known (pretraining.json is not beside it)")
+    to_best = effort.seconds_to
     return Row(
         run=run.folder.name,
         labels_used=sum(map(len, training_rows(config, run.dataset))),
@@ -287,8 +290,9 @@ def make_row(
         weights={"source": config.weights, "sha256": run.weights.sha256},
         fold_overlap=overlap,
         trained_epochs=effort.epochs,
-        train_seconds=effort.seconds,
-        seconds_to=effort.seconds_to,
+        train_seconds=effort.seconds + (before or 0.0),
+        seconds_to=None if to_best is None else to_best + (before or 0.0),
+        pretrain_seconds=before,
         images_per_second=effort.images_per_second,
         checkpoint=f"{run.folder.name}/{run.tested_file.name}",
         checkpoint_mb=run.tested_file.stat().st_size / 1e6 if run.is_main else None,

@@ -4,13 +4,14 @@ torch takes seconds to import, so what is wrong with the settings or the data is
 """
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from stl10bench.config import DEFAULT_RECIPE, Limits, make_limits
+from stl10bench.config import DEFAULT_RECIPE, SELF_SUPERVISED, Limits, make_limits
 from stl10bench.core.errors import DataError, UsageError
 from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
@@ -35,7 +36,10 @@ from stl10bench.training.resolve import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from stl10bench.results.pretraining import Pretraining
     from stl10bench.training.lr_finder import RangeTest
+
+_Result = TypeVar("_Result")
 
 
 def train(
@@ -96,9 +100,13 @@ def prepare(
     recipe: str = DEFAULT_RECIPE,
     weights: str | Path | None = None,
     pretrained: bool = True,
+    pretraining: bool = False,
     **options: Any,
 ) -> tuple[Job, Dataset, Weights]:
-    """The job that the options of `train` describe, complete; its data and initial weights."""
+    """The job that the options of `train` describe, complete; its data and initial weights.
+
+    With `pretraining` the options are those of `pretrain`.
+    """
     check_environment()
     limits = {key: options.pop(key) for key in Limits.model_fields if key in options}
     how = {key: options.pop(key) for key in OPTIONS if key in options}
@@ -117,7 +125,12 @@ def prepare(
             weights, Path(how.get("runs_dir", Job.model_fields["runs_dir"].default))
         )
     config, start = check_settings(
-        model, recipe=recipe, weights=file, pretrained=pretrained, settings=options
+        model,
+        recipe=recipe,
+        weights=file,
+        pretrained=pretrained,
+        pretraining=pretraining,
+        settings=options,
     )
     how |= {"limits": make_limits(limits), "recipe": recipe}
     job = make_job(config, weights=start.file, **how)
@@ -171,10 +184,7 @@ def _open(job: Job, console: Console) -> Dataset:
 
 def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console) -> Row:
     """Train in the run folder, which is ours meanwhile, unless its row is there already."""
-    from stl10bench.core.device import describe_machine
-    from stl10bench.core.waiting import considerate_threads
     from stl10bench.training import probe, tracking, trainer
-    from stl10bench.training.interrupt import translate_errors
 
     folder = job.folder
     if not job.overwrite and (row := folder.ended(job.config)) is not None:
@@ -183,6 +193,48 @@ def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console)
         if "WANDB_SWEEP_ID" in os.environ:  # its agent waits for the metric
             tracking.replay(job, dataset, row, console)
         return row
+    method = trainer.train if job.config.takes_steps else probe.train
+    return _in_its_folder(method, job, dataset, start, console)
+
+
+def pretrain(
+    backbone: str,
+    *,
+    weights: str | Path | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> "Pretraining":
+    """Pretrain the backbone of a model by SimCLR, on images without labels.
+
+    `options` are those of `train`; the run's name or folder is then what its `weights` take. It
+    begins with random weights unless `weights` are given. A run that is finished already returns
+    what it left. Raises a BenchError, as `train` does.
+    """
+    console = console or Console(quiet=True)
+    options = {"pretrained": weights is not None, **options, "method": SELF_SUPERVISED}
+    if registry.backbone_name(backbone) is not None:
+        options["freeze"] = False
+    prepared = prepare(backbone, console, weights=weights, pretraining=True, **options)
+    from stl10bench.training import pretrain as pretraining
+
+    job = prepared[0]
+    if not job.overwrite and (finished := job.folder.pretrained(job.config)) is not None:
+        text = f"{job.folder.path} is finished. Pass --overwrite to pretrain it again."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return finished
+    return _in_its_folder(pretraining.pretrain, *prepared, console)
+
+
+def _in_its_folder(
+    method: Callable[..., _Result], job: Job, dataset: Dataset, start: Weights, console: Console
+) -> _Result:
+    """What a method returns that works in the run folder, which is ours meanwhile."""
+    from stl10bench.core.device import describe_machine
+    from stl10bench.core.waiting import considerate_threads
+    from stl10bench.training import tracking
+    from stl10bench.training.interrupt import translate_errors
+
+    folder = job.folder
     tracking.check_trackers(job)
     accelerator, start = _start(job, start)
     main = accelerator.is_main_process
@@ -197,7 +249,6 @@ def train_prepared(job: Job, dataset: Dataset, start: Weights, console: Console)
         line = f"{describe_machine(accelerator, job.config.precision)}; logs to {places}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         quiet = Console(quiet=True)
-        method = trainer.train if job.config.takes_steps else probe.train
         return method(job, accelerator, dataset, start, console if main else quiet, mirrors)
 
 

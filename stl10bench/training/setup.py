@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from stl10bench.config import RunConfig
+from stl10bench.config import SELF_SUPERVISED, RunConfig
 from stl10bench.core.errors import CheckpointError, StorageError, UsageError
 from stl10bench.data import augment
 from stl10bench.data.loader import (
@@ -30,11 +30,17 @@ from stl10bench.data.mix import mixed_batches
 from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.data.unlabelled import Unlabelled, find_unlabelled
-from stl10bench.data.views import Views, image_reader, weak_and_strong, with_views
+from stl10bench.data.views import (
+    Views,
+    image_reader,
+    pairs_of_views,
+    weak_and_strong,
+    with_views,
+)
 from stl10bench.models import checkpoint
 from stl10bench.models.check import check_training
 from stl10bench.models.classifier import Classifier
-from stl10bench.models.methods import FIXMATCH, FixmatchOptions, method_options
+from stl10bench.models.methods import FIXMATCH, method_options
 from stl10bench.models.pretrained import Weights
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training import resume
@@ -108,8 +114,8 @@ def set_up(
     """
     config, classes = job.config, len(dataset.class_names)
     train, validation = load_training_images(config, dataset, accelerator)
-    steps = len(train.labels) // config.batch_size
     unlabelled = find_unlabelled(config, dataset)
+    steps = count_steps(config, len(train.labels), unlabelled)
     model, normalise, header = create_model(
         config, dataset, weights, lambda: train.images, unlabelled, accelerator
     )
@@ -121,13 +127,16 @@ def set_up(
         check_parts(config, model, classes, accelerator)
     started = time.monotonic() - (state.position.total_seconds if state is not None else 0.0)
     if state is None:
-        fit_modules(model, InputBatches(lambda: train.images, normalise, config, unlabelled))
+        images = InputBatches(lambda: train.images, normalise, config, unlabelled)
+        fit_modules(model, images, fitted=bool(weights.configs))
     fuse_frozen(model, train, normalise, config)
     learner, batches = learner_and_batches(model, train, normalise, config, accelerator, classes)
-    if config.method == FIXMATCH:
-        assert unlabelled is not None  # else it would be a supervised run
-        views = fixmatch_views(unlabelled, normalise, config, accelerator)
+    if config.method in (FIXMATCH, SELF_SUPERVISED):
+        assert unlabelled is not None  # or it would be another run
+        views = make_views(unlabelled, normalise, config, accelerator)
         batches = partial(with_views, batches, views, steps)
+        if config.method == SELF_SUPERVISED:
+            batches = partial(pairs_of_views, views, steps)
     optimizer = make_optimizer(config, model)
     ema = None if config.ema is None else Ema(model, config.ema)
     learner, optimizer = accelerator.prepare(learner, optimizer)
@@ -231,16 +240,36 @@ def learner_and_batches(
     return learner, batches
 
 
-def fixmatch_views(
+def count_steps(config: RunConfig, images: int, unlabelled: Unlabelled | None) -> int:
+    """The steps of an epoch: a pass over the images with labels; of pretraining, those without.
+
+    Raises UsageError where the unlabelled images make no batch.
+    """
+    if config.method == SELF_SUPERVISED:
+        images = len(unlabelled or ())
+        if images < config.batch_size:
+            raise UsageError(
+                f"batch_size = {config.batch_size} is larger than the {images} unlabelled images: "
+                "lower --batch-size"
+            )
+    return images // config.batch_size
+
+
+def make_views(
     unlabelled: Unlabelled, normalise: Normalise, config: RunConfig, accelerator: Accelerator
 ) -> Views:
-    """A weak and a strong view of each unlabelled image, `uratio` images to a labelled one."""
-    options: FixmatchOptions = method_options(config)
+    """Two views of unlabelled images: of FixMatch weak and strong, of SimCLR alike.
+
+    A batch of FixMatch has `uratio` of them to a labelled one.
+    """
+    ratio, kinds = 1, (config, config)
+    if config.method == FIXMATCH:
+        ratio, kinds = method_options(config).uratio, weak_and_strong(config)
     return Views(
         read=image_reader(unlabelled, config, accelerator.device),
         count=len(unlabelled),
-        kinds=weak_and_strong(config),
-        size=options.uratio * config.batch_size,
+        kinds=kinds,
+        size=ratio * config.batch_size,
         normalise=normalise,
         accelerator=accelerator,
     )
@@ -250,6 +279,8 @@ def check_parts(
     config: RunConfig, model: nn.Module, classes: int, accelerator: Accelerator
 ) -> None:
     """Raise UsageError unless `model` can be trained on the smallest part of a batch."""
+    if config.method == SELF_SUPERVISED:
+        classes = method_options(config).projection
     share = config.batch_size // accelerator.num_processes
     part = math.ceil(share / config.grad_accum)  # as `epoch.backward` cuts them
     check_training(
