@@ -71,11 +71,7 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
     if record.study.over_labels:
         figures = {name: over_labels(summary.title(record, trained), record.study, trained)}
         return _save(folder, figures)
-    places = ranking.rank(trained)
-    base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
-    histories, band = _read_histories(trained, runs_dir), _noise_band(places, base)
-    title, factors = summary.title(record, trained), tuple(record.study.vary)
-    results = Results(title, factors, histories, places, band)
+    results = read_results(record, trained, runs_dir)
     if not record.study.is_grid:
         figures = {name: search(results, record.study, trained)}
     elif len(results.factors) == 2:
@@ -83,6 +79,15 @@ def write(folder: Path, record: Record, trained: Sequence[Trained], runs_dir: Pa
     else:
         figures = {name: overview(results)}
     return _save(folder, figures)
+
+
+def read_results(record: Record, trained: Sequence[Trained], runs_dir: Path) -> Results:
+    """What the figures of a study show; a run whose log cannot be read gives a warning."""
+    places = ranking.rank(trained)
+    base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
+    histories, band = _read_histories(trained, runs_dir), _noise_band(places, base)
+    title, factors = summary.title(record, trained), tuple(record.study.vary)
+    return Results(title, factors, histories, places, band)
 
 
 def _save(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:

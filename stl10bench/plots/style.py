@@ -73,20 +73,25 @@ def check_output(path: Path) -> Path:
     return path
 
 
-@figure_style()
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as its suffix says, whole or not at all; the same figure, the same bytes.
 
     Raises UsageError for another suffix, StorageError.
     """
+    files.write(path, encode(figure, check_output(path).suffix))
+
+
+@figure_style()
+def encode(figure: Figure, suffix: str) -> bytes:
+    """The bytes of a figure as a file that ends in `suffix`, one of FORMATS."""
     buffer = io.BytesIO()
-    file_format = FORMATS[check_output(path).suffix.lower()]
+    file_format = FORMATS[suffix.lower()]
     options: dict[str, Any] = {
         "svg": {"metadata": {"Date": None}},  # else no two files have the same bytes
         "jpg": {"pil_kwargs": {"quality": 80}},
     }
     figure.savefig(buffer, format=file_format, dpi=DPI, **options.get(file_format, {}))
-    files.write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 class TextStyle(NamedTuple):

@@ -72,24 +72,27 @@ def best(record: Record, places: Sequence[Place]) -> str:
 
 
 def held(record: Record, places: Sequence[Place]) -> str:
-    """Whether the values that the report calls the best are the best here, too."""
+    """Whether the values that the report calls the best are the best here: a word, and why.
+
+    The word, before the colon: Holds, Tied, Contradicted, or Not known.
+    """
     wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
     place = next((place for place in places if place.labels == wanted), None)
     if place is None:
-        return "The report's best was not run"
+        return "Not known: the report's best was not run"
     if any(place.missing for place in places):
-        return "Not known yet: settings lack runs"
+        return "Not known: settings lack runs"
     if not place.is_whole:
-        return f"Does not hold: the report's best: {place.verdict}"
+        return f"Contradicted: the report's best: {place.verdict}"
     verdicts = [other.verdict for other in places if other is not place]
     if place.verdict == BEST and TIED in verdicts:
-        return "Consistent with the report: its best is the best here, tied with others"
+        return "Tied: the report's best is the best here, tied with others"
     if place.verdict == BEST and WORSE not in verdicts:
         return "Not known: there are no other settings to compare"
     return {
-        BEST: "Confirmed: the report's best is the best here; the others are significantly worse",
-        TIED: "Consistent with the report (within noise): its best is tied with the best here",
-        WORSE: "Does not hold: the report's best is significantly worse than the best here",
+        BEST: "Holds: the report's best is the best here; the others are significantly worse",
+        TIED: "Tied: the report's best is tied with the best here (within noise)",
+        WORSE: "Contradicted: the report's best is significantly worse than the best here",
     }[place.verdict]
 
 

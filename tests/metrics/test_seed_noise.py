@@ -168,21 +168,25 @@ def test_settings_are_ranked_by_validation_accuracy_and_never_by_the_test_split(
 @pytest.mark.parametrize(
     ("ends", "best", "held"),
     [
-        ({"a": 0.3, "b": 0.6}, "best: lr=b with 0.600", "Does not hold"),
-        ({"a": 0.6, "b": 0.3}, "best: lr=a with 0.600", "Confirmed: "),
-        ({"a": 0.6, "b": 0.6}, "best: lr=a with 0.600", "Consistent with the report: "),
+        ({"a": 0.3, "b": 0.6}, "best: lr=b with 0.600", "Contradicted: "),
+        ({"a": 0.6, "b": 0.3}, "best: lr=a with 0.600", "Holds: "),
+        ({"a": 0.6, "b": 0.6}, "best: lr=a with 0.600", "Tied: the report's best is the best here"),
         (
             {"a": 0.60, "b": 0.61},
             "best: lr=b with 0.610",
-            "Consistent with the report (within",
+            "Tied: the report's best is tied",
         ),
-        ({"a": 0.3, "b": None}, "best so far (1 setting lacks runs): lr=a", "Not known yet"),
+        (
+            {"a": 0.3, "b": None},
+            "best so far (1 setting lacks runs): lr=a",
+            "Not known: settings lack",
+        ),
         (
             {"a": "diverged", "b": 0.2},
             "best: lr=b with 0.200",
-            "Does not hold: the report",
+            "Contradicted: the report",
         ),
-        ({"b": 0.2}, "best: lr=b with 0.200", "The report's best was not run"),
+        ({"b": 0.2}, "best: lr=b with 0.200", "Not known: the report's best was not run"),
         ({"a": 0.2}, "best: lr=a with 0.200", "Not known: there are no other settings"),
     ],
 )

@@ -537,7 +537,7 @@ def test_a_study_that_ran_has_its_ranking_by_validation_accuracy(
     record_study(runs_dir, study, ("aa", "bb"))
     page = Seen(report())
     assert "rates: found here: best: seed_name=aa with 0.900" in page.words
-    assert "the report found: bb best (Does not hold" in page.words
+    assert "the report found: bb best (Contradicted" in page.words
     (ranking,) = [lines for title, lines in page.tables.items() if title.startswith("rates")]
     assert [line[0] for line in ranking] == ["seed_name", "aa", "bb"]
     (runs_dir / "studies" / "rates" / "study.json").write_text("{}")
