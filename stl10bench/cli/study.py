@@ -232,7 +232,7 @@ def run(
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format", hidden=True)] = "table",
     **options: Any,
-) -> None:
+) -> Any:  # of a dry run its forecasts
     """Train the missing runs of a study, rank its settings and plot them.
     Run the same command again to resume.
 
@@ -260,14 +260,13 @@ def run(
     if not is_main():  # of a launcher: the first process has the plan
         if not dry_run:
             cluster.serve(workers)
-        return
+        return None
 
     common = plan.prepare(start, options, stderr(), dry=dry_run)
     grid = [] if search is not None else points(study)
     planned = plan.plan_runs(grid, study.recipe, common)
     if dry_run:
-        train.show_forecast(planned, common)
-        return
+        return train.show_forecast(planned, common)
     new = record.make(study, planned, common)
     old = record.read(common.runs_dir, study.name)
     if old is not None and (note := record.changes(old, new, common.runs_dir)):
@@ -283,6 +282,7 @@ def run(
         raise UsageError("no run succeeded; the table says why")
     if has_damage(run.row for run in trained):
         raise typer.Exit(CheckpointError.exit_code)
+    return None
 
 
 def _search(

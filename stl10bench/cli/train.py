@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,7 @@ from stl10bench.results.run_folder import RunFolder, default_runs_dir, find_run
 
 if TYPE_CHECKING:
     from stl10bench.studies.plan import Common, Planned
+    from stl10bench.studies.progress import Forecast
 
 
 app = typer.Typer()
@@ -258,7 +260,7 @@ def benchmark(
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format", hidden=True)] = "table",
     **options: Any,
-) -> None:
+) -> Any:  # of a dry run its forecasts
     """Trains one run at a time, each in its own process, so that the
     timings are comparable.
 
@@ -289,8 +291,7 @@ def benchmark(
     common = plan.prepare(start, keywords, stderr(), dry=dry_run)
     planned = plan.plan_runs(points, keywords["recipe"], common)
     if dry_run:
-        show_forecast(planned, common)
-        return
+        return show_forecast(planned, common)
 
     from stl10bench.studies.cluster import Workers
     from stl10bench.studies.engine import Batch, train
@@ -313,9 +314,10 @@ def benchmark(
     end_with(damaged)
     if has_damage(rows):
         raise typer.Exit(CheckpointError.exit_code)
+    return None
 
 
-def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
+def show_forecast(planned: "Sequence[Planned]", common: "Common") -> "list[Forecast]":
     """Print the runs, done or missing; times are known, or measured on a few steps."""
     from stl10bench.studies.progress import duration, forecast
 
@@ -323,8 +325,8 @@ def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
     table.add_column("run")
     table.add_column("state")
     table.add_column("time", justify="right")
-    with stderr().status("timing a few steps of each model"):
-        forecasts = forecast(planned, common)
+    say = partial(stderr().print, markup=False, highlight=False, soft_wrap=True)
+    forecasts = forecast(planned, common, say)
     for line in forecasts:
         time = "" if line.seconds is None else duration(line.seconds)
         title, state = escape(clean(line.title)), escape(clean(line.state))
@@ -332,6 +334,7 @@ def show_forecast(planned: "Sequence[Planned]", common: "Common") -> None:
     left = sum(line.seconds or 0.0 for line in forecasts if line.is_left)
     stdout().print(table)
     stdout().print(f"Estimated time left: {duration(left)}, one run at a time", highlight=False)
+    return forecasts
 
 
 @app.command()

@@ -83,6 +83,7 @@ class Planned(NamedTuple):
     val_images: int
     job: Job | None
     failure: Failure | None = None
+    train_images: int = 0
 
     @property
     def run(self) -> str | None:
@@ -120,20 +121,22 @@ def prepare(
 
 def plan_runs(points: Sequence[Point], recipe: str, common: Common) -> list[Planned]:
     """The run of each point; one that cannot be says why."""
-    val_images: dict[tuple[Any, ...], int] = {}  # splitting takes longer than all the rest
+    counts: dict[tuple[Any, ...], tuple[int, int]] = {}  # splitting takes longer than all the rest
     planned = []
     for place in points:
-        job, count, failure = None, 0, None
+        job, failure, trained, validated = None, None, 0, 0
         try:
             job = _job(place, recipe, common)
             config = job.config
             split = tuple(getattr(config, key) for key in _OF_SPLIT)
-            if split not in val_images:
-                val_images[split] = len(training_rows(config, common.data)[1])
-            count = val_images[split]
+            if split not in counts:
+                train, val = training_rows(config, common.data)
+                counts[split] = len(train), len(val)
+            trained, validated = counts[split]
         except BenchError as error:
             job, failure = None, Failure(model=place.model, error=str(error))
-        planned.append(Planned(place.title, place.labels, place.seed, count, job, failure))
+        run = Planned(place.title, place.labels, place.seed, validated, job, failure, trained)
+        planned.append(run)
     return planned
 
 

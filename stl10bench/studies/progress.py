@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -115,33 +115,40 @@ class Progress:
 class Forecast(NamedTuple):
     """A run that is planned: its state, and its seconds, known or estimated; None if unknown."""
 
+    run: str | None
     title: str
     state: str
     seconds: float | None
     is_left: bool
 
 
-def forecast(planned: Sequence[Planned], common: Common) -> list[Forecast]:
-    """What is done and what is left; runs that take as long are measured once."""
-    from stl10bench.training.estimate import estimate_seconds, same_cost
+def forecast(
+    planned: Sequence[Planned], common: Common, say: Callable[[str], None]
+) -> list[Forecast]:
+    """What is done and what is left; each cost is timed once, and remembered on this machine.
+
+    `say` is told what is timed.
+    """
+    from stl10bench.training.estimate import Timings, estimate_seconds
 
     forecasts = []
-    measured: dict[str, float] = {}
+    timings: Timings | None = None
     for place in planned:
         outcome = place.failure if place.job is None else jobs.known_outcome(place.job, tidy=False)
         if isinstance(outcome, Row):
-            forecasts.append(Forecast(place.title, "done", outcome.train_seconds, False))
+            seconds = outcome.train_seconds
+            forecasts.append(Forecast(place.run, place.title, "done", seconds, False))
         elif outcome is not None or place.job is None:
             text = "" if outcome is None else f"{outcome.state}: {outcome.error}"
-            forecasts.append(Forecast(place.title, text, None, False))
+            forecasts.append(Forecast(place.run, place.title, text, None, False))
         else:
-            config = same_cost(place.job.config)
-            if config.name not in measured:
-                job = place.job.model_copy(update={"config": config})
-                measured[config.name] = estimate_seconds(job, common.data)
+            timings = timings or Timings(place.job, say)
+            cost = timings.cost(place.job, common.data)
+            images = place.train_images, place.val_images
+            seconds = timings.start() + estimate_seconds(place.job, cost, common.data, images)
             state = place.job.folder.status()["state"]
             state = "missing" if state == "new" else state
-            forecasts.append(Forecast(place.title, state, measured[config.name], True))
+            forecasts.append(Forecast(place.run, place.title, state, seconds, True))
     return forecasts
 
 

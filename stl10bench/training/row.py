@@ -98,7 +98,7 @@ _PACKAGE = Path(__file__).parents[1]  # all of it, not this folder alone
 
 
 @cache
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """The processor's own name on Linux, elsewhere what Python knows of it."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
@@ -143,7 +143,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """What a row says of the machine and the versions that made it; no host name, no path."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "platform": platform.system(),

@@ -1,5 +1,6 @@
 """The programs in scripts/ run; what they measure is not tested, for machines differ."""
 
+import io
 import json
 import os
 import shlex
@@ -189,8 +190,8 @@ def test_a_page_without_its_parts_or_with_half_a_part_is_an_error(
     assert (tmp_path / "README.md").read_text() == text
 
 
-@pytest.mark.parametrize("form", [[], ["--reduced"]])
-def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
+@pytest.mark.parametrize("form", [[], ["--reduced"], ["--quick"]])
+def test_the_report_is_reproduced_by_its_nine_studies_its_table_and_the_document(
     tmp_path: Path, form: list[str]
 ) -> None:
     stub = tmp_path / "stl10bench"
@@ -201,12 +202,13 @@ def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
     arguments = ["--runs-dir=here", *form, "--tracker", "none"]  # in any order
     script = ["bash", str(SCRIPTS / "reproduce_report.sh"), *arguments]
     subprocess.run(script, env=environment, check=True, capture_output=True)
-    *studies, table, summary = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
+    *studies, table, document = map(shlex.split, (tmp_path / "calls").read_text().splitlines())
     assert {words[2] for words in studies} == set(parse.REPORT)
     assert len(studies) == 9
     for words in studies:
         assert words[:2] == ["study", "run"]
         assert words[-4:] == options
+        assert ("--seeds" in words) == (form == ["--quick"])
         pairs = list(zip(words[3:-4:2], words[4:-4:2], strict=True))
         vary = [value for key, value in pairs if key == "--vary"]
         settings = {"epochs": 3} if "--epochs" in words else {}
@@ -214,5 +216,31 @@ def test_the_report_is_reproduced_by_its_nine_studies_and_its_table(
         plan.check(definition, plan.Start())
         best = tuple(definition.best[factor] for factor in definition.vary)
         assert best in {point.labels for point in study.points(definition)}
-    assert table[0] == "benchmark"
-    assert summary == ["study", "list", "--runs-dir", "here"]
+    assert table[:2] == ["benchmark", "--all"], "the CNN is in the table of each form"
+    assert document[:3] == ["report", "--template", "study"]
+    assert document[3:] == ["--runs-dir", "here", "--output", "here/study.html"]
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_the_forecast_of_all_commands_times_each_cost_once_and_counts_each_run_once(
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import forecast
+
+    monkeypatch.setenv("STL10BENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("stl10bench.training.estimate._time_start", lambda: 100.0)
+    monkeypatch.setattr("stl10bench.training.estimate._SECONDS", 0.0)
+    tiny = f"--image-size 8 --epochs 1 --threads 1 --device cpu --data-dir {data_dir} --batch-size"
+    study = "study run --model logistic --tracker none --seeds 1"
+    lines = f"{study} {tiny} 8 --vary lr=0.1,0.01\n{study} {tiny} 8 --vary lr=0.1,0.02\n"
+    lines += f"benchmark logistic --tracker none {tiny} 4 --labels-per-class 5\n"
+    for timed in (1, 0):  # the second time it is remembered
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        forecast.main()
+        shown = capsys.readouterr()
+        assert shown.err.count("timing logistic, 8 px") == timed
+        assert shown.err.count("timing the start of a process") == timed
+        assert "Estimated time left for all: 7 min" in shown.out  # four runs of 100 s
