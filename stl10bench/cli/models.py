@@ -1,8 +1,7 @@
 """Lists and describes models."""
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,10 +17,7 @@ from stl10bench.cli.settings import key_values
 from stl10bench.core.console import stdout
 from stl10bench.models import registry
 from stl10bench.models.factory import build_model, check_options
-from stl10bench.results.table import Table, print_table
-
-if TYPE_CHECKING:
-    from stl10bench.models.summary import Layer
+from stl10bench.results.table import print_table
 
 app = typer.Typer()
 
@@ -61,6 +57,7 @@ def describe(
     """
     from stl10bench.models import summary
     from stl10bench.models.check import check_logits
+    from stl10bench.report.layers import layer_table, memory_table
 
     load_plugin(plugin)
     options = key_values("--model-option", model_option)
@@ -88,7 +85,7 @@ def describe(
         typer.echo(json.dumps(facts))
         return
     print_table(
-        _layer_table(f"{model}, {image_size} px", layers),
+        layer_table(f"{model}, {image_size} px", layers),
         stdout(),
         expendable=("parameters are",),
         whole="--json",
@@ -97,19 +94,4 @@ def describe(
         typer.echo(f"{formula} = {total:,} parameters")
     typer.echo(f"{total:,} parameters ({trainable:,} trainable), {macs:,} MACs per image\n")
     title = f"training memory, batch {batch_size}"
-    lines = ((part.replace("_", "/"), f"{size / 2**20:.2f} MB") for part, size in sizes.items())
-    note = "fp32, 1 MB = 2^20 bytes; forward/backward: twice the outputs of the layers above"
-    print_table(Table(title, ("part", "size"), tuple(lines), (("size", note),)), stdout())
-
-
-def _layer_table(title: str, layers: "Sequence[Layer]") -> Table:
-    """A line for each layer, then the totals."""
-    lines = []
-    for layer in layers:
-        shape = "x".join(map(str, layer.shape)) or "-"
-        counts = (f"{count:,}" if count else "-" for count in (layer.parameters, layer.macs))
-        lines.append((layer.kind, shape, *counts, layer.formula))
-    totals = (sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers))
-    lines.append(("total", "", *(f"{total:,}" for total in totals), ""))
-    header = ("layer", "output", "parameters", "MACs", "parameters are")
-    return Table(title, header, tuple(lines), left=header[-1:])
+    print_table(memory_table(title, {model: memory}), stdout())

@@ -300,6 +300,9 @@ def _signed(share: float) -> str:
     return f"{share:+.3f}"
 
 
+_TEMPLATES = ("dashboard", "study")
+
+
 @app.command()
 def report(
     run: RunNames = None,
@@ -309,13 +312,22 @@ def report(
         Path | None, typer.Option(help=r"File to write \[default: report.html or report.md].")
     ] = None,
     style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
-    title: Annotated[str, typer.Option(help="The heading.")] = "stl10bench report",
+    template: Annotated[
+        str,
+        choice(
+            "template",
+            _TEMPLATES,
+            help_text="dashboard (all runs), or study: the document to hand in.",
+        ),
+    ] = "dashboard",
+    title: Annotated[str | None, typer.Option(help="The heading.")] = None,
+    author: Annotated[str, typer.Option(help="Your name, for the template study.")] = "",
     shared: With = None,
     studies: Studies = False,
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the data, for pictures of mistakes "
+            help="Folder of the data, for pictures of samples and mistakes "
             r"\[default: $STL10BENCH_DATA or data, if the images are there]."
         ),
     ] = None,
@@ -328,10 +340,22 @@ def report(
     damaged or missing, its row stays, with a note.
     Under 20 s for fifteen runs.
 
+    The template study is the document to hand in: samples,
+    augmentations, models, the report's ablations, the table.
+
     Examples:
     stl10bench report
     stl10bench report cnn mlp-3c4d --format markdown
+    stl10bench report --template study --author "A. Student"
     """
+    path = output or Path("report.html" if style == "html" else "report.md")
+    if template == "study":
+        if run or shared:
+            raise UsageError("--template study is made from the whole runs folder: name no runs")
+        _write_study(path, style, runs_dir, data_dir, (title or _STUDY, author))
+        return
+    if author:
+        raise UsageError("--author needs --template study")
     from stl10bench.core import files
     from stl10bench.report.build import build_report
     from stl10bench.report.html import html_page
@@ -343,10 +367,35 @@ def report(
             runs_dir, run or [], data_dir=data_dir, shared=others, left_out=varied
         )
     write = html_page if style == "html" else markdown_document
-    path = output or Path("report.html" if style == "html" else "report.md")
-    files.write(path, write(title, groups).encode())
+    files.write(path, write(title or "stl10bench report", groups).encode())
     typer.echo(path)
     end_with([error for group in groups for error in group.damaged])
+
+
+_STUDY = "Five image classifiers on STL-10"
+
+
+def _write_study(
+    path: Path, style: str, runs_dir: Path, data_dir: Path | None, head: tuple[str, str]
+) -> None:
+    """Write the document to hand in, as Markdown with its pictures in a folder beside it."""
+    require("matplotlib", extra="plots", purpose="--template study")
+    from stl10bench.core import files
+    from stl10bench.report.html import html_document
+    from stl10bench.report.markdown import pictures, study_markdown
+    from stl10bench.report.study_document import build_study_document
+
+    suffix = ".svg" if style == "html" else ".png"
+    built = build_study_document(runs_dir, data_dir=data_dir, suffix=suffix)
+    if style == "html":
+        files.write(path, html_document(*head, built).encode())
+    else:
+        folder = path.with_name(f"{path.stem}_pictures")
+        for name, content in pictures(built).items():
+            files.write(folder / name, content)
+        files.write(path, study_markdown(*head, built, folder.name).encode())
+    typer.echo(path)
+    end_with(built.damaged)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A model -> its layers, shapes, parameters, multiply-accumulates (MACs) and memory."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,21 @@ def memory(listed: Sequence[Layer], *, batch_size: int, image_size: int) -> Memo
         forward_backward=2 * 4 * batch_size * outputs,
         parameters=4 * sum(layer.parameters for layer in listed),
     )
+
+
+def blocks(listed: Sequence[Layer]) -> list[list[Layer]]:
+    """Consecutive layers: a stage of a backbone, else from a convolution or linear layer on."""
+    groups: list[list[Layer]] = []
+    for layer in listed:
+        stage = re.search(r"blocks\.\d+", layer.name)
+        starts = layer.kind in ("Conv2d", "Linear")
+        if stage is not None and groups:
+            before = re.search(r"blocks\.\d+", groups[-1][-1].name)
+            starts = before is None or before[0] != stage[0]
+        if starts or not groups:
+            groups.append([])
+        groups[-1].append(layer)
+    return groups
 
 
 def formula(listed: Sequence[Layer]) -> str:

@@ -94,8 +94,8 @@ def _titled_sheet(title: str, width: int, height: int) -> Sheet:
 
 
 # What each operation is when it is off, in the order in which they are applied.
-_OFF: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)
-_OFF |= {"rotation": (0.0, 0.0), "random_resized_crop": None}
+OFF: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)
+OFF |= {"rotation": (0.0, 0.0), "random_resized_crop": None}
 
 
 class Variants(NamedTuple):
@@ -134,12 +134,12 @@ def variants(
         },
     }
     values = _values(draws)
-    operations = [name for name, off in _OFF.items() if getattr(config, name) != off]
+    operations = [name for name, off in OFF.items() if getattr(config, name) != off]
     results = []
     if side != size and config.random_resized_crop is None:
         operations.append("crop")
     for name in operations:
-        others_off = {key: off for key, off in _OFF.items() if key != name}
+        others_off = {key: off for key, off in OFF.items() if key != name}
         alone = config.model_copy(update=others_off)
         shown = augment.apply(images, neutral._replace(**placed.get(name, {})), alone)
         results.append(Variants(name, _uint8(shown), values[name]))

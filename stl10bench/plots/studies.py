@@ -250,15 +250,22 @@ def _shade(axes: Axes, band: Band | None) -> None:
         axes.axhspan(band.low, band.high, color=style.LIGHT_GREY, zorder=0)
 
 
+def over_seeds(histories: Sequence[History], path: str) -> dict[int, list[float]]:
+    """The finite values of a metric over the seeds, at each epoch that has any.
+
+    Runs that diverged are shorter or end in nan: an epoch is of those that have it.
+    """
+    logged = zip_longest(*(run.series(path) for run in histories), fillvalue=math.nan)
+    finite = {epoch: [*filter(math.isfinite, values)] for epoch, values in enumerate(logged, 1)}
+    return {epoch: values for epoch, values in finite.items() if values}
+
+
 def _draw_curves(axes: Axes, metric: str, colours: Mapping[Labels, str], results: Results) -> None:
     """The mean over the seeds of each setting, validation shaded from lowest to highest seed."""
     for labels, colour in colours.items():
         for split, look in style.SPLIT_LINES.items():
-            logged = [run.series(f"{split}/{metric}") for run in results.histories[labels]]
-            # Runs that diverged are shorter or end in nan: an epoch is of those that have it.
-            epochs = enumerate(zip_longest(*logged, fillvalue=math.nan), 1)
-            points = {epoch: [*filter(math.isfinite, values)] for epoch, values in epochs}
-            points = {epoch: values for epoch, values in points.items() if values}
+            logged = results.histories[labels]
+            points = over_seeds(logged, f"{split}/{metric}")
             if not points:
                 continue
             means = [statistics.fmean(values) for values in points.values()]

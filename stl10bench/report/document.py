@@ -25,6 +25,24 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a file: in HTML a part of the page, in Markdown a file beside it."""
+
+    name: str  # of the file, with its suffix
+    content: bytes
+    text: str  # what it shows, for who does not see it
+    width: int  # pixels, on a page that has as many
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Figure:
     """SVG for a wide screen, another for a narrow one if it needs it, and a caption."""
 
@@ -85,7 +103,19 @@ class DetailedTable:
     details: tuple[Details | None, ...]
 
 
-Block = Text | Code | Table | DetailedTable | Figure | Tabs | Tiles | Gallery | Details
+Block = (
+    Text
+    | Heading
+    | Code
+    | Table
+    | DetailedTable
+    | Picture
+    | Figure
+    | Tabs
+    | Tiles
+    | Gallery
+    | Details
+)
 
 
 @dataclass(frozen=True)

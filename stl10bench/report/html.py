@@ -37,6 +37,28 @@ _PAGE = """<!doctype html>
 """
 
 
+_DOCUMENT = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="author" content="{}">
+<link rel="icon" href="data:,">
+<title>{}</title>
+<style>{}</style>
+</head>
+<body>
+<header><h1>{}</h1>{}<p class="summary">{}</p></header>
+<main>
+{}
+</main>
+<footer>Made with stl10bench {}.</footer>
+</body>
+</html>
+"""
+
+
 def html_page(title: str, groups: Sequence[document.GroupReport]) -> str:
     """The whole file.
 
@@ -52,6 +74,19 @@ def html_page(title: str, groups: Sequence[document.GroupReport]) -> str:
     content = _join(map(_group, groups, range(len(groups))), "\n")
     top = (policy, title, style, title, themes, _navigation(groups), content)
     return markup(_PAGE, *top, __version__, script)
+
+
+def html_document(title: str, author: str, report: document.GroupReport) -> str:
+    """A document to print: each section begins a page, and nothing in it is hidden or moves.
+
+    Its policy is that of `html_page`, without a script.
+    """
+    style = _resource("study.css")
+    policy = f"default-src 'none'; style-src '{_sum(style)}'; img-src data:; base-uri 'none'"
+    byline = markup('<p class="author">{}</p>', author) if author else Markup()
+    content = _sections(report.sections, 0)
+    top = (policy, author, title, style, title, byline, report.summary, content)
+    return markup(_DOCUMENT, *top, __version__)
 
 
 def _resource(name: str) -> Markup:
@@ -94,14 +129,18 @@ def _navigation(groups: Sequence[document.GroupReport]) -> Markup:
 
 
 def _group(group: document.GroupReport, number: int) -> Markup:
-    sections = []
-    for section in group.sections:
+    article = '<article><p class="data">{}</p><p class="summary">{}</p>\n{}\n</article>'
+    return markup(article, group.title, group.summary, _sections(group.sections, number))
+
+
+def _sections(sections: Sequence[document.Section], number: int) -> Markup:
+    parts = []
+    for section in sections:
         anchor = _anchor(section, number)
         body = _join(_block(block, anchor) for block in section.blocks)
         element = '<section id="{}"><h2>{}</h2>\n{}\n</section>'
-        sections.append(markup(element, anchor, section.title, body))
-    article = '<article><p class="data">{}</p><p class="summary">{}</p>\n{}\n</article>'
-    return markup(article, group.title, group.summary, _join(sections, "\n"))
+        parts.append(markup(element, anchor, section.title, body))
+    return _join(parts, "\n")
 
 
 def _block(block: document.Block, anchor: str = "") -> Markup:
@@ -111,6 +150,10 @@ def _block(block: document.Block, anchor: str = "") -> Markup:
             return markup('<div class="tabs">{}{}</div>', radios, _join(map(_figure, figures)))
         case document.Text(text, kind):
             return markup('<p class="{}">{}</p>', kind, text)
+        case document.Heading(text):
+            return markup("<h3>{}</h3>", text)
+        case document.Picture():
+            return _picture(block)
         case document.Code(text):
             lines = _join((markup("{}", line) for line in text.split("\n")), "\n")
             return markup('<pre tabindex="0"><code>{}</code></pre>', lines)
@@ -145,6 +188,18 @@ def _figure(figure: document.Figure) -> Markup:
     caption = markup("<small>{}</small>", figure.caption) if figure.caption else ""
     element = "<figure><figcaption>{}{}</figcaption>{}</figure>"
     return markup(element, figure.title, caption, drawn)
+
+
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def _picture(picture: document.Picture) -> Markup:
+    kind = _TYPES[picture.name[picture.name.rindex(".") :]]
+    source = base64.b64encode(picture.content).decode()
+    image = '<img src="data:{};base64,{}" width="{}" alt="{}">'
+    drawn = markup(image, kind, source, picture.width, picture.text)
+    caption = markup("<figcaption>{}</figcaption>", picture.caption) if picture.caption else ""
+    return markup("<figure>{}{}</figure>", drawn, caption)
 
 
 def _mistake(mistake: document.Mistake) -> Markup:

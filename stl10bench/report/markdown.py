@@ -1,7 +1,8 @@
-"""A report -> Markdown: the same numbers, without the figures."""
+"""A report -> Markdown: the same numbers; pictures are files beside it, charts are left out."""
 
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from stl10bench.core.console import escape_markdown
 from stl10bench.report import document
@@ -18,13 +19,34 @@ def markdown_document(title: str, groups: Sequence[document.GroupReport]) -> str
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _section(section: document.Section) -> list[str]:
-    body = [part for block in section.blocks for part in _block(block)]
+def study_markdown(title: str, author: str, report: document.GroupReport, folder: str) -> str:
+    """The study's document; its pictures are in `folder` beside it."""
+    parts = [f"# {escape_markdown(title)}", *([escape_markdown(author)] if author else [])]
+    parts.append(escape_markdown(report.summary))
+    for section in report.sections:
+        parts += _section(section, folder)
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def pictures(report: document.GroupReport) -> dict[str, bytes]:
+    """The files of a document's pictures, by their names."""
+    blocks = (block for section in report.sections for block in section.blocks)
+    return {block.name: block.content for block in blocks if isinstance(block, document.Picture)}
+
+
+def _section(section: document.Section, folder: str = "") -> list[str]:
+    body = [part for block in section.blocks for part in _block(block, folder)]
     return [f"## {escape_markdown(section.title)}", *body] if body else []
 
 
-def _block(block: document.Block) -> list[str]:
+def _block(block: document.Block, folder: str = "") -> list[str]:
     match block:
+        case document.Heading(text):
+            return [f"### {escape_markdown(text)}"]
+        case document.Picture():
+            link = f"{quote(folder)}/{quote(block.name)}"
+            caption = [f"*{escape_markdown(block.caption)}*"] if block.caption else []
+            return [f"![{escape_markdown(block.text)}]({link})", *caption]
         case document.Text(text, kind):
             return [] if kind == "legend" else [escape_markdown(text)]
         case document.Code(text):  # in a fence that is longer than any in it

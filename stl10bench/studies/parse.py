@@ -1,6 +1,7 @@
 """A name, a TOML file or words of a command line -> the study that is meant."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import as_file
@@ -191,6 +192,36 @@ def define(name: str | None, changes: Changes = AS_IT_IS, stored: Study | None =
     except ValidationError as error:
         where, why = explain(error)
         raise UsageError(f"study {fields['name']}: {'.'.join(where)}: {why}") from None
+
+
+def as_command(study: Study) -> str:
+    """The command that runs a study: its name, and how it differs from the one of that name.
+
+    What a command cannot say, such as other bundles, is left out.
+    """
+    words = ["stl10bench", "study", "run", study.name]
+    if study.name not in PRESETS:  # it has run, so that its name means all of it
+        return shlex.join(words)
+    ours = preset(study.name)
+    for name, factor in study.vary.items():
+        if isinstance(factor, list) and factor != ours.vary.get(name):
+            between = "/" if any(isinstance(value, list) for value in factor) else ","
+            words += ["--vary", f"{name}={between.join(map(_word, factor))}"]
+    for key, value in study.settings.items():
+        if value != ours.settings.get(key) and not isinstance(value, dict):
+            words += ["--set", f"{key}={_word(value)}"]
+    if study.recipe != ours.recipe:
+        words += ["--recipe", study.recipe]
+    if study.seeds != ours.seeds:
+        words += ["--seeds", str(len(study.seeds))]
+    return shlex.join(words)
+
+
+def _word(value: Value) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list):
+        return ",".join(map(_word, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _changed(

@@ -1,0 +1,155 @@
+"""The document to hand in: its parts in order, what lacks runs, its figures, its final table."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.reports import add_run
+from helpers.rows import HOSTILE
+from markupsafe import escape
+
+from stl10bench.cli.main import main
+from stl10bench.core.console import clean
+from stl10bench.data.stl10 import open_dataset
+from stl10bench.plots import document as figures
+from stl10bench.plots import style
+from stl10bench.plots.studies import read_results
+from stl10bench.report.best_settings import best_of_each
+from stl10bench.results import benchmark_table
+from stl10bench.results.rows import Row
+from stl10bench.studies import parse, record
+from stl10bench.studies.study import points
+
+PARTS = [
+    *("Data", "Models", "Logistic regression", "Fully connected network"),
+    *("Convolutional network", "MobileNetV2", "Results", "How to run each part"),
+]
+
+
+def leave_study(runs_dir: Path, data: str, name: str, *changes: str, **settings: Any) -> Any:
+    """The record of one of the report's studies, and its runs, each better than the one before."""
+    changed = parse.Changes(vary=changes, seeds=1, settings=settings)
+    study = parse.define(name, changed)
+    entries = []
+    for number, place in enumerate(points(study)):
+        run = f"{place.model}-{name}-{number}"
+        add_run(
+            runs_dir, run, 1 + 0.1 * number, val_accuracy=0.5 + 0.05 * number,
+            config={"data": data, "epochs": 3, **place.settings},
+        )  # fmt: skip
+        entries.append(record.Entry(labels=list(place.labels), seed=0, run=run, val_images=500))
+    facts: dict[str, Any] = {"data": data, "dataset": "STL-10 layout", "base": None}
+    stored = record.Record(format=record.FORMAT, study=study, runs=entries, **facts)
+    record.write(runs_dir, stored)
+    return stored
+
+
+@pytest.fixture(scope="module")
+def runs_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two of the nine studies on the small data, and runs of a sixth setting on other data."""
+    folder = tmp_path_factory.mktemp("study") / "runs"
+    data = open_dataset(data_dir, verify=False, stamp=False).fingerprint
+    leave_study(folder, data, "logistic-lr", "lr=1e-2,1e-3,1e-4")
+    leave_study(folder, data, "mlp-lr-batch-size", "lr=1e-3,1e-4", "batch_size=64,128")
+    add_run(folder, "cnn-else", 9.0, config={"data": "9" * 64}, val_accuracy=0.99)
+    return folder
+
+
+def write(data_dir: Path, runs_dir: Path, folder: Path, *arguments: str) -> str:
+    """Run the command; returns the text that it wrote into `folder`."""
+    path = folder / f"report.{'md' if 'markdown' in arguments else 'html'}"
+    command = ["stl10bench", "report", "--template", "study", "--runs-dir", str(runs_dir)]
+    command += ["--data-dir", str(data_dir), "--output", str(path), *arguments]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0
+    return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("written")
+
+
+@pytest.fixture(scope="module")
+def markdown(data_dir: Path, runs_dir: Path, folder: Path) -> str:
+    return write(data_dir, runs_dir, folder, "--format", "markdown")
+
+
+@pytest.fixture(scope="module")
+def empty(data_dir: Path, folder: Path) -> str:
+    """The page of a folder without runs, and without data."""
+    text = "".join(HOSTILE).replace("\x1b", "")
+    return write(folder, folder / "none", folder, "--title", text, "--author", text)
+
+
+def test_the_document_has_the_reports_parts_in_order_and_hides_nothing(
+    markdown: str, empty: str
+) -> None:
+    assert re.findall(r"<h2>\d ([^<]+)</h2>", empty) == PARTS
+    assert re.findall(r"^## \d (.+)$", markdown, re.MULTILINE) == PARTS
+    assert "<details" not in empty
+    assert "<script" not in empty
+
+
+def test_a_part_without_runs_or_data_names_the_command_that_makes_it(empty: str) -> None:
+    for name in parse.REPORT:
+        assert f"<code>stl10bench study run {name} --runs-dir" in empty
+    assert "<code>stl10bench benchmark --all --recipe report --runs-dir" in empty
+    assert "<code>stl10bench data download" in empty
+
+
+def test_a_figure_has_a_line_for_each_setting_in_each_of_its_panels(runs_dir: Path) -> None:
+    for name, draw, settings in (
+        ("logistic-lr", figures.overlaid, 3),
+        ("mlp-lr-batch-size", figures.overlaid_grid, 2 * 2),  # rates, training and validation
+    ):
+        stored = record.read(runs_dir, name)
+        assert stored is not None
+        results = read_results(stored, record.trained(stored, runs_dir), runs_dir)
+        figure = draw(results)
+        assert style.encode(figure, ".svg") == style.encode(draw(results), ".svg")
+        assert [len(axes.lines) for axes in figure.axes] == [settings] * 4
+        shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+        assert {labels[0] for labels in (entry.labels for entry in stored.runs)} <= shown
+
+
+def test_the_best_setting_of_a_model_is_the_best_on_the_validation_images(
+    markdown: str, runs_dir: Path
+) -> None:
+    rows, _ = benchmark_table.stored_rows(runs_dir)
+    finished = [row for row in rows if isinstance(row, Row) and row.model != "cnn"]
+    best = best_of_each(finished)
+    for (model, _), row in best.items():
+        accuracies = [other.val_accuracy for other in finished if other.model == model]
+        assert row.val_accuracy == max(accuracies)
+    assert "| cnn | not run yet |" in markdown, "its data are others"
+    assert "| mlp | lr 1e-4, batch 128, adamw, 3 epochs, 1 seed | 0.650 |" in markdown
+
+
+def test_the_pictures_of_the_markdown_lie_beside_it(markdown: str, folder: Path) -> None:
+    links = re.findall(r"!\[.*\]\((.+)\)", markdown)
+    assert [Path(link).stem for link in links] == [
+        *("samples", "colour-jitter", "horizontal-flip", "rotation", "logistic-lr"),
+        *("mlp-lr-batch-size", "mlp-lr-batch-size-map"),
+    ]
+    assert all((folder / link).stat().st_size > 1000 for link in links)
+
+
+def test_no_title_and_no_author_is_markup(empty: str) -> None:
+    text = "".join(HOSTILE).replace("\x1b", "")
+    assert empty.count(str(escape(clean(text)))) == 4  # twice each
+    assert "<script>x" not in empty
+
+
+@pytest.mark.parametrize("name", parse.REPORT)
+def test_the_command_of_a_study_means_that_study(name: str) -> None:
+    changed = parse.Changes(seeds=2, settings={"epochs": 3})
+    study = parse.define(name, changed)
+    words = parse.as_command(study).split()
+    assert words[:4] == ["stl10bench", "study", "run", name]
+    assert words[4:] == ["--set", "epochs=3", "--seeds", "2"]
