@@ -158,8 +158,8 @@ class Row(BaseModel):
     seconds_to: Amount | None = None
     """Up to the epoch that counts, validation, features and pretraining included."""
     pretrain_seconds: Amount | None = None
-    """Of these, what `stl10bench pretrain` took to make the initial weights; null: they are none of
-    its, or the file beside them does not say."""
+    """Of these, what pretraining the initial weights took; null: there was none, or it is not
+    known."""
     images_per_second: Amount | None = None
     """Training images a second, over the training steps alone."""
     latency_ms: Amount | None = None

@@ -323,7 +323,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --epoch 1", 2, "No such option: --epoch: did you mean '--epochs'"),
         ("evaluate x --zzzz", 2, "No such option: --zzzz: --help lists the options"),
         ("train timm:resnet999 --no-pretrained", 2, "unknown timm model 'resnet999': did you mean"),
-        ("trian cnn", 2, "No such command 'trian'. Did you mean 'train'?"),
+        ("trian cnn", 2, "No such command 'trian'. Did you mean 'train', "),
         ("evaluate no.safetensors", 4, "no checkpoint no.safetensors"),
         ("evaluate pickle.pt", 4, "is a pickle"),
         ("evaluate noise.safetensors", 4, "is not a safetensors file"),
