@@ -6,7 +6,7 @@ from copy import copy
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -17,6 +17,9 @@ from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
 from stl10bench.models.methods import OF_PRETRAINING
 from stl10bench.training.job import TRACKERS, Job
+
+if TYPE_CHECKING:
+    from stl10bench.plots.style import Look
 
 # The panels, in the order in which every command shows those that it has. Options that are hidden
 # are in --help-all.
@@ -255,6 +258,11 @@ _Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)
 ]
 JSON: Specification = {"as_json": (_Json, False)}
+LOOK: Specification = {
+    "title": option(str, "Title of the figure; '' for none.", panel=OUTPUT, metavar="TEXT"),
+    "dpi": option(int, "Pixels per inch.", 150, panel=OUTPUT, metavar="N", min=30, max=1200),
+    "caption": option(bool, "Say below the figure how to read it.", True, panel=OUTPUT),
+}
 TRAINING: Specification = {
     "recipe": _first(
         str,
@@ -317,6 +325,14 @@ WORKERS: Specification = {
     "tls_cert": _machine(Path, "Certificate of this machine (PEM).", hidden=True),
     "tls_key": _machine(Path, "Private key of that certificate (PEM).", hidden=True),
 }
+
+
+def pop_look(options: dict[str, Any]) -> "Look":
+    """What the options LOOK say of a figure; takes them out of `options`."""
+    from stl10bench.plots.style import Look, Wording
+
+    title, dpi, caption = (options.pop(name) for name in LOOK)
+    return Look(Wording(title, caption), dpi)
 
 
 def hiding(specification: Specification, *names: str) -> Specification:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from stl10bench.cli.options import JSON, RUNS, RunNames, RunsDir, choice, with_options
+from stl10bench.cli.options import (
+    JSON,
+    LOOK,
+    RUNS,
+    RunNames,
+    RunsDir,
+    choice,
+    pop_look,
+    with_options,
+)
 from stl10bench.core.console import muted_stderr, stderr, stdout
 from stl10bench.core.errors import CheckpointError, UsageError, require
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
@@ -399,6 +408,7 @@ def _write_study(
 
 
 @app.command()
+@with_options(LOOK)
 def plot(
     run: RunNames = None,
     *,
@@ -407,6 +417,7 @@ def plot(
         typer.Option(help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png]."),
     ] = None,
     runs_dir: RunsDir = RUNS,
+    **options: Any,
 ) -> None:
     """They show loss, accuracy, learning rate and speed over the
     epochs. Under 20 s for ten runs.
@@ -419,6 +430,7 @@ def plot(
     from stl10bench.plots.curves import curves
 
     style.check_output(output or Path("curves.png"))
+    look = pop_look(options)
     folders = history.find_runs(runs_dir, run or [])
     output = output or Path(f"{folders[0].name if len(folders) == 1 else 'curves'}.png")
     histories: list[history.History] = []
@@ -430,7 +442,7 @@ def plot(
             damaged.append(error)
     if damaged and not histories:
         raise damaged[0]
-    style.save(curves(histories), output)
+    style.save(curves(histories, look.wording), output, look.dpi)
     typer.echo(output)
     end_with(damaged)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from stl10bench.cli import train
 from stl10bench.cli.options import (
     FIRST,
+    LOOK,
     RUNS,
     TRAINING,
     WORKERS,
@@ -23,6 +24,7 @@ from stl10bench.cli.options import (
     completing,
     hiding,
     option,
+    pop_look,
     with_options,
 )
 from stl10bench.cli.settings import run_settings, settings
@@ -199,7 +201,7 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 
 
 @app.command()
-@with_options(_SEARCH, _RUNNING, WORKERS)
+@with_options(_SEARCH, _RUNNING, WORKERS, hiding(LOOK, *LOOK))
 def run(
     context: typer.Context,
     name: Annotated[str | None, _NAME] = None,
@@ -244,6 +246,7 @@ def run(
 
     searching = {key: options.pop(key) for key in _SEARCH}
     workers = cluster.Workers(**{key: options.pop(key) for key in WORKERS})
+    look = {key: options.pop(key) for key in LOOK}
     options = settings(context, options, [model] if model else [])
     model, recipe = options.pop("model", model), recipe or options.pop("recipe", None)
     stored = None
@@ -273,7 +276,8 @@ def run(
         stderr().print(note, markup=False, highlight=False, soft_wrap=True)
     new, trained = _train(new, planned, search, common, workers)
     _rank(new, trained, style)
-    for path in _draw(new, trained, output, common.runs_dir):
+    folder = output or record.folder(common.runs_dir, study.name)
+    for path in _draw(new, trained, folder, common.runs_dir, look):
         stderr().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if trained and all(
         run.row is None or (isinstance(run.row, Failure) and run.row.state in ("failed", "damaged"))
@@ -345,21 +349,25 @@ def _train(
 
 
 def _draw(
-    stored: Record, trained: Sequence[Trained], output: Path | None, runs_dir: Path
+    stored: Record,
+    trained: Sequence[Trained],
+    folder: Path,
+    runs_dir: Path,
+    look: dict[str, Any],
 ) -> list[Path]:
     """Write a study's CSV, its figures where there is matplotlib, and a page; returns the files."""
     from stl10bench.core import files
-    from stl10bench.plots import studies
-    from stl10bench.studies import record, summary
+    from stl10bench.studies import summary
 
     name = stored.study.name
-    folder = output or record.folder(runs_dir, name)
     table, page, figures = folder / f"{name}.csv", folder / f"{name}.md", []
     files.write(table, summary.study_to_csv(stored, trained).encode())
     if find_spec("matplotlib") is None:
         stderr().print("no figures: install 'stl10bench[plots]' to get them", markup=False)
     else:
-        figures = studies.write(folder, stored, trained, runs_dir)
+        from stl10bench.plots import studies
+
+        figures = studies.write(folder, stored, trained, runs_dir, pop_look(look))
     shown = [path.name for path in figures if path.suffix == ".png"]
     files.write(page, summary.study_to_markdown(stored, trained, shown).encode())
     return [page, table, *figures]

@@ -7,12 +7,14 @@ import typer
 
 from stl10bench.cli.options import (
     DATA,
+    LOOK,
     PLUGIN,
     TRAINING,
     Checkpoint,
     Picture,
     choice,
     load_plugin,
+    pop_look,
     with_options,
 )
 from stl10bench.cli.settings import settings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from stl10bench.inference.predictor import Predictor
+    from stl10bench.plots.style import Look
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,7 +48,7 @@ _AUGMENTATION = {
 
 
 @app.command()
-@with_options(DATA)
+@with_options(DATA, LOOK)
 def samples(
     *,
     output: Picture = Path("samples.png"),
@@ -61,15 +64,18 @@ def samples(
     Examples:
     stl10bench visualize samples --dataset demo --seed 3
     """
-    _check(output)
+    look = _check(output, data)
     from stl10bench.plots import galleries
 
     dataset = open_data(**data, download=False, console=stderr())
-    _save(galleries.samples(dataset, split=split, per_class=per_class, seed=seed), output)
+    figure = galleries.samples(
+        dataset, split=split, per_class=per_class, seed=seed, wording=look.wording
+    )
+    _save(figure, output, look)
 
 
 @app.command()
-@with_options(PLUGIN, _AUGMENTATION, DATA)
+@with_options(PLUGIN, _AUGMENTATION, DATA, LOOK)
 def augmentations(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model whose recipe to show.")] = "cnn",
@@ -90,7 +96,7 @@ def augmentations(
     stl10bench visualize augmentations
     stl10bench visualize augmentations logistic --image 12
     """
-    _check(output)
+    look = _check(output, options)
     from stl10bench.plots import galleries, inspection
 
     registry.check_name(model)
@@ -105,12 +111,14 @@ def augmentations(
         raise UsageError(f"--image {image}: the training images are 0 to {count - 1}")
     row = int(inspection.sample_rows(data.train, 1, config.seed)[0]) if image is None else image
     original, variants = galleries.variants(data.train, row, config, draws)
-    title = f"{galleries.data_label(data)}, training image {row}, augmented as for {model}"
-    _save(galleries.augmentations(original, variants, title=title), output)
+    title = f"{galleries.data_label(data)}: training image {row}, augmented as for {model}"
+    caption = "Each operation alone, with what was drawn for it; then all together."
+    words = galleries.Words(title, caption, look.wording)
+    _save(galleries.augmentations(original, variants, words), output, look)
 
 
 @app.command()
-@with_options(DATA, PLUGIN)
+@with_options(DATA, PLUGIN, LOOK)
 def predictions(
     checkpoint: Checkpoint,
     *,
@@ -127,23 +135,27 @@ def predictions(
     Examples:
     stl10bench visualize predictions best.safetensors
     """
-    _check(output)
+    look = _check(output, data)
     from stl10bench.plots import galleries, inspection
 
     predictor = _load(checkpoint, plugin)
     dataset = open_data(**data, download=False, console=stderr())
     predicted = inspection.predict(predictor, dataset, images=images, seed=seed)
-    _save(galleries.predictions(dataset, predicted, count=count, order=order), output)
+    figure = galleries.predictions(
+        dataset, predicted, count=count, order=order, wording=look.wording
+    )
+    _save(figure, output, look)
 
 
 @app.command()
-@with_options(PLUGIN)
+@with_options(PLUGIN, LOOK)
 def filters(
     checkpoint: Checkpoint,
     *,
     output: Picture = Path("filters.png"),
     count: Count = 256,
     plugin: str | None,
+    **options: Any,
 ) -> None:
     """Draw the filters of the first layer.
 
@@ -152,18 +164,19 @@ def filters(
     Examples:
     stl10bench visualize filters best.safetensors
     """
-    _check(output)
+    look = _check(output, options)
     from stl10bench.plots import galleries, inspection
 
     predictor = _load(checkpoint, plugin)
     layer, kernels = inspection.first_kernels(predictor)
     names = predictor.class_names if inspection.is_linear(predictor, layer) else ()
     pixels = inspection.as_images(kernels[:count])
-    _save(galleries.filters(predictor.header, layer, pixels, names[:count]), output)
+    figure = galleries.filters(predictor.header, layer, pixels, names[:count], look.wording)
+    _save(figure, output, look)
 
 
 @app.command()
-@with_options(DATA, PLUGIN)
+@with_options(DATA, PLUGIN, LOOK)
 def gradcam(
     checkpoint: Checkpoint,
     images: Annotated[
@@ -176,7 +189,7 @@ def gradcam(
         str | None, typer.Option("--class", help=r"Class to explain \[default: the likeliest].")
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help=r"Layer to explain \[default: the last with feature maps].")
+        str | None, typer.Option(help=r"Layer to explain \[default: the last with 4x4 maps].")
     ] = None,
     count: Count = 10,
     seed: Seed = 0,
@@ -189,7 +202,7 @@ def gradcam(
     stl10bench visualize gradcam best.safetensors
     stl10bench visualize gradcam m.safetensors --class cat
     """
-    _check(output)
+    look = _check(output, data)
     from stl10bench.plots import galleries, gradcam, inspection
 
     predictor = _load(checkpoint, plugin)
@@ -197,7 +210,7 @@ def gradcam(
     if class_name is not None and class_name not in names:
         raise unknown("class", class_name, names)
     label = None if class_name is None else names.index(class_name)
-    layer = gradcam.choose_layer(predictor, layer)
+    layer, note = gradcam.choose_layer(predictor, layer)
     if images:
         pixels = inspection.read_images(images, predictor.header.config.data_size)
         titles = [path.name for path in images]
@@ -208,11 +221,11 @@ def gradcam(
         pixels = dataset.test.images[rows]
         titles = [names[actual] for actual in dataset.test.labels[rows]]
     heat = gradcam.explain(predictor, layer, pixels, label)
-    _save(galleries.heat_maps(predictor.header, layer, heat, titles), output)
+    _save(galleries.heat_maps(predictor.header, heat, titles, note, look.wording), output, look)
 
 
 @app.command()
-@with_options(DATA, PLUGIN)
+@with_options(DATA, PLUGIN, LOOK)
 def embedding(
     checkpoint: Checkpoint,
     *,
@@ -228,7 +241,7 @@ def embedding(
     stl10bench visualize embedding m.safetensors --images 2000
     """
     require("sklearn", extra="plots", purpose="the embedding")
-    _check(output)
+    look = _check(output, data)
     from stl10bench.plots import galleries, inspection
     from stl10bench.plots.embedding import project, scatter
 
@@ -238,19 +251,24 @@ def embedding(
     rows = inspection.sample_rows(dataset.test, images, seed)
     features = inspection.penultimate(predictor, dataset.test.images, rows)
     title = (
-        f"{features.shape[1]:,} features of {len(rows):,} test images before the last layer of "
-        f"{predictor.header.config.model}, {galleries.data_label(dataset)}"
+        f"{predictor.header.config.model}: {features.shape[1]:,} features of {len(rows):,} test "
+        f"images before the last layer, {galleries.data_label(dataset)}"
     )
     labels = dataset.test.labels[rows]
-    _save(scatter(title, project(features), labels, dataset.class_names), output)
+    figure = scatter(title, project(features), labels, dataset.class_names, look.wording)
+    _save(figure, output, look)
 
 
-def _check(output: Path) -> None:
-    """Raise UsageError for a file that could not be drawn, before anything is read."""
+def _check(output: Path, options: dict[str, Any]) -> "Look":
+    """Take the look of a figure out of `options`.
+
+    Raises UsageError for a file that could not be drawn, before anything is read.
+    """
     require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
 
     style.check_output(output)
+    return pop_look(options)
 
 
 def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
@@ -260,8 +278,8 @@ def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
     return load(checkpoint)
 
 
-def _save(figure: "Figure", output: Path) -> None:
+def _save(figure: "Figure", output: Path, look: "Look") -> None:
     from stl10bench.plots import style
 
-    style.save(figure, output)
+    style.save(figure, output, look.dpi)
     typer.echo(output)

@@ -2,20 +2,27 @@
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from stl10bench.core.console import clean
 from stl10bench.plots import style
+from stl10bench.plots.style import Wording
 from stl10bench.results.rows import Row
 from stl10bench.studies.budgets import KINDS, kind, labels_of
 from stl10bench.studies.ranking import Trained
 from stl10bench.studies.study import Study
 
+_SEEDS = "Lines: means over the seeds; shaded: lowest to highest seed."
+
 Lines = dict[str, dict[int, list[float]]]  # setting -> labels a class -> accuracies of the seeds
 
 
-def over_labels(title: str, study: Study, trained: Sequence[Trained]) -> Figure:
+def over_labels(
+    title: str, study: Study, trained: Sequence[Trained], wording: Wording = style.AS_IT_IS
+) -> Figure:
     """Test accuracy over the number of labels: lines are means, bands from lowest to highest seed.
 
     What is learned from labels only, from unlabelled images as well, and from weights from
@@ -23,9 +30,9 @@ def over_labels(title: str, study: Study, trained: Sequence[Trained]) -> Figure:
     """
     panels = _panels(study, trained)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    figure = Figure(figsize=(max(6.0, 4 * len(panels)), 4.6))
-    style.headline(figure, title)
+    figure = Figure(figsize=(max(6.0, 4 * len(panels)), 4.0))
     if not panels:
+        style.frame(figure, title, "No run is finished.", wording)
         return figure
     axes_of = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     handles = {}
@@ -43,10 +50,14 @@ def over_labels(title: str, study: Study, trained: Sequence[Trained]) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:,}" for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("labels per class")
-        style.percent(axes.yaxis)
+        axes.set_xlabel("labels per class (log scale)")
     axes_of[0].set_ylabel("test accuracy")
-    style.legend(figure, [*handles.values()], [*handles], "lower center", ncols=3)
+    factors = ", ".join(name for name in study.vary if name != "labels_per_class")
+    look: Any = {"title": clean(factors) or None, "ncols": 2 if len(panels) == 1 else 4}
+    style.legend(figure, [*handles.values()], [*handles], "lower center", **look)
+    every = (points for lines in panels.values() for points in lines.values())
+    has_seeds = any(len(values) > 1 for points in every for values in points.values())
+    style.frame(figure, title, _SEEDS if has_seeds else "", wording)
     return figure
 
 

@@ -1,31 +1,35 @@
 """What runs have logged over the epochs, and a range test over the rates -> figures."""
 
+import math
+import statistics
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stl10bench.core.errors import UsageError
 from stl10bench.plots import style
+from stl10bench.plots.style import Wording
 from stl10bench.results.history import History, labels
 
 if TYPE_CHECKING:  # it imports torch
     from stl10bench.training.lr_finder import RangeTest
 
 MAX_RUNS = len(style.COLOURS)
-_MAX_MARKED = 40  # epochs; of more, the markers would run into each other
-_WIDTH, _HEIGHT, _LEGEND_LINE = 10.0, 6.4, 0.2  # inches
+_MAX_MARKED = 12  # epochs; of more, the markers would run into each other
 _PANELS = {
-    "Loss": ("train/loss", "val/loss"),
-    "Accuracy": ("train/accuracy", "val/accuracy"),
-    "Learning rate": ("lr",),
-    "Training speed (images/s)": ("images_per_second",),
+    "loss": ("train/loss", "val/loss"),
+    "accuracy": ("train/accuracy", "val/accuracy"),
+    "learning rate": ("lr",),
+    "training speed, images per second": ("images_per_second",),
 }
 
 
 @style.figure_style()
-def curves(histories: Sequence[History]) -> Figure:
+def curves(histories: Sequence[History], wording: Wording = style.AS_IT_IS) -> Figure:
     """A panel for each quantity; a run is a colour, its validation solid and its training dashed.
 
     Raises UsageError for more than ten runs, and when none has finished an epoch.
@@ -35,25 +39,50 @@ def curves(histories: Sequence[History]) -> Figure:
     if not any(history.epochs for history in histories):
         names = ", ".join(history.name for history in histories)
         raise UsageError(f"no finished epoch in {names}: plot again after the first one")
-    figure = Figure(figsize=(_WIDTH, _HEIGHT + _LEGEND_LINE * len(histories)))
-    for axes, (title, paths) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
+    figure = Figure(figsize=(9, 5.6))
+    for axes, (name, paths) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
         for history, colour in zip(histories, style.COLOURS, strict=False):
             marker = "o" if len(history.epochs) <= _MAX_MARKED else ""
             for path in paths:
                 look = style.SPLIT_LINES["train" if path.startswith("train/") else "val"]
                 values = history.series(path)
                 axes.plot(history.epochs, values, color=colour, marker=marker, **look)
-        axes.set_title(title)
+        axes.set_ylabel(name)
         style.over_epochs(axes)
-        if title == "Accuracy":
-            style.percent(axes.yaxis)
-        else:
+        if name != "accuracy":
             style.scale_values(axes)
-    pairs = zip(histories, style.COLOURS, strict=False)
-    handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in pairs]
-    style.legend(figure, handles, labels(histories), "lower left", width=720)
-    style.legend(figure, *style.split_handles(), "lower right")
+    what, run_names = labels(histories)
+    if len(histories) > 1:
+        pairs = zip(histories, style.COLOURS, strict=False)
+        handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in pairs]
+        style.legend(figure, handles, run_names, "center right", width=2.4)
+    style.legend(figure, *style.split_handles(), "lower center", ncols=2)
+    style.frame(figure, f"{what}: training curves", wording=wording)
     return figure
+
+
+def over_seeds(histories: Sequence[History], path: str) -> dict[int, list[float]]:
+    """The finite values of a metric over the seeds, at each epoch that has any.
+
+    Runs that diverged are shorter or end in nan: an epoch is of those that have it.
+    """
+    logged = zip_longest(*(run.series(path) for run in histories), fillvalue=math.nan)
+    finite = {epoch: [*filter(math.isfinite, values)] for epoch, values in enumerate(logged, 1)}
+    return {epoch: values for epoch, values in finite.items() if values}
+
+
+def draw_mean_curves(axes: Axes, histories: Sequence[History], metric: str, colour: str) -> None:
+    """A setting's mean over its seeds, the validation shaded from the lowest to the highest."""
+    for split, look in style.SPLIT_LINES.items():
+        points = over_seeds(histories, f"{split}/{metric}")
+        if not points:
+            continue
+        means = [statistics.fmean(values) for values in points.values()]
+        marker = "o" if len(points) == 1 else ""
+        axes.plot(list(points), means, color=colour, marker=marker, **look)
+        if split == "val" and len(histories) > 1:
+            low, high = (list(map(end, points.values())) for end in (min, max))
+            axes.fill_between(list(points), low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 @style.figure_style()
@@ -73,9 +102,10 @@ def loss_over_rates(test: "RangeTest", model: str) -> Figure:
         low, first = min(test.smoothed), test.smoothed[0]
         room = max(first - low, 0.1 * first)
         axes.set_ylim(low - 0.2 * room, first + room)
-        style.logarithmic(axes, "x")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
+    if test.smoothed:
+        style.logarithmic(axes, "x")
     axes.legend()
-    style.headline(figure, f"{model}: range test, {len(test.rates)} steps ({test.ended})")
+    style.frame(figure, f"{model}: range test, {len(test.rates)} steps ({test.ended})")
     return figure

@@ -14,7 +14,8 @@ from stl10bench.config import RunConfig
 from stl10bench.core.console import clean
 from stl10bench.data.stl10 import Split
 from stl10bench.plots import galleries, style
-from stl10bench.plots.studies import Labels, Results, over_seeds
+from stl10bench.plots.curves import over_seeds
+from stl10bench.plots.studies import Labels, Results
 
 Figure = matplotlib.figure.Figure
 
@@ -42,7 +43,7 @@ def before_after(
     pixels = galleries.hwc(variants[-1].images)  # of all that `alone` leaves on
     tiles = [galleries.Tile(galleries.hwc(original), ("before",))]
     tiles += [galleries.Tile(image, (text,)) for image, text in zip(pixels, values, strict=True)]
-    return galleries.gallery("", [galleries.Section("", tiles)], columns=draws + 1)
+    return galleries.gallery(galleries.Words(""), [galleries.Section("", tiles)], columns=draws + 1)
 
 
 @style.figure_style()
@@ -62,6 +63,7 @@ def overlaid(results: Results) -> Figure:
     _scale(axes[0], axes[1])
     names = [", ".join(map(clean, labels)) for labels in results.histories]
     _name_lines(figure, list(colours.values()), names, ", ".join(map(factor, results.factors)))
+    style.frame(figure, "")
     return figure
 
 
@@ -95,6 +97,7 @@ def overlaid_grid(results: Results) -> Figure:
     _scale(losses[: len(values)], accuracies[: len(values)], first_of=columns)
     _name_lines(figure, list(colours.values()), lines, factor(results.factors[0]))
     style.legend(figure, *style.split_handles(), "lower center", ncols=2)
+    style.frame(figure, "")
     return figure
 
 
@@ -138,4 +141,4 @@ def _drawn(axes: Sequence[Axes]) -> list[float]:
 
 def _name_lines(figure: Figure, colours: Sequence[str], names: Sequence[str], title: str) -> None:
     handles = [Line2D([], [], color=colour, linewidth=2.5) for colour in colours]
-    style.legend(figure, handles, names, "right upper", title=title, width=260)
+    style.legend(figure, handles, names, "center right", title=title)

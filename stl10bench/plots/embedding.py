@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,12 +13,14 @@ from threadpoolctl import threadpool_limits
 
 from stl10bench.core.errors import UsageError
 from stl10bench.plots import style
+from stl10bench.plots.style import Wording
 
 MIN_IMAGES = 8
 _COMPONENTS = 50  # principal components that t-SNE starts from
 _PERPLEXITY = 30.0
 _MARKERS = "osD^vP<>Xph"  # a prime number of them: 110 classes look different
 _LEGEND_LINES = 25
+_CAPTION = "Of t-SNE only the distances between neighbours mean something."
 
 
 def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
@@ -43,7 +46,7 @@ def project(features: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0)
         neighbours = tsne.fit_transform(components)
     return {
-        f"PCA ({share:.0%} of the variance)": components[:, :2],
+        f"PCA ({share:.2f} of the variance)": components[:, :2],
         f"t-SNE (perplexity {perplexity:.0f})": neighbours.astype(np.float64),
     }
 
@@ -54,11 +57,11 @@ def scatter(
     projections: Mapping[str, NDArray[np.float64]],
     labels: NDArray[np.int64],
     class_names: Sequence[str],
+    wording: Wording = style.AS_IT_IS,
 ) -> Figure:
     """A panel for each projection; a class has a colour and a shape, told apart by either."""
     legend_columns = math.ceil(len(class_names) / _LEGEND_LINES)
-    figure = Figure(figsize=(4.4 * len(projections) + 1.6 * legend_columns, 4.6))
-    style.headline(figure, title)
+    figure = Figure(figsize=(4.4 * len(projections) + 1.9 * legend_columns, 4.6))
     panels = figure.subplots(1, len(projections), squeeze=False)[0]
     for panel, (name, points) in zip(panels, projections.items(), strict=True):
         for label in range(len(class_names)):
@@ -66,8 +69,10 @@ def scatter(
             look = {"color": [style.COLOURS[label % len(style.COLOURS)]], "edgecolors": "black"}
             panel.scatter(*points[labels == label].T, s=20, marker=marker, linewidths=0.3, **look)
         panel.set_title(name)
-        # Only distances mean something, and those of t-SNE only between neighbours.
-        panel.set(xticks=[], yticks=[])
+        # Only distances mean something.
+        panel.set(xticks=[], yticks=[], xlabel="first coordinate", ylabel="second coordinate")
         panel.spines[["top", "right"]].set_visible(True)
-    style.legend(figure, panels[0].collections, class_names, "right center", ncols=legend_columns)
+    options: Any = {"ncols": legend_columns, "title": "class"}
+    style.legend(figure, panels[0].collections, class_names, "center right", width=1.5, **options)
+    style.frame(figure, title, _CAPTION, wording)
     return figure

@@ -19,30 +19,46 @@ from stl10bench.data.stl10 import Dataset, Split
 from stl10bench.models.checkpoint import Header
 from stl10bench.plots.gradcam import Explanation
 from stl10bench.plots.inspection import Predictions
-from stl10bench.plots.style import BLUE, GREY, ORANGE, Pixels, Sheet, TextStyle, figure_style
+from stl10bench.plots.style import (
+    AS_IT_IS,
+    BLUE,
+    DPI,
+    ORANGE,
+    Pixels,
+    Sheet,
+    TextStyle,
+    Wording,
+    figure_style,
+    wrapped,
+)
 
-GAP = 4  # pixels between tiles
-LINE = 16  # pixels, the height of a line of text
-SIDE = 96  # pixels, the least side of a tile; smaller images are enlarged by whole numbers
+GAP = 6  # pixels between tiles
+LINE = 24  # pixels, the height of a line of text
+SIDE = 192  # pixels, the least side of a tile; smaller images are enlarged by whole numbers
 COLUMNS = 10  # of a gallery, and the classes of a band of samples
-MIN_WIDTH = 560  # pixels, for the title
-_TITLE, _HEADING = TextStyle(8, "left", GREY), TextStyle(10, "left")
+MIN_WIDTH = 840  # pixels, for the title
+_SMALL = 8  # points
+_HEADING = TextStyle(10, "left")
 
 
 class Tile(NamedTuple):
-    """One image and the lines of text below it."""
+    """One image and the lines of text below it, each of which may need several."""
 
     pixels: Pixels  # uint8 (H, W, 3)
     lines: tuple[str, ...] = ()
     colour: str = "black"
 
+    def text(self, width: float) -> list[str]:
+        """What stands below an image of `width` pixels."""
+        return [part for line in self.lines for part in wrapped(line, width / DPI, _SMALL)]
+
     def paint(self, sheet: Sheet, left: int, top: int, scale: int) -> None:
         """Paint the image enlarged by `scale`, and write its lines below."""
         sheet.image(left, top, self.pixels, scale=scale)
         height, width = (scale * side for side in self.pixels.shape[:2])
-        for number, line in enumerate(self.lines):
+        for number, line in enumerate(self.text(width)):
             middle = top + height + (number + 0.5) * LINE
-            style = TextStyle(8, colour=self.colour)
+            style = TextStyle(_SMALL, colour=self.colour)
             sheet.text(left + width / 2, middle, line, width=width, style=style)
 
 
@@ -53,9 +69,17 @@ class Section(NamedTuple):
     tiles: Sequence[Tile]
 
 
+class Words(NamedTuple):
+    """What stands above and below a gallery."""
+
+    title: str
+    caption: str = ""
+    wording: Wording = AS_IT_IS
+
+
 @figure_style()
 def gallery(
-    title: str, sections: Sequence[Section], *, columns: int = COLUMNS, min_side: int = SIDE
+    words: Words, sections: Sequence[Section], *, columns: int = COLUMNS, min_side: int = SIDE
 ) -> Figure:
     """Sections of tiles, each under its heading ("": none), wrapped after `columns`.
 
@@ -69,12 +93,16 @@ def gallery(
     scale = math.ceil(min_side / max(height, width))
     columns = min(columns, max(len(section.tiles) for section in sections))
     headings = [(LINE + GAP) * bool(section.heading) for section in sections]
-    texts = [max((len(tile.lines) for tile in section.tiles), default=0) for section in sections]
+    texts = [
+        max((len(tile.text(width * scale)) for tile in section.tiles), default=0)
+        for section in sections
+    ]
     steps = [height * scale + GAP + LINE * count for count in texts]  # from one row to the next
     rows = [math.ceil(len(section.tiles) / columns) for section in sections]
     bodies = [count * step for count, step in zip(rows, steps, strict=True)]
-    top, across = LINE + GAP, width * scale + GAP
-    sheet = _titled_sheet(title, columns * across + GAP, top + sum(headings) + sum(bodies))
+    top, across = GAP, width * scale + GAP
+    sheet_width = max(MIN_WIDTH, columns * across + GAP)
+    sheet = Sheet(sheet_width, top + sum(headings) + sum(bodies))
     room = sheet.width - 2 * GAP
     for section, heading, step, body in zip(sections, headings, steps, bodies, strict=True):
         if section.heading:
@@ -83,14 +111,7 @@ def gallery(
             row, column = divmod(number, columns)
             tile.paint(sheet, GAP + column * across, top + heading + row * step, scale)
         top += heading + body
-    return sheet.finish()
-
-
-def _titled_sheet(title: str, width: int, height: int) -> Sheet:
-    """A sheet at least as wide as a title needs, with the title small at its top."""
-    sheet = Sheet(max(MIN_WIDTH, width), height)
-    sheet.text(GAP, LINE / 2, title, width=sheet.width - 2 * GAP, style=_TITLE)
-    return sheet
+    return sheet.finish(*words)
 
 
 # What each operation is when it is off, in the order in which they are applied.
@@ -172,13 +193,20 @@ def _values(draws: augment.Draws) -> dict[str, tuple[str, ...]]:
 
 
 ORDERS = ("random", "surest", "unsurest")
-_KERNEL = 32  # pixels, the least side of a filter
+_KERNEL = 96  # pixels, the least side of one of many filters
 _KERNEL_COLUMNS = 16
 _HEAT = 0.7  # opacity of a heat map where it is highest
 
 
 @figure_style()
-def samples(dataset: Dataset, *, split: str = "train", per_class: int = 4, seed: int = 0) -> Figure:
+def samples(
+    dataset: Dataset,
+    *,
+    split: str = "train",
+    per_class: int = 4,
+    seed: int = 0,
+    wording: Wording = AS_IT_IS,
+) -> Figure:
     """`per_class` images of each class, in columns of a class each, ten classes to a band.
 
     Which ones is drawn by `seed`; a class that has fewer shows those. Raises UsageError when the
@@ -189,33 +217,43 @@ def samples(dataset: Dataset, *, split: str = "train", per_class: int = 4, seed:
     names = dataset.class_names
     scale = math.ceil(SIDE / dataset.image_size)
     side = scale * dataset.image_size
-    step, band_height = side + GAP, LINE + per_class * (side + GAP) + GAP
+    heads = [wrapped(name, side / DPI, 10) for name in names]
+    head = LINE * max(map(len, heads))
+    step, band_height = side + GAP, head + per_class * (side + GAP) + GAP
     bands = math.ceil(len(names) / COLUMNS)
-    title = f"{data_label(dataset)}, {split} split, seed {seed}"
-    sheet = _titled_sheet(title, min(COLUMNS, len(names)) * step + GAP, LINE + bands * band_height)
-    for label, name in enumerate(names):
+    width = max(MIN_WIDTH, min(COLUMNS, len(names)) * step + GAP)
+    sheet = Sheet(width, bands * band_height)
+    for label, lines in enumerate(heads):
         band, column = divmod(label, COLUMNS)
-        left, top = GAP + column * step, LINE + band * band_height
-        sheet.text(left + side / 2, top + LINE / 2, name, width=side, style=TextStyle(10))
+        left, top = GAP + column * step, band * band_height
+        for number, line in enumerate(lines, -len(lines)):
+            middle = top + head + (number + 0.5) * LINE
+            sheet.text(left + side / 2, middle, line, width=side, style=TextStyle(10))
         rows = rng.permutation(np.flatnonzero(part.labels == label))[:per_class]
         for place, pixels in enumerate(hwc(part.images[rows])):
-            sheet.image(left, top + LINE + place * step, pixels, scale=scale)
-    return sheet.finish()
+            sheet.image(left, top + head + place * step, pixels, scale=scale)
+    title = f"{data_label(dataset)}: samples of the {split} split, drawn by seed {seed}"
+    return sheet.finish(title, wording=wording)
 
 
 def augmentations(
-    original: NDArray[np.uint8], operations: Sequence[Variants], *, title: str
+    original: NDArray[np.uint8], operations: Sequence[Variants], words: Words
 ) -> Figure:
     """The image uint8 (3, S, S) at the left of each operation's results, a row each."""
     sections = []
     for operation, images, values in operations:
         tiles = map(Tile, hwc(images), ((value,) for value in values))
         sections.append(Section(operation, [Tile(hwc(original), ("original",)), *tiles]))
-    return gallery(title, sections, columns=len(sections[0].tiles))
+    return gallery(words, sections, columns=len(sections[0].tiles))
 
 
 def predictions(
-    dataset: Dataset, predicted: Predictions, *, count: int, order: str = "random"
+    dataset: Dataset,
+    predicted: Predictions,
+    *,
+    count: int,
+    order: str = "random",
+    wording: Wording = AS_IT_IS,
 ) -> Figure:
     """At most `count` test images that are right and as many that are wrong, with confidences.
 
@@ -233,31 +271,52 @@ def predictions(
         chosen = ranked[(predicted.classes == actual)[ranked] == is_right]
         tiles = []
         for index in chosen[:count]:
-            line = f"{names[predicted.classes[index]]} {predicted.confidences[index]:.2f}"
-            lines = (line,) if is_right else (line, f"true: {names[actual[index]]}")
+            # A line of its own: beside a long name the probability would be cut.
+            lines = [names[predicted.classes[index]], f"{predicted.confidences[index]:.2f}"]
+            lines += [] if is_right else [f"true: {names[actual[index]]}"]
             pixels = hwc(dataset.test.images[predicted.rows[index]])
-            tiles.append(Tile(pixels, lines, BLUE if is_right else ORANGE))
-        sections.append(Section(f"{heading}: {len(chosen):,} of {len(ranked):,} images", tiles))
-    title = f"{data_label(dataset)}, test split: predicted class and probability, {order} order"
-    return gallery(title, sections)
+            tiles.append(Tile(pixels, tuple(lines), BLUE if is_right else ORANGE))
+        shown = f"{len(tiles):,} of {len(chosen):,} {heading}"
+        sections.append(Section(shown, tiles))
+    images = len(actual)
+    drawn = "" if images == len(dataset.test.labels) else " drawn"
+    caption = (
+        f"Predictions for {images:,}{drawn} of the {len(dataset.test.labels):,} test images. Below "
+        f"each: the predicted class and its probability. In {order} order."
+    )
+    title = f"{data_label(dataset)}: right and wrong predictions on test images"
+    return gallery(Words(title, caption, wording), sections)
 
 
-def filters(header: Header, layer: str, kernels: NDArray[np.uint8], names: Sequence[str]) -> Figure:
+def filters(
+    header: Header,
+    layer: str,
+    kernels: NDArray[np.uint8],
+    names: Sequence[str],
+    wording: Wording = AS_IT_IS,
+) -> Figure:
     """Kernels (K, 3, H, W) as tiles; `names`, one for each or none, stand below."""
     lines: list[tuple[str, ...]] = [(name,) for name in names] or [()] * len(kernels)
     tiles = list(map(Tile, hwc(kernels), lines))
-    is_large = bool(names) or kernels.shape[-1] > _KERNEL
+    is_large = bool(names) or kernels.shape[-1] > _KERNEL or len(kernels) <= 4 * COLUMNS
     columns, min_side = (COLUMNS, SIDE) if is_large else (_KERNEL_COLUMNS, _KERNEL)
-    title = f"{header.config.model}, layer {layer}: {len(kernels)} filters, each scaled on its own"
-    return gallery(title, [Section("", tiles)], columns=columns, min_side=min_side)
+    title = f"{header.config.model}: {len(kernels)} filters of the first layer"
+    caption = f"Layer {layer}. Each filter is scaled on its own; grey is 0."
+    words = Words(title, caption, wording)
+    return gallery(words, [Section("", tiles)], columns=columns, min_side=min_side)
 
 
 def heat_maps(
-    header: Header, layer: str, explanation: Explanation, sources: Sequence[str]
+    header: Header,
+    explanation: Explanation,
+    sources: Sequence[str],
+    note: str,
+    wording: Wording = AS_IT_IS,
 ) -> Figure:
     """Each image beside itself under its heat map, with the class and its probability.
 
     `sources` says what each image is; the class is in orange where that is the name of another.
+    `note` says of which layer the maps are.
     """
     colours = matplotlib.colormaps["inferno"](explanation.heat)[..., :3]
     opacity = _HEAT * explanation.heat[..., None]
@@ -267,15 +326,15 @@ def heat_maps(
     tiles = []
     for number, source in enumerate(sources):
         name = header.class_names[explanation.classes[number]]
-        line = f"{name} {explanation.confidences[number]:.2f}"
+        lines = (name, f"{explanation.confidences[number]:.2f}")
         colour = ORANGE if source in header.class_names and source != name else BLUE
-        tiles += [Tile(images[number], (source,)), Tile(mixed[number], (line,), colour)]
-    height, width = explanation.map_size
-    title = (
-        f"Grad-CAM, {header.config.model}, layer {layer} ({height}x{width}): evidence from none "
-        "(grey) to each map's maximum (yellow)"
+        tiles += [Tile(images[number], (source,)), Tile(mixed[number], lines, colour)]
+    caption = (
+        "Evidence for the class below each map, with its probability, from none (grey) to the "
+        f"map's maximum (yellow). {note}"
     )
-    return gallery(title, [Section("", tiles)])
+    title = f"{header.config.model}: Grad-CAM"
+    return gallery(Words(title, caption, wording), [Section("", tiles)])
 
 
 def data_label(dataset: Dataset) -> str:

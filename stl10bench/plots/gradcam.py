@@ -13,6 +13,10 @@ from stl10bench.inference.predictor import Predictor
 from stl10bench.models.classifier import Classifier
 from stl10bench.plots.inspection import hooked
 
+# Values, the side of a map from which on it shows where something is. Not more: the maps of layers
+# within a network's earlier blocks are finer, and light up corners (looked at on MobileNetV2).
+_FINE = 4
+
 
 class Explanation(NamedTuple):
     """Images, the classes that a model predicts, and where its evidence for them lies."""
@@ -21,7 +25,6 @@ class Explanation(NamedTuple):
     classes: NDArray[np.int64]  # (N,), whose evidence is shown
     confidences: NDArray[np.float32]  # (N,), their softmax probabilities
     heat: NDArray[np.float32]  # (N, S, S), 0..1
-    map_size: tuple[int, int]  # height and width of the layer's maps
 
 
 def feature_maps(predictor: Predictor) -> dict[str, tuple[int, int]]:
@@ -41,17 +44,18 @@ def feature_maps(predictor: Predictor) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def choose_layer(predictor: Predictor, name: str | None) -> str:
-    """`name`, if that layer has feature maps; without one, the last that has and does not pool.
+def choose_layer(predictor: Predictor, name: str | None) -> tuple[str, str]:
+    """A layer, and a note that says which and why; `name`, if that layer has feature maps.
 
-    Pooling is passed over: its maps are coarser. Raises UsageError, with the nearest name, for an
-    unknown layer, and for a model without feature maps.
+    Without one, the last whose maps have at least 4x4 values, or as many as any has, and which does
+    not pool: the last layers of all are often 3x3 or 2x2, enlarged a blur. Raises UsageError, with
+    the nearest name, for an unknown layer, and for a model without feature maps.
     """
     layers = feature_maps(predictor)
     if name is not None and layers:
         if name not in layers:
             raise unknown("layer with feature maps", name, layers)
-        return name
+        return name, f"Layer {name}, {_size(layers[name])}."
     modules = {layer: predictor.model.get_submodule(layer) for layer in layers}
     unpooled = [layer for layer, module in modules.items() if "Pool" not in type(module).__name__]
     if not unpooled:
@@ -59,7 +63,16 @@ def choose_layer(predictor: Predictor, name: str | None) -> str:
             f"model {predictor.header.config.model!r} has no layer with feature maps, which "
             "Grad-CAM needs ('stl10bench visualize filters' shows the weights of a linear model)"
         )
-    return unpooled[-1]
+    least = min(_FINE, max(min(layers[layer]) for layer in unpooled))
+    chosen, last = [layer for layer in unpooled if min(layers[layer]) >= least][-1], unpooled[-1]
+    note = f"Layer {chosen}, {_size(layers[chosen])}"
+    if chosen != last:
+        note += f": finer than the last one, {last}, {_size(layers[last])}"
+    return chosen, f"{note}."
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}x{shape[1]}"
 
 
 def grad_cam(model: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
@@ -110,7 +123,6 @@ def explain(
         classes=classes.numpy(),
         confidences=probabilities.gather(1, classes.view(-1, 1))[:, 0].numpy(),
         heat=enlarged(heat, views.shape[-1]).numpy(),
-        map_size=(heat.shape[1], heat.shape[2]),
     )
 
 

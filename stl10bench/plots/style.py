@@ -1,11 +1,14 @@
-"""Text, pixels, axes and colours -> the look that all figures share, and files."""
+"""Text, pixels, axes and colours -> the look that all figures share, and files.
+
+Shares (accuracies, confidences, variance) are fractions, 0 to 1, as in every table: never per cent.
+"""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,6 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -26,7 +30,7 @@ from stl10bench.core import files
 from stl10bench.core.console import clean
 from stl10bench.core.errors import UsageError
 
-DPI = 100
+DPI = 150  # of a file, unless asked otherwise; the pixels of a sheet are whole at it
 FORMATS = {".png": "png", ".svg": "svg", ".jpg": "jpg", ".jpeg": "jpg"}
 # Okabe and Ito 2008, "Color universal design": told apart with any colour vision.
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -37,6 +41,9 @@ SPLIT_LINES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "linewidth": 1.0, "markersize": 2.5},
     "val": {"linestyle": "-", "linewidth": 1.7, "markersize": 4},
 }
+_MARGIN = 0.08  # inches around the title and the caption
+_TITLE, _CAPTION = 11, 8  # points
+_LINE = 1.35 / 72  # inches, the height of a line of text for each point of its size
 _BASELINE = 0.3  # of the font's size, from the middle of a line of text down to its baseline
 _MAX_SIDE = 60_000  # pixels; Agg takes 65,535
 _LOG_RATIO = 5  # between the highest values of two lines, from which on their axis is logarithmic
@@ -55,11 +62,11 @@ def figure_style() -> Iterator[None]:
         matplotlib.rc("font", size=9)
         matplotlib.rc("text", parse_math=False)
         matplotlib.rc("svg", hashsalt="stl10bench")  # else ids are random
-        matplotlib.rc("figure", titlesize=10)
+        matplotlib.rc("figure", dpi=DPI)  # laid out as it is written, else text is a little wider
         matplotlib.rc("figure.constrained_layout", use=True)
-        matplotlib.rc("axes", titlesize=10, grid=True, axisbelow=True)
+        matplotlib.rc("axes", titlesize=9, grid=True, axisbelow=True)
         matplotlib.rc("axes", prop_cycle=cycler(color=COLOURS))
-        matplotlib.rc("axes.formatter", use_mathtext=False)
+        matplotlib.rc("axes.formatter", use_mathtext=False, useoffset=False)
         matplotlib.rc("axes.spines", top=False, right=False)
         matplotlib.rc("grid", color="#e6e6e6", linewidth=0.6)
         matplotlib.rc("legend", frameon=False)
@@ -73,16 +80,18 @@ def check_output(path: Path) -> Path:
     return path
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Write a figure as its suffix says, whole or not at all; the same figure, the same bytes.
+
+    A sheet's pixels stay whole where `dpi` is a multiple of `DPI`; else they are resampled.
 
     Raises UsageError for another suffix, StorageError.
     """
-    files.write(path, encode(figure, check_output(path).suffix))
+    files.write(path, encode(figure, check_output(path).suffix, dpi))
 
 
 @figure_style()
-def encode(figure: Figure, suffix: str) -> bytes:
+def encode(figure: Figure, suffix: str, dpi: int = DPI) -> bytes:
     """The bytes of a figure as a file that ends in `suffix`, one of FORMATS."""
     buffer = io.BytesIO()
     file_format = FORMATS[suffix.lower()]
@@ -90,8 +99,28 @@ def encode(figure: Figure, suffix: str) -> bytes:
         "svg": {"metadata": {"Date": None}},  # else no two files have the same bytes
         "jpg": {"pil_kwargs": {"quality": 80}},
     }
-    figure.savefig(buffer, format=file_format, dpi=DPI, **options.get(file_format, {}))
+    figure.savefig(buffer, format=file_format, dpi=dpi, **options.get(file_format, {}))
     return buffer.getvalue()
+
+
+class Wording(NamedTuple):
+    """What a user wants of a figure's words."""
+
+    title: str | None = None  # in place of its own
+    caption: bool = True  # whether to say below it how it is read
+
+
+AS_IT_IS = Wording()
+
+
+class Look(NamedTuple):
+    """What a user wants of a figure's file."""
+
+    wording: Wording = AS_IT_IS
+    dpi: int = DPI
+
+
+PLAIN_LOOK = Look()
 
 
 class TextStyle(NamedTuple):
@@ -119,8 +148,7 @@ class Sheet:
             )
         self.width, self.height = width, height
         self.pixels = np.full((height, width, 3), 255, dtype=np.uint8)
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        self.figure.set_layout_engine("none")
+        self._texts: list[tuple[float, float, str, TextStyle]] = []
 
     def image(self, left: int, top: int, pixels: Pixels, *, scale: int = 1) -> None:
         """Paint uint8 pixels (H, W, 3), each as a square of `scale` pixels."""
@@ -133,38 +161,104 @@ class Sheet:
         """Write one line whose middle is `y` pixels down, cut where it would pass `width`."""
         # By the baseline: centred, names with and without descenders would not stand on one line.
         baseline = y + _BASELINE * style.size * DPI / 72
-        shown = fitted(text, width, style.size)
-        at = x / self.width, 1 - baseline / self.height
-        drawn = self.figure.text(*at, shown, size=style.size, color=style.colour)
-        drawn.set(ha=style.align, va="baseline")
+        self._texts.append((x, baseline, fitted(text, width / DPI, style.size), style))
 
-    def finish(self) -> Figure:
-        """The figure, its images in place."""
-        axes = self.figure.add_axes((0, 0, 1, 1), zorder=-1)
-        axes.imshow(self.pixels, interpolation="nearest", aspect="auto")
+    @figure_style()
+    def finish(self, title: str, caption: str = "", wording: Wording = AS_IT_IS) -> Figure:
+        """The figure, its images in place between the title and the caption."""
+        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI)
+        figure.set_layout_engine("none")
+        left, bottom, width, height = frame(figure, title, caption, wording)
+        axes = figure.add_axes((left, bottom, width, height), zorder=-1)
+        axes.imshow(self.pixels, interpolation_stage="rgba", aspect="auto")
         axes.set_axis_off()
-        return self.figure
+        for x, y, text, style in self._texts:
+            at = x / self.width, bottom + height * (1 - y / self.height)
+            drawn = figure.text(*at, text, size=style.size, color=style.colour)
+            drawn.set(ha=style.align, va="baseline")
+        return figure
 
 
 def fitted(text: str, width: float, size: float = 9) -> str:
-    """Other people's text on one line of at most `width` pixels at `size` points, "…" if cut."""
-    text = clean(text)
-    font = FontProperties(size=size)
-
-    def fits(part: str) -> bool:
-        with warnings.catch_warnings(action="ignore"):  # of a missing glyph drawing it will warn
-            points, _, _ = text_to_path.get_text_width_height_descent(part, font, ismath=False)
-        return bool(points * DPI / 72 <= width)
-
-    if fits(text):
-        return text
-    length = next((n for n in range(min(len(text), 200), 0, -1) if fits(f"{text[:n]}…")), 0)
-    return f"{text[:length]}…"
+    """Other people's text on one line of at most `width` inches at `size` points, "…" if cut."""
+    return wrapped(text, width, size, most=1)[0]
 
 
-def headline(figure: Figure, text: str) -> None:
-    """A title over the whole figure, wrapped to its width."""
-    figure.suptitle(fill(clean(text), int(12 * figure.get_figwidth())))  # characters an inch
+def wrapped(text: str, width: float, size: float = 9, *, most: int = 3) -> list[str]:
+    """Other people's text in lines of at most `width` inches; "…" where `most` are not enough.
+
+    Lines end at a space where they can, else within the word.
+    """
+    lines: list[str] = []
+    rest = clean(text)
+    while rest and len(lines) < most - 1 and text_width(rest, size) > width:
+        length = max(1, _length(rest, width, size))
+        space = rest.rfind(" ", 1, length + 1)
+        length = space if space > 0 else length
+        lines.append(rest[:length].rstrip())
+        rest = rest[length:].lstrip()
+    if rest and text_width(rest, size) > width:
+        rest = f"{rest[: _length(rest, width, size, '…')]}…"
+    return [*lines, rest] if rest or not lines else lines
+
+
+def text_width(text: str, size: float = 9) -> float:
+    """The width of one line of text, in inches."""
+    with warnings.catch_warnings(action="ignore"):  # of a missing glyph drawing it will warn
+        font = FontProperties(size=size)
+        points, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(points) / 72
+
+
+def _length(text: str, width: float, size: float, end: str = "") -> int:
+    """How many characters of a text, and `end` after them, fit."""
+    lengths = range(min(len(text), 200), 0, -1)
+    return next((n for n in lengths if text_width(f"{text[:n]}{end}", size) <= width), 0)
+
+
+def frame(
+    figure: Figure, title: str, caption: str = "", wording: Wording = AS_IT_IS
+) -> tuple[float, float, float, float]:
+    """Add a title above all that a figure holds and a caption below it; the figure grows by them.
+
+    Both are wrapped to its width. Comes last. Returns what is left between them: left, bottom,
+    width and height, as shares of the figure.
+    """
+    title = title if wording.title is None else wording.title
+    room = figure.get_figwidth() - 2 * _MARGIN
+    above = wrapped(title, room, _TITLE, most=6) if title else []
+    below = wrapped(caption, room, _CAPTION, most=12) if caption and wording.caption else []
+    top, bottom = (  # in whole pixels, or a sheet's would be blurred
+        math.ceil(DPI * (bool(lines) * 2 * _MARGIN + len(lines) * size * _LINE)) / DPI
+        for lines, size in ((above, _TITLE), (below, _CAPTION))
+    )
+    height = figure.get_figheight() + top + bottom
+    figure.set_figheight(height)
+    x, pad = _MARGIN / figure.get_figwidth(), _MARGIN / height
+    look: dict[str, Any] = {"linespacing": 1.2, "ha": "left"}
+    if above:
+        figure.text(x, 1 - pad, "\n".join(above), size=_TITLE, va="top", **look)
+    if below:
+        text = "\n".join(below)
+        figure.text(x, pad, text, size=_CAPTION, va="bottom", color=GREY, **look)
+    body = 0.0, bottom / height, 1.0, (height - top - bottom) / height
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        # Its own "outside" legends would lie over the title and the caption.
+        across, up = _beside(figure, "right")[0], _beside(figure, "lower")[1] / height
+        rest = 1 - across / figure.get_figwidth()
+        engine.set(rect=(0, body[1] + up, rest, body[3] - up))
+    for each in figure.legends:
+        each.set_bbox_to_anchor(body, transform=figure.transFigure)
+    return body
+
+
+def _beside(figure: Figure, side: str) -> tuple[float, float]:
+    """Width and height in inches of the largest legend on a side."""
+    boxes = [each.get_window_extent() for each in figure.legends if side in str(each.get_gid())]
+    return (
+        max((box.width / figure.dpi + _MARGIN for box in boxes), default=0.0),
+        max((box.height / figure.dpi + _MARGIN for box in boxes), default=0.0),
+    )
 
 
 def legend(
@@ -173,28 +267,31 @@ def legend(
     names: Sequence[str],
     place: str,
     *,
-    width: float = 200,
+    width: float = 2.2,
     **options: Any,
 ) -> None:
-    """A legend outside a figure's axes; names may be any text, cut at `width` pixels.
+    """A legend outside a figure's axes; names may be any text, wrapped at `width` inches.
 
-    `place` is matplotlib's, like "right center"; `options` go to `Figure.legend`.
+    `place` is matplotlib's, like "center right"; `options` go to `Figure.legend`. The figure grows
+    where its height would not do.
     """
-    where: Any = f"outside {place}"
-    drawn = figure.legend(handles, ["?"] * len(names), loc=where, **options)
+    if not names:
+        return
+    where: Any = place
+    drawn = figure.legend(handles, ["?"] * len(names), loc=where, borderaxespad=0.2, **options)
+    drawn.set_gid(place)  # for `frame`
     for text, name in zip(drawn.get_texts(), names, strict=True):
-        text.set_text(fitted(name, width))  # passed above, a leading underscore would hide it
+        # Passed above, a leading underscore would hide it.
+        text.set_text("\n".join(wrapped(name, width)))
+    side, height = "right" if "right" in place else "lower", figure.get_figheight()
+    needed = _beside(figure, side)[1]
+    figure.set_figheight(max(height, needed) if side == "right" else height + needed)
 
 
 def split_handles() -> tuple[list[Artist], list[str]]:
     """What a legend shows for the two kinds of lines, and what it calls them."""
     names = {"val": "validation", "train": "training (augmented images)"}
     return [Line2D([], [], color=GREY, **SPLIT_LINES[split]) for split in names], [*names.values()]
-
-
-def percent(axis: Axis) -> None:
-    """Shares 0..1 as per cent."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def over_epochs(axes: Axes) -> None:
@@ -218,9 +315,10 @@ def scale_values(axes: Axes) -> None:
 
 
 def logarithmic(axes: Axes, name: str) -> None:
-    """Make the axis "x" or "y" of what is already drawn logarithmic, its numbers plain text."""
+    """Make the axis "x" or "y" of what is already drawn logarithmic; its label then says so."""
     axes.set(**{f"{name}scale": "log"})
     axis: Axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_label_text(f"{axis.get_label_text()} (log scale)".lstrip())
     low, high = axis.get_view_interval()
     few_decades = high < 100 * low
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))

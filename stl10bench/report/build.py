@@ -31,6 +31,7 @@ def build_report(
     and DataError for a `data_dir` that has the images of no run.
     """
     reports = []
+    said: dict[str, None] = {}  # a note on the folder belongs to all groups, and is said once
     has_pictures = False
     groups = load_groups(runs_dir, names, shared, left_out)
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
@@ -39,7 +40,8 @@ def build_report(
         worst = predictions.worst_mistakes(group, data_folder(data_dir))
         galleries = (block for block in worst.blocks if isinstance(block, Gallery)) if worst else ()
         has_pictures |= any(gallery.mistakes[0].png is not None for gallery in galleries)
-        notes = dict.fromkeys([*group.notes, *study_notes])
+        notes = dict.fromkeys(note for note in [*group.notes, *study_notes] if note not in said)
+        said |= notes
         sections = [
             results_table(group),
             costs(group),

@@ -212,21 +212,42 @@ Curve = tuple[Sequence[int], Sequence[float]]  # epochs, values; nan where one i
 
 
 def learning_curves(
-    training: Sequence[Curve], validation: Sequence[Curve], title: str, *, top: float
+    training: Sequence[Sequence[Curve]],
+    validation: Sequence[Sequence[Curve]],
+    title: str,
+    *,
+    top: float,
 ) -> Markup:
-    """One quantity over the epochs, 0 to `top`, of each run."""
+    """One quantity over the epochs, 0 to `top`, of the runs of each setting.
+
+    Several settings have a colour each; of one alone, training and validation differ in theirs.
+    """
     width, height = 320, 200
-    x = axis([float(epoch) for epochs, _ in training for epoch in epochs], 40, width - 8)
+    epochs = [float(e) for curves in training for epochs, _ in curves for e in epochs]
+    x = axis(epochs, 40, width - 8)
     y = Axis(0, top, height - 34, 8)
     x_ticks = [(value, f"{value:.0f}") for value in x.ticks(4) if value == int(value)]
     parts = _frame(x, y, "epoch", x_ticks)
-    for curves, kind in ((training, "train"), (validation, "val")):
-        for piece in (piece for curve in curves for piece in _pieces(curve, x, y)):
-            is_line = len(piece) > 1
-            parts.append(path(piece, kind) if is_line else dot(piece[0], 2.5, f"{kind}-dot"))
+    for kind, settings in (("train", training), ("val", validation)):
+        for number, curves in enumerate(settings):
+            colour = f" c{number}" if len(settings) > 1 else ""
+            for piece in (piece for curve in curves for piece in _pieces(curve, x, y)):
+                is_line = len(piece) > 1
+                line, point = f"{kind}{colour}", f"{kind}-dot{colour}"
+                parts.append(path(piece, line) if is_line else dot(piece[0], 2.5, point))
     corner = height - 40 if title == "accuracy" else 16  # where no curve goes
     parts.append(words(width - 8, corner, title, anchor="end", class_="axis"))
     return svg(parts, width, height, f"{title} over the epochs")
+
+
+def colour_key(names: Sequence[str]) -> Markup:
+    """What each colour of `learning_curves` stands for."""
+    parts = []
+    for number, name in enumerate(names):
+        y = 10 + 16 * number
+        parts.append(path([(4, y), (26, y)], f"val c{number}"))
+        parts.append(words(34, y + 4, name if len(name) <= 46 else f"{name[:45]}…"))
+    return svg(parts, 320, 16 * len(names) + 4, "Colours of the settings")
 
 
 def _pieces(curve: Curve, x: Axis, y: Axis) -> list[list[XY]]:

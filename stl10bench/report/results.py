@@ -15,9 +15,8 @@ from stl10bench.results.rows import Row
 from stl10bench.results.table import Cell, Table
 
 _COLUMNS = (
-    *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "group", "verified"),
-    "test_loss",
-    "test_macro_f1",
+    *("test_accuracy", "test_loss"),  # first, and so what a phone shows of a line
+    *("runs", "test_accuracy_sd", "vs_best", "group", "verified", "test_macro_f1"),
     *("test_ece", "parameters", "trainable_parameters", "macs", "image_size", "latency_ms"),
     *("train_seconds", "images_per_second", "precision", "contamination"),
 )
@@ -38,10 +37,11 @@ _COST = (
     "Latency and training time were measured on the machines under Environment."
 )
 _CURVES = (
-    "Training (dashed; augmented images) and validation (solid) of every run. All settings share "
-    "their scales; losses above the panel are cut at its top."
+    "Training (dashed; augmented images) and validation (solid) of every run, all settings of a "
+    "model in one figure. All models share their scales; losses above the panel are cut at its top."
 )
 _METRICS = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+_COLOURS = 10  # of page.css
 _NAMED = 4  # settings that the summary names
 
 
@@ -65,13 +65,13 @@ def _results(group: RunGroup) -> DetailedTable:
     for name, row, _ in settings:
         interval = row.test_accuracy_interval
         bar = charts.interval_bar(row.test_accuracy, interval, reach) if interval else None
-        accuracy, *cells = cells_of(row, chosen)
-        lines.append((Cell(name, name), accuracy, Cell("", picture=bar), *cells))
-    first, *titles = (column.title for column in chosen)
-    header = (columns.LABEL, first, "interval", *titles)
+        cells = cells_of(row, chosen)
+        lines.append((Cell(name, name), *cells[:2], Cell("", picture=bar), *cells[2:]))
+    titles = [column.title for column in chosen]
+    header = (columns.LABEL, *titles[:2], "interval", *titles[2:])
     unfinished = any(row.runs != row.runs_asked for row in rows)
     notes = (("runs", UNFINISHED),) if unfinished else ()
-    table = Table("Results", header, tuple(lines), notes, left=(first,), sorted_by=first)
+    table = Table("Results", header, tuple(lines), notes, left=(titles[0],), sorted_by=titles[0])
     details = (run_details(setting) if setting.runs else None for setting in settings)
     return DetailedTable(table, tuple(details))
 
@@ -104,29 +104,41 @@ def costs(group: RunGroup) -> Section | None:
 
 
 def curves(group: RunGroup) -> Section | None:
-    """Loss and accuracy over the epochs, a figure for each setting."""
-    logged = {
-        setting.name: [run.history for run in setting.runs if run.history and run.history.epochs]
-        for setting in group.settings
-    }
-    histories = [history for of_setting in logged.values() for history in of_setting]
+    """Loss and accuracy over the epochs: a figure for each model, with all its settings.
+
+    Of a model with more settings than colours, the most accurate ones.
+    """
+    models: dict[str, list[Setting]] = {}
+    for setting in group.settings:
+        if any(run.history and run.history.epochs for run in setting.runs):
+            models.setdefault(setting.row.model, []).append(setting)
+    histories = [run.history for setting in group.settings for run in setting.runs if run.history]
     series = [history.series(key) for history in histories for key in _METRICS[:2]]
     losses = [loss for values in series for loss in values if math.isfinite(loss)]
     if not losses:
         return None
     # A guess has the loss ln C: far above it there is nothing to see.
     top = max(1e-3, 1.05 * min(max(losses), 1.25 * math.log(max(2, len(group.class_names)))))
-    figures = []
-    for name, of_setting in logged.items():
-        if of_setting:
-            train_loss, val_loss, train_accuracy, val_accuracy = (
-                [(history.epochs, history.series(key)) for history in of_setting]
-                for key in _METRICS
-            )
-            loss = charts.learning_curves(train_loss, val_loss, "loss", top=top)
-            accuracy = charts.learning_curves(train_accuracy, val_accuracy, "accuracy", top=1)
-            figures.append(Figure(name, loss + accuracy))
+    figures = [_curves_of_model(model, of_model, top) for model, of_model in models.items()]
     return Section("Learning curves", (Text(_CURVES, "legend"), Tiles(tuple(figures))))
+
+
+def _curves_of_model(model: str, settings: Sequence[Setting], top: float) -> Figure:
+    shown = settings[:_COLOURS]
+    train_loss, val_loss, train_accuracy, val_accuracy = (
+        [
+            [(run.history.epochs, run.history.series(key)) for run in setting.runs if run.history]
+            for setting in shown
+        ]
+        for key in _METRICS
+    )
+    drawn = charts.learning_curves(train_loss, val_loss, "loss", top=top)
+    drawn += charts.learning_curves(train_accuracy, val_accuracy, "accuracy", top=1)
+    if len(shown) > 1:
+        drawn += charts.colour_key([each.name.removeprefix(f"{model}, ") for each in shown])
+    left_out = len(settings) - len(shown)
+    caption = f"the best {_COLOURS} settings; {left_out} more in the table" if left_out else ""
+    return Figure(shown[0].name if len(shown) == 1 else model, drawn, caption=caption)
 
 
 def summary(group: RunGroup) -> str:

@@ -74,13 +74,15 @@ def read(folder: RunFolder, *, live: bool = False) -> History:
     return History(folder.name, folder.status()["state"], _settings(folder), epochs, values)
 
 
-def labels(histories: Sequence[History]) -> list[str]:
-    """Each run's model and what tells it from the others; their names where no setting differs."""
-    if all(history.settings == histories[0].settings for history in histories):
-        return [history.name for history in histories]
+def labels(histories: Sequence[History]) -> tuple[str, list[str]]:
+    """What all runs are, and what tells each from the others: its name where no setting does."""
     models = [clean(str(history.settings.get("model", history.name))) for history in histories]
+    what = models[0] if len(set(models)) == 1 else f"{len(histories)} runs"
+    if all(history.settings == histories[0].settings for history in histories):
+        return what, [history.name for history in histories]
     settings = [{k: v for k, v in each.settings.items() if k != "model"} for each in histories]
-    return tell_apart(models, settings)
+    names = tell_apart(models, settings)
+    return what, [name.removeprefix(f"{what}, ") for name in names]
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:

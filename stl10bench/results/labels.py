@@ -60,7 +60,7 @@ def tell_apart(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> l
     """A label for each name that no other has: the name, what differs among equal names, a number.
 
     Of settings in which one differs from the most common value, the `_SHOWN` that vary most; what
-    has only common values, or all different ones, is told by the settings that vary.
+    has only common values is told by the settings in which several others differ from it.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -88,7 +88,10 @@ def _differing(texts: Sequence[Mapping[str, str]]) -> list[list[str]]:
     chosen = []
     for each in texts:
         present = [key for key in varying if key in each]
-        differing = [key for key in present if each[key] != usual[key]] or present
+        differing = [key for key in present if each[key] != usual[key]]
+        if not differing:  # beside one run with adam, all others are not called sgd
+            rest = {key: counts[key].total() - counts[key][each[key]] for key in present}
+            differing = [key for key in present if rest[key] > 1] or present
         widest = sorted(differing, key=lambda key: -len(counts[key]))[:_SHOWN]
         chosen.append([each[key] for key in differing if key in widest])
     return chosen

@@ -1,5 +1,6 @@
 """Figures that were written, models to draw, and what the figures show."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,32 @@ def save_model(path: Path, name: str, size: int = 8, **options: Any) -> torch.nn
     )
     checkpoint.save(path, model, header)
     return model
+
+
+def check_texts(figure: Figure) -> None:
+    """Fail for a text that is cut, lies outside the figure, or on another text."""
+    figure.draw_without_rendering()
+    shown: list[Any] = [*figure.texts]
+    for legend in figure.legends:
+        shown += [*legend.get_texts(), legend.get_title()]
+    for axes in figure.axes:
+        shown += axes.texts
+        if axes.axison:
+            shown += [axes.title, axes.xaxis.label, axes.yaxis.label]
+            axis_ticks = (
+                tick for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()
+            )
+            shown += [tick.label1 for tick in axis_ticks]
+    boxes = []
+    for text in shown:
+        if text.get_visible() and text.get_text():
+            assert not text.get_text().endswith("…"), text.get_text()
+            boxes.append((text.get_text(), text.get_window_extent()))
+    width, height = figure.get_size_inches() * figure.dpi
+    for name, box in boxes:
+        inside = min(box.x0, box.y0, width - box.x1, height - box.y1) > -1
+        assert inside, f"{name!r} lies outside"
+    for (name, box), (other, beside) in combinations(boxes, 2):
+        across = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+        up = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+        assert min(across, up) <= 1, f"{name!r} lies on {other!r}"

@@ -24,8 +24,8 @@ from stl10bench.results.run_folder import RunFolder
 def test_each_panel_holds_the_numbers_of_its_metrics(tmp_path: Path) -> None:
     histories = [history.read(make_run(tmp_path, *run)) for run in (("a", 3), ("b", 5))]
     figure = curves(histories)
-    assert [axes.get_title() for axes in figure.axes] == [
-        *("Loss", "Accuracy", "Learning rate", "Training speed (images/s)")
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        *("loss", "accuracy", "learning rate", "training speed, images per second")
     ]
     loss, accuracy, rate, speed = figure.axes
     paths = ["train/loss", "val/loss"]
@@ -65,6 +65,7 @@ def test_runs_of_far_apart_rates_have_a_logarithmic_scale_with_plain_numbers(
     figure = curves([history.read(folder) for folder in folders])
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "linear"]
     style.save(figure, tmp_path / "a.png")
+    assert figure.axes[2].get_ylabel() == "learning rate (log scale)"
     labels = [text.get_text() for text in figure.axes[2].get_yticklabels()]
     assert {"0.001", "0.0001", "1e-05"} <= set(labels)
     assert "$" not in "".join(labels)
@@ -92,10 +93,14 @@ def test_plot_names_the_picture_after_the_run(cli: Entry, tmp_path: Path) -> Non
     for name in ("mlp-1", "cnn-1"):
         make_run(tmp_path / "runs", name)
     assert cli("plot", "mlp") == (0, "mlp-1.png\n", "")
-    assert written(tmp_path / "mlp-1.png").shape == (660, 1000, 3)
+    assert written(tmp_path / "mlp-1.png").shape[1] == 9 * style.DPI
     first = (tmp_path / "mlp-1.png").read_bytes()
     assert cli("plot", "mlp", "cnn", "--runs-dir", "runs") == (0, "curves.png\n", "")
-    assert written(tmp_path / "curves.png").shape == (680, 1000, 3)
+    assert written(tmp_path / "curves.png").shape[1] == 9 * style.DPI
+    assert cli("plot", "mlp", "cnn", "--dpi", "50", "--output", "small.png").code == 0
+    assert written(tmp_path / "small.png").shape[1] == 9 * 50
+    assert cli("plot", "mlp", "--title", "My runs", "--output", "a.svg").code == 0
+    assert "<!-- My runs -->" in (tmp_path / "a.svg").read_text()
     assert cli("plot", "runs/mlp-1", "--output", "again.png").out == "again.png\n"
     assert (tmp_path / "again.png").read_bytes() == first
     torn = tmp_path / "runs" / "mlp-1" / "metrics.jsonl"

@@ -20,9 +20,17 @@ from stl10bench.data.stl10 import Dataset, open_dataset
 from stl10bench.inference.predictor import load
 from stl10bench.models import checkpoint, registry
 from stl10bench.plots import galleries, inspection
-from stl10bench.plots.galleries import GAP, LINE, MIN_WIDTH, SIDE, Section, Tile, gallery
+from stl10bench.plots.galleries import GAP, LINE, MIN_WIDTH, SIDE, Section, Tile, Words, gallery
+from stl10bench.plots.style import DPI
 
 STEP = SIDE + GAP
+
+
+def tile(pixels: Any, top: int, left: int = GAP) -> Any:
+    """An image of 96 px, as which it stands at a place, each of its pixels four of the sheet's."""
+    large = pixels[top : top + SIDE, left : left + SIDE]
+    assert np.array_equal(large[::2, ::2], large[1::2, 1::2])
+    return large[::2, ::2]
 
 
 @pytest.fixture
@@ -39,13 +47,15 @@ def test_each_cell_of_the_samples_is_another_image_of_its_columns_class(
     ended = cli("visualize", "samples", "--data-dir", data_dir)
     assert (ended.code, ended.out, ended.err) == (0, "samples.png\n", "")
     pixels = written(tmp_path / "samples.png")
-    assert pixels.shape == (LINE + LINE + 4 * STEP + GAP, MIN_WIDTH, 3)
+    height = LINE + 4 * STEP + GAP
+    assert pixels.shape[1] == max(MIN_WIDTH, 4 * STEP + GAP)
+    pixels = pixels[pixels.shape[0] - height :]  # below the title
     images = galleries.hwc(dataset.train.images)
     shown = set()
     for label in range(4):
         for place in range(4):
-            top, left = 2 * LINE + place * STEP, GAP + label * STEP
-            cell = pixels[top : top + SIDE, left : left + SIDE]
+            top, left = LINE + place * STEP, GAP + label * STEP
+            cell = tile(pixels, top, left)
             (row,) = np.flatnonzero((images == cell).all(axis=(1, 2, 3)))
             assert dataset.train.labels[row] == label
             shown.add(int(row))
@@ -74,32 +84,31 @@ def test_samples_depend_on_the_seed_and_on_nothing_else(
 def test_the_test_split_and_the_number_of_images_can_be_chosen(dataset: Dataset) -> None:
     pixels = painted(galleries.samples(dataset, split="test", per_class=7))
     images = galleries.hwc(dataset.test.images)
-    cells = [
-        pixels[top : top + SIDE, GAP : GAP + SIDE]
-        for top in range(2 * LINE, 2 * LINE + 7 * STEP, STEP)
-    ]
+    cells = [tile(pixels, top) for top in range(LINE, LINE + 7 * STEP, STEP)]
     rows = [np.flatnonzero((images == cell).all(axis=(1, 2, 3))).tolist() for cell in cells]
     assert sorted(rows) == [[], [], [0], [4], [8], [12], [16]], "there are five of the class"
     assert (cells[6] == 255).all()
 
 
-@pytest.mark.parametrize(("size", "side"), [(128, 128), (40, 120)])
+@pytest.mark.parametrize(("size", "side"), [(128, 256), (40, 200)])
 def test_samples_of_data_of_another_size_stand_side_by_side(
     tmp_path: Path, size: int, side: int
 ) -> None:
     dataset = open_dataset(write_layout(tmp_path, size=size))
-    pixels = painted(galleries.samples(dataset, per_class=1))[2 * LINE :]
+    pixels = painted(galleries.samples(dataset, per_class=1))[LINE:]
     for column in range(4):
         left = GAP + column * (side + GAP)
         assert (pixels[:side, left - GAP : left] == 255).all()
-        tile = pixels[:side, left : left + side][:: side // size, :: side // size]
-        same = (galleries.hwc(dataset.train.images) == tile).all(axis=(1, 2, 3))
+        cell = pixels[:side, left : left + side][:: side // size, :: side // size]
+        same = (galleries.hwc(dataset.train.images) == cell).all(axis=(1, 2, 3))
         assert dataset.train.labels[same].tolist() == [column]
 
 
 def test_hostile_class_names_stand_in_the_picture_as_they_are(cli: Entry, tmp_path: Path) -> None:
     data_dir = write_layout(tmp_path / "hostile", names=HOSTILE)
-    assert texts(galleries.samples(open_dataset(data_dir)))[1:3] == [HOSTILE[0], "<script>al…"]
+    assert texts(galleries.samples(open_dataset(data_dir)))[1:4] == [
+        *(HOSTILE[0], "<script>alert(1)<", "/script>")  # one name, in two lines
+    ]
     for suffix in ("png", "svg"):
         ended = cli("visualize", "samples", "--data-dir", data_dir, "--output", f"x.{suffix}")
         assert (ended.code, ended.out) == (0, f"x.{suffix}\n")
@@ -109,7 +118,7 @@ def test_twelve_classes_make_two_bands(tmp_path: Path) -> None:
     names = tuple(f"class {number}" for number in range(12))
     dataset = open_dataset(write_layout(tmp_path, names=names, train=24, test=12))
     figure = galleries.samples(dataset, per_class=1)
-    assert painted(figure).shape == (LINE + 2 * (LINE + STEP + GAP), 10 * STEP + GAP, 3)
+    assert painted(figure).shape == (2 * (LINE + STEP + GAP), 10 * STEP + GAP, 3)
     first, eleventh = (text for text in figure.texts if text.get_text() in ("class 0", "class 10"))
     assert first.get_position()[0] == eleventh.get_position()[0]
     assert first.get_position()[1] > eleventh.get_position()[1]
@@ -220,19 +229,17 @@ def test_right_and_wrong_images_stand_where_they_belong(dataset: Dataset) -> Non
     predicted = inspection.Predictions(rows, classes, np.array([0.5, 0.875, 0.75, 0.625]))
     figure = galleries.predictions(dataset, predicted, count=10, order="surest")
     shown = texts(figure)
-    assert "right: 3 of 4 images" in shown
-    assert "wrong: 1 of 4 images" in shown
-    right = [text for text in shown if text.endswith(("0.50", "0.75", "0.62"))]
+    assert "for 4 drawn of the 20 test images" in shown[1]
     names = [NAMES[label] for label in dataset.test.labels[[8, 2, 3]]]
-    assert right == [f"{names[0]} 0.75", f"{names[1]} 0.62", f"{names[2]} 0.50"]
-    assert f"{NAMES[classes[1]]} 0.88" in shown
-    assert f"true: {NAMES[dataset.test.labels[1]]}" in shown
+    assert shown[2:] == [
+        *("3 of 3 right", names[0], "0.75", names[1], "0.62", names[2], "0.50", "1 of 1 wrong"),
+        *(NAMES[classes[1]], "0.88", f"true: {NAMES[dataset.test.labels[1]]}"),
+    ]
     pixels = painted(figure)
-    top = LINE + GAP + LINE + GAP
-    first = pixels[top : top + SIDE, GAP : GAP + SIDE]
+    top = GAP + LINE + GAP
+    first = tile(pixels, top)
     assert np.array_equal(first, galleries.hwc(dataset.test.images[8]))
-    lower = top + STEP + LINE + LINE + GAP
-    wrong = pixels[lower : lower + SIDE, GAP : GAP + SIDE]
+    wrong = tile(pixels, top + STEP + 2 * LINE + LINE + GAP)
     assert np.array_equal(wrong, galleries.hwc(dataset.test.images[1]))
 
 
@@ -297,12 +304,12 @@ def test_the_weights_of_logistic_regression_become_an_image_a_class(
     assert images[1, 0, 0].tolist() == [128, 191, 128]
     assert (images[2] == 128).all()
 
-    ended = cli("visualize", "filters", "m.safetensors")
+    ended = cli("visualize", "filters", "m.safetensors", "--title", "", "--no-caption")
     assert (ended.code, ended.out, ended.err) == (0, "filters.png\n", "")
-    pixels, scale, top = written(tmp_path / "filters.png"), SIDE // 8, LINE + GAP
+    pixels, scale, top = written(tmp_path / "filters.png"), SIDE // 8, GAP
     assert pixels[top + 2 * scale + 3, GAP + 5 * scale + 3].tolist() == [255, 128, 128]
     figure = galleries.filters(header, layer, inspection.as_images(filters), NAMES)
-    assert texts(figure)[1:] == list(NAMES)
+    assert texts(figure)[2:] == list(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -398,13 +405,14 @@ def test_an_unreadable_image_file_is_named(tmp_path: Path) -> None:
 
 def test_a_gallery_without_images_is_refused() -> None:
     with pytest.raises(UsageError, match="no images to show"):
-        gallery("title", [Section("empty", [])])
+        gallery(Words("title"), [Section("empty", [])])
 
 
 def test_text_below_a_tile_stays_below_it() -> None:
-    tile = Tile(np.zeros((SIDE, SIDE, 3), dtype=np.uint8), ("one", "two"))
-    figure = gallery("title", [Section("", [tile] * 3)])
-    height = painted(figure).shape[0]
+    black = Tile(np.zeros((SIDE, SIDE, 3), dtype=np.uint8), ("one", "two"))
+    figure = gallery(Words("title"), [Section("", [black] * 3)])
+    height = figure.get_figheight() * DPI
+    top = height - painted(figure).shape[0]
     below = [text for text in figure.texts if text.get_text() in ("one", "two")]
-    assert all((1 - text.get_position()[1]) * height > LINE + GAP + SIDE for text in below)
+    assert all((1 - text.get_position()[1]) * height > top + GAP + SIDE for text in below)
     assert all(isinstance(text, Text) for text in below)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.pictures import HOSTILE
+from helpers.pictures import HOSTILE, check_texts
 from matplotlib.figure import Figure
 
 from stl10bench.config import make_config
@@ -122,8 +122,8 @@ def test_a_cell_of_the_map_is_the_mean_of_its_setting(tmp_path: Path) -> None:
     means = np.asarray(axes.images[0].get_array())
     assert means == pytest.approx(0.205 + 0.02 * np.arange(6).reshape(2, 3))
     cells = {text.get_position(): text.get_text() for text in axes.texts}
-    assert cells[2, 1] == "30.5 *"
-    assert cells[0, 0].startswith("20.5")
+    assert cells[2, 1] == "0.305 *"
+    assert cells[0, 0].startswith("0.205")
 
 
 @style.figure_style()
@@ -134,7 +134,7 @@ def test_a_setting_that_lacks_runs_says_so_in_its_cell(tmp_path: Path) -> None:
     shown = results(("a",), ("1", "2", "3"))._replace(ranking=rank(runs))
     (axes,) = drawn(studies.heat_map(shown), tmp_path / "a.png").axes
     cells = {text.get_position()[0]: text.get_text() for text in axes.texts}
-    assert cells == {0: "diverged", 1: "-", 2: "24.5 *"}
+    assert cells == {0: "diverged", 1: "-", 2: "0.245 *"}
 
 
 @style.figure_style()
@@ -164,20 +164,41 @@ def test_hostile_and_long_values_are_text_that_fits(tmp_path: Path) -> None:
     columns = studies.heat_map(shown).axes[0].get_xticklabels()
     assert [text.get_text() for text in columns][3] == HOSTILE[2]
     assert columns[0].get_text().endswith("W…")
-    assert {text.get_rotation() for text in columns} == {30.0}
+
+
+@style.figure_style()
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_text_is_cut_or_lies_on_another_at_any_kind_of_study(seeds: int) -> None:
+    names = ("512-256-128", "1024-1024-512-512-256-256-128", "english_springer_and_more")
+    one = results((*names, *(f"{name}, again" for name in names)), seeds=seeds)
+    two = results(names, (*names, "sgd"), seeds=seeds)
+    three = results(names, ("sgd", "adam"), ("0.1", "0.01"), seeds=seeds)
+    vary = {"lr": {"low": 1e-5, "high": 0.1, "log": True}, "optimizer": list(names)}
+    study = Study.model_validate({"name": "s", "model": "mlp", "vary": vary})
+    runs = trained(("1e-05", "0.001", "0.1"), names, seeds=1)
+    figures = [studies.overview(one), studies.panels(two), studies.heat_map(two)]
+    figures += [studies.overview(three), studies.search(two, study, runs)]
+    for figure in figures:
+        check_texts(figure)
+        assert all(axes.get_ylabel() for axes in figure.axes[:1] if axes.axison)
+    assert figures[0].axes[-1].get_ylabel() == "factor 0"
+    assert figures[1].legends[0].get_title().get_text() == "factor 0"
 
 
 def test_the_band_is_around_the_base_or_else_the_best() -> None:
-    places = rank(trained(("a", "b")))
-    around_base = studies._noise_band(places, ("a",))
-    around_best = studies._noise_band(places, ("c",))
+    places = rank(trained(tuple("abcdefgh")))
+    around_base, _ = studies._noise_band(places, ("a",))
+    around_best, _ = studies._noise_band(places, ("none",))
     assert around_base is not None
     assert around_best is not None
     assert around_base.name == "noise around the base (a)"
-    assert around_best.name == "noise around the best (b)"
-    for band, mean in ((around_base, 0.205), (around_best, 0.225)):
+    assert around_best.name == "noise around the best (h)"
+    for band, mean in ((around_base, 0.205), (around_best, 0.345)):
         assert (band.low + band.high) / 2 == pytest.approx(mean)
     images = 1.96 * math.sqrt(2 * 0.205 * 0.795 / 1000)
     assert around_base.high - 0.205 >= images - 1e-4
-    assert studies._noise_band([], None) is None
+    assert studies._noise_band([], None) == (None, "")
+    note = "No setting differs from the best by more than noise (±0.051). One seed: the noise is "
+    alike = rank(trained(("a", "b"), seeds=1))
+    assert studies._noise_band(alike, None)[1].startswith(note), "a band would cover all of it"
     assert isinstance(places[0].sample, Sample)

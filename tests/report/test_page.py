@@ -225,13 +225,17 @@ def test_markup_that_got_in_after_all_runs_nothing_and_fetches_nothing(
     assert column(browser, "MACs")[0] == "1k"
 
 
-def test_it_is_all_there_on_paper(browser: Any, path: Path, tmp_path: Path) -> None:
+def test_what_is_folded_is_left_out_on_paper_and_the_rest_is_light(
+    browser: Any, path: Path, tmp_path: Path
+) -> None:
     open_page(browser, path, theme="dark")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert run(browser, "getComputedStyle(document.documentElement).colorScheme") == "light"
     assert run(browser, "getComputedStyle(document.querySelector('nav')).display") == "none"
-    folded = "document.querySelector('#results details:not([open]) code').getBoundingClientRect()"
-    assert run(browser, f"{folded}.height") > 10
+    for part in ("#results details", "#confusion details:not([open])"):
+        folded = f"document.querySelector('{part}').getBoundingClientRect()"
+        assert run(browser, f"{folded}.height") == 0
+    assert run(browser, "document.querySelector('#confusion table').offsetHeight") > 10
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 

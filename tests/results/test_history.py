@@ -148,12 +148,9 @@ def test_runs_are_labelled_by_what_they_do_not_share(tmp_path: Path) -> None:
         make_run(tmp_path, "c", lr=0.001, seed=1, data="y"),
     ]
     logged = [history.read(folder) for folder in folders]
-    assert history.labels(logged) == [
-        "mlp, lr 0.1, data x, hidden 8-4",
-        "mlp, hidden 8",
-        "mlp, lr 0.001, data y",
-    ]
-    assert history.labels(logged[:1]) == ["a"]
+    names = ["lr 0.1, data x, hidden 8-4", "hidden 8", "lr 0.001, data y"]
+    assert history.labels(logged) == ("mlp", names)
+    assert history.labels(logged[:1]) == ("mlp", ["a"])
 
 
 def test_reading_runs_imports_nothing_heavy() -> None:
