@@ -57,7 +57,7 @@ study() { # NAME, -- and the options of the reduced form, -- and those of the qu
 }
 
 narrow=(--model-option channels=64,128,256,512)
-narrower=(--model-option channels=64,128,128,256)
+narrower=(--model-option channels=32,64,64,128)
 rates=(--vary lr=1e-2,1e-3,1e-4)
 one=(--seeds 1)
 
