@@ -87,7 +87,7 @@ class Timings:
     def _look_up(self, key: str, title: str, measure: Callable[[], list[float]]) -> list[float]:
         name = hashlib.sha256(f"{self._machine}{key}".encode()).hexdigest()[:16]
         if name not in self._known:
-            self.say(f"timing {title}")
+            self.say(f"timing {title} (kept in {self.path}: remove it to time again)")
             self._known[name] = measure()
             try:
                 files.write(self.path, json.dumps(self._known).encode())
