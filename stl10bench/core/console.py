@@ -117,9 +117,10 @@ def clean(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text in which nothing is Markdown or HTML; brackets around numbers alone stay as they are."""
+    entities = {"<": "&lt;", "&": "&amp;"}  # some readers show \< as it is
     return re.sub(
         r"\[[-+\d., %]+\](?![(\[])|[\\|<>*_`\[\]&]",
-        lambda match: match[0] if len(match[0]) > 1 else f"\\{match[0]}",
+        lambda match: match[0] if len(match[0]) > 1 else entities.get(match[0], f"\\{match[0]}"),
         clean(text),
     )
 
