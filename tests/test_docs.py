@@ -112,7 +112,8 @@ def is_run(block: re.Match[str]) -> bool:
 def test_the_commands_of_the_documentation_run_on_demo_images(tmp_path: Path) -> None:
     run(tmp_path, "data", "make-demo", "--train", "300", "--test", "100")
     data = tmp_path / "data/demo"
-    images = open_dataset(data, stamp=False).test.images[:20].transpose(0, 2, 3, 1)
+    # as many as make a batch of every model
+    images = open_dataset(data, stamp=False).train.images[:200].transpose(0, 2, 3, 1)
     for number, pixels in enumerate(images):
         for folder in ("PHOTOS", "holiday"):
             file = tmp_path / folder / f"class{number % 2}" / f"{number}.png"
