@@ -100,17 +100,18 @@ def _resolved(model: str | None, collected: Mapping[str, Setting]) -> dict[str, 
 
 
 @app.command()
-@with_options(PLUGIN)
-def schema(*, plugin: str | None) -> None:
+@with_options(PLUGIN, JSON)
+def schema(*, plugin: str | None, as_json: bool) -> None:
     """Print the JSON schema of a file of settings, for editors.
 
-    It has the options of all registered models.
+    It has the options of all registered models; with --json it is
+    one line.
 
     Examples:
     stl10bench config schema
     """
     load_plugin(plugin)
-    typer.echo(json.dumps(settings_schema(), indent=2))
+    typer.echo(json.dumps(settings_schema(), indent=None if as_json else 2))
 
 
 def settings_schema() -> dict[str, Any]:

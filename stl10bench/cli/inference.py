@@ -13,6 +13,7 @@ from stl10bench.cli.options import (
     MACHINE,
     PLUGIN,
     Checkpoint,
+    check_format,
     choice,
     load_plugin,
     with_options,
@@ -60,6 +61,7 @@ def predict(
     from stl10bench.core.device import choose_device, set_threads
     from stl10bench.inference.predictor import Broken, Prediction, classify, find_images, load
 
+    check_format(style, as_json)
     load_plugin(plugin)
     kind = choose_device(device)
     set_threads(threads)

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 
 from stl10bench.config import DEFAULT_RECIPE, DERIVED, RECIPES, SELF_SUPERVISED, Limits, RunConfig
-from stl10bench.core.errors import unknown
+from stl10bench.core.errors import UsageError, unknown
 from stl10bench.data.load import DATASETS
 from stl10bench.models import registry
 from stl10bench.models.methods import OF_PRETRAINING
@@ -263,6 +263,14 @@ LOOK: Specification = {
     "dpi": option(int, "Pixels per inch.", 150, panel=OUTPUT, metavar="N", min=30, max=1200),
     "caption": option(bool, "Say below the figure how to read it.", True, panel=OUTPUT),
 }
+
+
+def check_format(style: str, as_json: bool) -> None:
+    """Raise UsageError for a `--format` beside --json."""
+    if as_json and style != "table":
+        raise UsageError(f"--format {style} and --json: must be one of them")
+
+
 TRAINING: Specification = {
     "recipe": _first(
         str,

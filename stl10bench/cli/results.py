@@ -13,6 +13,7 @@ from stl10bench.cli.options import (
     RUNS,
     RunNames,
     RunsDir,
+    check_format,
     choice,
     pop_look,
     with_options,
@@ -44,6 +45,7 @@ Studies = Annotated[bool, typer.Option("--studies", help="Add the runs that stud
 
 
 @app.command()
+@with_options(JSON)
 def table(
     run: RunNames = None,
     *,
@@ -70,6 +72,7 @@ def table(
     baselines: Annotated[
         bool, typer.Option(help="Add the scores of a uniform guess and a constant class.")
     ] = True,
+    as_json: bool,
 ) -> None:
     """Any entry of a row, its settings or its model's options can be a column.
     Without names, runs in which a study varied something are left out.
@@ -80,6 +83,7 @@ def table(
     stl10bench table --where model=cnn --where lr=0.001
     stl10bench table --with rows.tar
     """
+    check_format(style, as_json)
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
@@ -101,7 +105,10 @@ def table(
     view = benchmark_table.View(
         keys, sort, descending=descending, baselines=baselines, combine=combine
     )
-    benchmark_table.show_rows(rows, style, stdout(), view)
+    if as_json:
+        typer.echo(json.dumps({"rows": benchmark_table.shown_records(rows, view)}))
+    else:
+        benchmark_table.show_rows(rows, style, stdout(), view)
     end_with(damaged)
 
 
@@ -154,8 +161,7 @@ def compare(
     stl10bench compare --plan --detect 0.01
     stl10bench compare cnn mlp-1a2b3c4d other/cnn-5e6f7a8b
     """
-    if as_json and style != "table":
-        raise UsageError(f"--format {style} and --json: must be one of them")
+    check_format(style, as_json)
     if plan:
         _plan(runs_dir, runs or [], detect, "json" if as_json else style)
         return
@@ -313,6 +319,7 @@ _TEMPLATES = ("dashboard", "study")
 
 
 @app.command()
+@with_options(JSON)
 def report(
     run: RunNames = None,
     *,
@@ -340,6 +347,7 @@ def report(
             r"\[default: $STL10BENCH_DATA or data, if the images are there]."
         ),
     ] = None,
+    as_json: bool,
 ) -> None:
     """Without names it covers all runs but those that a study
     varied, which its studies show: the table, intervals,
@@ -361,7 +369,9 @@ def report(
     if template == "study":
         if run or shared:
             raise UsageError("--template study is made from the whole runs folder: name no runs")
-        _write_study(path, style, runs_dir, data_dir, (title or _STUDY, author))
+        damaged = _write_study(path, style, runs_dir, data_dir, (title or _STUDY, author))
+        _print_path("report", path, as_json)
+        end_with(damaged)
         return
     if author:
         raise UsageError("--author needs --template study")
@@ -377,7 +387,7 @@ def report(
         )
     write = html_page if style == "html" else markdown_document
     files.write(path, write(title or "stl10bench report", groups).encode())
-    typer.echo(path)
+    _print_path("report", path, as_json)
     end_with([error for group in groups for error in group.damaged])
 
 
@@ -386,8 +396,11 @@ _STUDY = "Five image classifiers on STL-10"
 
 def _write_study(
     path: Path, style: str, runs_dir: Path, data_dir: Path | None, head: tuple[str, str]
-) -> None:
-    """Write the document to hand in, as Markdown with its pictures in a folder beside it."""
+) -> Sequence[CheckpointError]:
+    """Write the document to hand in, as Markdown with its pictures in a folder beside it.
+
+    Returns what could not be read.
+    """
     require("matplotlib", extra="plots", purpose="--template study")
     from stl10bench.core import files
     from stl10bench.report.html import html_document
@@ -403,12 +416,11 @@ def _write_study(
         for name, content in pictures(built).items():
             files.write(folder / name, content)
         files.write(path, study_markdown(*head, built, folder.name).encode())
-    typer.echo(path)
-    end_with(built.damaged)
+    return built.damaged
 
 
 @app.command()
-@with_options(LOOK)
+@with_options(LOOK, JSON)
 def plot(
     run: RunNames = None,
     *,
@@ -417,6 +429,7 @@ def plot(
         typer.Option(help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png]."),
     ] = None,
     runs_dir: RunsDir = RUNS,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """They show loss, accuracy, learning rate and speed over the
@@ -443,8 +456,12 @@ def plot(
     if damaged and not histories:
         raise damaged[0]
     style.save(curves(histories, look.wording), output, look.dpi)
-    typer.echo(output)
+    _print_path("picture", output, as_json)
     end_with(damaged)
+
+
+def _print_path(key: str, path: Path, as_json: bool) -> None:
+    typer.echo(json.dumps({key: str(path)}) if as_json else path)
 
 
 def end_with(damaged: Sequence[CheckpointError]) -> None:

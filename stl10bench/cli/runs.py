@@ -135,6 +135,7 @@ def _print_facts(parts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 @app.command()
+@with_options(JSON)
 def rm(
     run: RunNames = None,
     *,
@@ -143,6 +144,7 @@ def rm(
         str | None,
         choice("state", _STATES, help_text=f"Remove all in a state: {', '.join(_STATES)}."),
     ] = None,
+    as_json: bool,
 ) -> None:
     """Remove runs by name or by state, unless they are running.
 
@@ -155,5 +157,10 @@ def rm(
     folders = [find_run(runs_dir, name) for name in run or []]
     if state is not None:
         folders += [run for run in run_folders(runs_dir) if run.describe()["state"] == state]
+    removed = {}
     for folder in dict.fromkeys(folders):
-        typer.echo(f"removed {clean(folder.name)}: {decimal(folder.remove())}")
+        removed[folder.name] = size = folder.remove()
+        if not as_json:
+            typer.echo(f"removed {clean(folder.name)}: {decimal(size)}")
+    if as_json:
+        typer.echo(json.dumps({"removed": removed}))

@@ -1,5 +1,6 @@
 """Studies (ablations): list, show and run them."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -14,12 +15,14 @@ from rich.table import Table
 from stl10bench.cli import train
 from stl10bench.cli.options import (
     FIRST,
+    JSON,
     LOOK,
     RUNS,
     TRAINING,
     WORKERS,
     RunsDir,
     Specification,
+    check_format,
     choice,
     completing,
     hiding,
@@ -62,7 +65,8 @@ _RUNNING: Specification = hiding(
 
 
 @app.command("list")
-def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
+@with_options(JSON)
+def list_studies(*, runs_dir: RunsDir = RUNS, as_json: bool) -> None:
     """List the built-in studies and those that have run here.
 
     Examples:
@@ -71,7 +75,8 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
     """
     from stl10bench.studies import parse, ranking, record, summary
 
-    lines, ran, damaged = [], record.names(runs_dir), False
+    lines: list[tuple[str, str, str, str]] = []
+    ran, damaged = record.names(runs_dir), False
     for name in dict.fromkeys([*parse.PRESETS, *ran]):
         stored, problem = None, ""
         try:
@@ -80,7 +85,8 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
             problem, damaged = str(error), True
         if stored is None:
             study = parse.preset(name) if name in parse.PRESETS else None
-            lines.append((name, *((study.factors, study.finding) if study else ("", "")), problem))
+            varied, finding = (study.factors, study.finding) if study else ("", "")
+            lines.append((name, varied, finding, problem))
             continue
         trained = record.trained(stored, runs_dir)
         damaged |= has_damage(run.row for run in trained)
@@ -90,6 +96,16 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
         if stored.study.finding:
             here += f" ({summary.held(stored, places)})"
         lines.append((name, stored.study.factors, stored.study.finding, here))
+    if as_json:
+        keys = ("name", "varied", "report_found", "found_here")
+        typer.echo(json.dumps({"studies": [dict(zip(keys, line, strict=True)) for line in lines]}))
+    else:
+        _show_list(lines)
+    if damaged:
+        raise typer.Exit(CheckpointError.exit_code)
+
+
+def _show_list(lines: Sequence[tuple[str, str, str, str]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("study", no_wrap=True)
     titles = ["varied", "the report found"]
@@ -100,8 +116,6 @@ def list_studies(*, runs_dir: RunsDir = RUNS) -> None:
     for line in lines:
         table.add_row(*(escape(clean(cell)) for cell in line[: len(table.columns)]))
     stdout().print(table)
-    if damaged:
-        raise typer.Exit(CheckpointError.exit_code)
 
 
 def _names(context: typer.Context, incomplete: str) -> list[str]:
@@ -116,11 +130,13 @@ _NAME = typer.Argument(help="A study's name, or a .toml file.", autocompletion=_
 
 
 @app.command()
+@with_options(JSON)
 def show(
     name: Annotated[str, _NAME],
     *,
     runs_dir: RunsDir = RUNS,
     style: Annotated[str, choice("format", FORMATS, "--format")] = "table",
+    as_json: bool,
 ) -> None:
     """Show what a study varies, and the ranking of its runs.
 
@@ -128,22 +144,30 @@ def show(
     stl10bench study show cnn-dropout
     stl10bench study show mine.toml
     """
-    from stl10bench.studies import parse, plan, record
+    from stl10bench.studies import parse, plan, record, summary
 
+    check_format(style, as_json)
     stored = _stored(name, runs_dir)
     if stored is None:
         study = parse.define(name)
         _check(study, name, plan.Start())
         stored = record.read(runs_dir, study.name)
     if stored is None:
-        _declare(study)
+        if as_json:
+            facts = study.model_dump(mode="json")
+            typer.echo(json.dumps({"study": facts, "ranking": [], "findings": [], "runs": []}))
+        else:
+            _declare(study)
         line = f"study {study.name} has no runs in {runs_dir}"
         stderr().print(line, markup=False, highlight=False, soft_wrap=True)
         return
-    if style == "table":
-        _declare(stored.study)
     trained = record.trained(stored, runs_dir)
-    _rank(stored, trained, style)
+    if as_json:
+        typer.echo(json.dumps(summary.study_to_json(stored, trained)))
+    else:
+        if style == "table":
+            _declare(stored.study)
+        _rank(stored, trained, style)
     if has_damage(run.row for run in trained):  # the good ones are shown first
         raise typer.Exit(CheckpointError.exit_code)
 
@@ -201,7 +225,7 @@ def _rank(stored: Record, trained: Sequence[Trained], style: str) -> None:
 
 
 @app.command()
-@with_options(_SEARCH, _RUNNING, WORKERS, hiding(LOOK, *LOOK))
+@with_options(_SEARCH, _RUNNING, WORKERS, hiding(LOOK, *LOOK), JSON)
 def run(
     context: typer.Context,
     name: Annotated[str | None, _NAME] = None,
@@ -233,17 +257,18 @@ def run(
         bool, typer.Option("--dry-run", help="Only list the runs, with estimated times.")
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format", hidden=True)] = "table",
+    as_json: bool,
     **options: Any,
 ) -> Any:  # of a dry run its forecasts
-    """Train the missing runs of a study, rank its settings and plot them.
-    Run the same command again to resume.
+    """Train or resume a study's missing runs, rank its settings and plot them.
 
     Examples:
     stl10bench study run --model cnn --vary dropout=0,0.2
     stl10bench study run mlp-hidden --seeds 3 --dry-run
     """
-    from stl10bench.studies import cluster, parse, plan, record
+    from stl10bench.studies import cluster, parse, plan, record, summary
 
+    check_format(style, as_json)
     searching = {key: options.pop(key) for key in _SEARCH}
     workers = cluster.Workers(**{key: options.pop(key) for key in WORKERS})
     look = {key: options.pop(key) for key in LOOK}
@@ -269,21 +294,26 @@ def run(
     grid = [] if search is not None else points(study)
     planned = plan.plan_runs(grid, study.recipe, common)
     if dry_run:
-        return train.show_forecast(planned, common)
+        return train.show_forecast(planned, common, as_json)
     new = record.make(study, planned, common)
     old = record.read(common.runs_dir, study.name)
     if old is not None and (note := record.changes(old, new, common.runs_dir)):
         stderr().print(note, markup=False, highlight=False, soft_wrap=True)
     new, trained = _train(new, planned, search, common, workers)
-    _rank(new, trained, style)
+    if not as_json:
+        _rank(new, trained, style)
     folder = output or record.folder(common.runs_dir, study.name)
-    for path in _draw(new, trained, folder, common.runs_dir, look):
+    paths = _draw(new, trained, folder, common.runs_dir, look)
+    if as_json:
+        found = summary.study_to_json(new, trained)
+        typer.echo(json.dumps({**found, "files": [str(path) for path in paths]}))
+    for path in paths:
         stderr().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if trained and all(
         run.row is None or (isinstance(run.row, Failure) and run.row.state in ("failed", "damaged"))
         for run in trained
     ):
-        raise UsageError("no run succeeded; the table says why")
+        raise train.none_succeeded(as_json)
     if has_damage(run.row for run in trained):
         raise typer.Exit(CheckpointError.exit_code)
     return None

@@ -26,6 +26,7 @@ from stl10bench.cli.options import (
     Picture,
     RunName,
     RunsDir,
+    check_format,
     choice,
     hiding,
     load_plugin,
@@ -41,7 +42,7 @@ from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.models.factory import check_freeze
 from stl10bench.models.methods import SUPERVISED
 from stl10bench.results import comparison
-from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows
+from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows, shown_records
 from stl10bench.results.rows import Failure, Row, has_damage
 from stl10bench.results.run_folder import RunFolder, default_runs_dir, find_run
 
@@ -237,7 +238,7 @@ _OF_ALL = hiding(TRAINING, "lr", "batch_size", "seed", "freeze", "weights", "con
 
 
 @app.command()
-@with_options(_OF_ALL, WORKERS)
+@with_options(_OF_ALL, WORKERS, JSON)
 def benchmark(
     context: typer.Context,
     models: Annotated[list[str] | None, MODELS] = None,
@@ -259,6 +260,7 @@ def benchmark(
         bool, typer.Option("--dry-run", help="Only list the runs, with estimated times.")
     ] = False,
     style: Annotated[str, choice("format", FORMATS, "--format", hidden=True)] = "table",
+    as_json: bool,
     **options: Any,
 ) -> Any:  # of a dry run its forecasts
     """Trains one run at a time, each in its own process, so that the
@@ -272,6 +274,7 @@ def benchmark(
 
     if count_of("WORLD_SIZE") > 1:
         raise UsageError("benchmark starts its own processes: run this command without a launcher")
+    check_format(style, as_json)
     workers = {key: options.pop(key) for key in WORKERS}
     names = [*(plan.REPORT_MODELS if everything else ()), *(models or ())]
     keywords = settings(context, options, names)
@@ -291,7 +294,7 @@ def benchmark(
     common = plan.prepare(start, keywords, stderr(), dry=dry_run)
     planned = plan.plan_runs(points, keywords["recipe"], common)
     if dry_run:
-        return show_forecast(planned, common)
+        return show_forecast(planned, common, as_json)
 
     from stl10bench.studies.cluster import Workers
     from stl10bench.studies.engine import Batch, train
@@ -308,30 +311,45 @@ def benchmark(
     finished = (common.runs_dir / str(row.run) for row in trained if isinstance(row, Row))
     rows, damaged = read_rows(map(RunFolder, finished))  # with what a ranking needs
     rows += [row for row in trained if isinstance(row, Failure)]
-    show_rows(rows, style, stdout())
+    if as_json:
+        typer.echo(json.dumps({"rows": shown_records(rows)}))
+    else:
+        show_rows(rows, style, stdout())
     if not any(isinstance(row, Row) for row in rows):
-        raise UsageError("no run succeeded; the table says why")
+        raise none_succeeded(as_json)
     end_with(damaged)
     if has_damage(rows):
         raise typer.Exit(CheckpointError.exit_code)
     return None
 
 
-def show_forecast(planned: "Sequence[Planned]", common: "Common") -> "list[Forecast]":
+def none_succeeded(as_json: bool) -> Exception:
+    """How to end after the rows of runs that all failed; stdout holds no second JSON object."""
+    error = UsageError("no run succeeded; the table says why")
+    return typer.Exit(error.exit_code) if as_json else error
+
+
+def show_forecast(
+    planned: "Sequence[Planned]", common: "Common", as_json: bool
+) -> "list[Forecast]":
     """Print the runs, done or missing; times are known, or measured on a few steps."""
     from stl10bench.studies.progress import duration, forecast
 
+    say = partial(stderr().print, markup=False, highlight=False, soft_wrap=True)
+    forecasts = forecast(planned, common, say)
+    left = sum(line.seconds or 0.0 for line in forecasts if line.is_left)
+    if as_json:
+        runs = [line._asdict() for line in forecasts]
+        typer.echo(json.dumps({"runs": runs, "seconds_left": left}))
+        return forecasts
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
     table.add_column("state")
     table.add_column("time", justify="right")
-    say = partial(stderr().print, markup=False, highlight=False, soft_wrap=True)
-    forecasts = forecast(planned, common, say)
     for line in forecasts:
         time = "" if line.seconds is None else duration(line.seconds)
         title, state = escape(clean(line.title)), escape(clean(line.state))
         table.add_row(title, state, f"~{time}" if line.is_left else time)
-    left = sum(line.seconds or 0.0 for line in forecasts if line.is_left)
     stdout().print(table)
     stdout().print(f"Estimated time left: {duration(left)}, one run at a time", highlight=False)
     return forecasts

@@ -1,5 +1,6 @@
 """Draws data, and what models make of them."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from stl10bench.cli.options import (
     DATA,
+    JSON,
     LOOK,
     PLUGIN,
     TRAINING,
@@ -48,13 +50,14 @@ _AUGMENTATION = {
 
 
 @app.command()
-@with_options(DATA, LOOK)
+@with_options(DATA, LOOK, JSON)
 def samples(
     *,
     output: Picture = Path("samples.png"),
     per_class: Annotated[int, typer.Option(help="Images of each class.", min=1, max=100)] = 4,
     split: Annotated[str, choice("split", ("train", "test"))] = "train",
     seed: Seed = 0,
+    as_json: bool,
     **data: Any,
 ) -> None:
     """Draw labelled images of each class.
@@ -71,11 +74,11 @@ def samples(
     figure = galleries.samples(
         dataset, split=split, per_class=per_class, seed=seed, wording=look.wording
     )
-    _save(figure, output, look)
+    _save(figure, output, look, as_json)
 
 
 @app.command()
-@with_options(PLUGIN, _AUGMENTATION, DATA, LOOK)
+@with_options(PLUGIN, _AUGMENTATION, DATA, LOOK, JSON)
 def augmentations(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model whose recipe to show.")] = "cnn",
@@ -88,6 +91,7 @@ def augmentations(
     dataset: str,
     data_dir: Path,
     verify: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Draw augmented images: each operation, and all together.
@@ -114,11 +118,11 @@ def augmentations(
     title = f"{galleries.data_label(data)}: training image {row}, augmented as for {model}"
     caption = "Each operation alone, with what was drawn for it; then all together."
     words = galleries.Words(title, caption, look.wording)
-    _save(galleries.augmentations(original, variants, words), output, look)
+    _save(galleries.augmentations(original, variants, words), output, look, as_json)
 
 
 @app.command()
-@with_options(DATA, PLUGIN, LOOK)
+@with_options(DATA, PLUGIN, LOOK, JSON)
 def predictions(
     checkpoint: Checkpoint,
     *,
@@ -128,6 +132,7 @@ def predictions(
     order: Order = "random",
     seed: Seed = 0,
     plugin: str | None,
+    as_json: bool,
     **data: Any,
 ) -> None:
     """Draw test images that a model gets right and wrong, with its confidence.
@@ -144,17 +149,18 @@ def predictions(
     figure = galleries.predictions(
         dataset, predicted, count=count, order=order, wording=look.wording
     )
-    _save(figure, output, look)
+    _save(figure, output, look, as_json)
 
 
 @app.command()
-@with_options(PLUGIN, LOOK)
+@with_options(PLUGIN, LOOK, JSON)
 def filters(
     checkpoint: Checkpoint,
     *,
     output: Picture = Path("filters.png"),
     count: Count = 256,
     plugin: str | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Draw the filters of the first layer.
@@ -172,11 +178,11 @@ def filters(
     names = predictor.class_names if inspection.is_linear(predictor, layer) else ()
     pixels = inspection.as_images(kernels[:count])
     figure = galleries.filters(predictor.header, layer, pixels, names[:count], look.wording)
-    _save(figure, output, look)
+    _save(figure, output, look, as_json)
 
 
 @app.command()
-@with_options(DATA, PLUGIN, LOOK)
+@with_options(DATA, PLUGIN, LOOK, JSON)
 def gradcam(
     checkpoint: Checkpoint,
     images: Annotated[
@@ -194,6 +200,7 @@ def gradcam(
     count: Count = 10,
     seed: Seed = 0,
     plugin: str | None,
+    as_json: bool,
     **data: Any,
 ) -> None:
     """Draw where a network sees evidence for a class (Grad-CAM).
@@ -221,11 +228,12 @@ def gradcam(
         pixels = dataset.test.images[rows]
         titles = [names[actual] for actual in dataset.test.labels[rows]]
     heat = gradcam.explain(predictor, layer, pixels, label)
-    _save(galleries.heat_maps(predictor.header, heat, titles, note, look.wording), output, look)
+    figure = galleries.heat_maps(predictor.header, heat, titles, note, look.wording)
+    _save(figure, output, look, as_json)
 
 
 @app.command()
-@with_options(DATA, PLUGIN, LOOK)
+@with_options(DATA, PLUGIN, LOOK, JSON)
 def embedding(
     checkpoint: Checkpoint,
     *,
@@ -233,6 +241,7 @@ def embedding(
     images: Annotated[int, typer.Option(help="Test images, drawn by --seed.", min=8)] = 1000,
     seed: Seed = 0,
     plugin: str | None,
+    as_json: bool,
     **data: Any,
 ) -> None:
     """Draw the test images as a model's last layer sees them, by PCA and t-SNE.
@@ -256,7 +265,7 @@ def embedding(
     )
     labels = dataset.test.labels[rows]
     figure = scatter(title, project(features), labels, dataset.class_names, look.wording)
-    _save(figure, output, look)
+    _save(figure, output, look, as_json)
 
 
 def _check(output: Path, options: dict[str, Any]) -> "Look":
@@ -278,8 +287,8 @@ def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
     return load(checkpoint)
 
 
-def _save(figure: "Figure", output: Path, look: "Look") -> None:
+def _save(figure: "Figure", output: Path, look: "Look", as_json: bool) -> None:
     from stl10bench.plots import style
 
     style.save(figure, output, look.dpi)
-    typer.echo(output)
+    typer.echo(json.dumps({"picture": str(output)}) if as_json else output)

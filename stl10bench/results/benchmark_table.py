@@ -134,16 +134,12 @@ def show_rows(
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
-    parts: list[tuple[str, list[Row | Failure]]] = []
-    for title, part in by_protocol(rows):
-        combined = aggregate(part) if view.combine else part
-        baselines = ranking.baselines(combined) if view.baselines else []
-        rows_shown = ranking.annotate([*baselines, *combined])
-        parts.append((title, sorted(rows_shown, key=ranking.best_first)))
+    if style == "json":
+        text = json.dumps(shown_records(rows, view), indent=2) + "\n"
+        console.out(text, end="", highlight=False)
+        return
+    parts = _parts(rows, view)
     shown = [row for _, part in parts for row in part]
-    if view.sort is not None:
-        columns.choose([view.sort], shown)
-        parts = [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
     chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
     reasons = apart_notes(rows, [part for _, part in parts])
     part_tables = [
@@ -154,16 +150,46 @@ def show_rows(
         for table in part_tables:
             print_table(table, console, expendable=columns.EXPENDABLE)
         return
-    if style in ("json", "csv"):  # a failure that names no data is in each part
-        first, *others = (part for _, part in parts)
-        listed = [*first, *(row for part in others for row in part if row.config is not None)]
-        text = (rows_to_json if style == "json" else rows_to_csv)(listed, view.columns)
+    if style == "csv":
+        text = rows_to_csv(_listed(parts), view.columns)
     elif style == "html":
         text = to_html(part_tables, "stl10bench table")
     else:
         render = to_markdown if style == "markdown" else to_latex
         text = "".join(f"{render(table)}\n" for table in part_tables)
     console.out(text, end="", highlight=False)
+
+
+def shown_records(rows: Sequence[Row | Failure], view: View = View()) -> list[dict[str, Any]]:
+    """What `show_rows` shows, for JSON: all that the rows say, or the label and the view's columns.
+
+    Raises UsageError, with the nearest name, for a column that no row has.
+    """
+    listed = _listed(_parts(rows, view))
+    columns.choose(view.columns, listed)
+    if view.columns:
+        return records(listed, ("label", *view.columns))
+    return [row.model_dump(mode="json") for row in listed]
+
+
+def _parts(rows: Sequence[Row | Failure], view: View) -> list[tuple[str, list[Row | Failure]]]:
+    """The title and the rows of each table, in their order."""
+    parts = []
+    for title, part in by_protocol(rows):
+        combined = aggregate(part) if view.combine else part
+        baselines = ranking.baselines(combined) if view.baselines else []
+        shown = ranking.annotate([*baselines, *combined])
+        parts.append((title, sorted(shown, key=ranking.best_first)))
+    if view.sort is None:
+        return parts
+    columns.choose([view.sort], [row for _, part in parts for row in part])
+    return [(title, ordered(part, view.sort, view.descending)) for title, part in parts]
+
+
+def _listed(parts: Sequence[tuple[str, list[Row | Failure]]]) -> list[Row | Failure]:
+    """The rows of all tables; a failure that names no data, which is in each, once."""
+    first, *others = (part for _, part in parts)
+    return [*first, *(row for part in others for row in part if row.config is not None)]
 
 
 def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Failure]]]:
@@ -276,12 +302,6 @@ def rows_to_csv(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
     """Rows as CSV with full numbers."""
     names = ("label", *keys) if keys else columns.CSV
     return to_csv(names, [record.values() for record in records(rows, names)])
-
-
-def rows_to_json(rows: Sequence[Row | Failure], keys: Sequence[str] = ()) -> str:
-    """Rows as a JSON list: all that they say, or their label and the columns `keys`."""
-    whole = [] if keys else [row.model_dump(mode="json") for row in rows]
-    return json.dumps(whole or records(rows, ("label", *keys)), indent=2) + "\n"
 
 
 def records(rows: Sequence[Row | Failure], keys: Sequence[str]) -> list[dict[str, Any]]:

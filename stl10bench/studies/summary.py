@@ -1,6 +1,7 @@
 """A study that ran -> its table, its CSV, and what was found, beside the report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from stl10bench.core.console import escape_markdown
 from stl10bench.metrics.significance import SIGNIFICANCE
@@ -150,7 +151,7 @@ def study_to_markdown(
     lines = [f"{key}: {fact}" for key, fact in facts.items() if key != "the report found"]
     return "\n".join(
         [
-            f"## {name}\n",
+            f"# {name}\n",
             *(f"{escape_markdown(text)}\n" for text in [*about, "; ".join(lines)]),
             *(to_markdown(table) for table in study_to_tables(record, trained)),
             *(f"- {escape_markdown(line)}" for line in findings(record, trained)),
@@ -178,13 +179,47 @@ def notes(places: Sequence[Place]) -> list[str]:
 def study_to_csv(record: Record, trained: Sequence[Trained]) -> str:
     """A line for each run: its values, its seed, what it reached or why not."""
     head = (*record.study.vary, "seed", "run", "state", "val_images", *_FACTS, "reason")
-    lines = []
-    for run in trained:
-        facts: list[object] = [None] * len(_FACTS)
-        state, reason = "missing", None
-        if isinstance(run.row, Row):
-            state, facts = "finished", [run.row[key] for key in _FACTS]
-        elif run.row is not None:
-            state, reason = run.row.state, run.row.error
-        lines.append((*run.labels, run.seed, run.run, state, run.val_images, *facts, reason))
-    return to_csv(head, lines)
+    return to_csv(head, [(*run.labels, *_run_facts(run).values()) for run in trained])
+
+
+def study_to_json(record: Record, trained: Sequence[Trained]) -> dict[str, Any]:
+    """The study, its ranking (none of one over labels), what was found, and its runs."""
+    factors = record.study.vary
+    places = [] if record.study.over_labels else rank(trained)
+    return {
+        "study": record.study.model_dump(mode="json"),
+        "ranking": [_place_facts(factors, place) for place in places],
+        "findings": findings(record, trained),
+        "runs": [
+            {"settings": dict(zip(factors, run.labels, strict=True)), **_run_facts(run)}
+            for run in trained
+        ],
+    }
+
+
+def _place_facts(factors: Iterable[str], place: Place) -> dict[str, Any]:
+    sample = place.sample
+    return {
+        "settings": dict(zip(factors, place.labels, strict=True)),
+        "val_accuracy": None if sample is None else sample.mean,
+        "val_accuracy_sd": None if sample is None else sample.deviation,
+        "behind": place.behind,
+        "p": place.p,
+        "vs_best": place.verdict,
+        "at_chance": place.at_chance,
+        "seeds": 0 if sample is None else len(sample.accuracies),
+        "seeds_asked": place.asked,
+        "test_accuracy": place.test_accuracy,
+    }
+
+
+def _run_facts(run: Trained) -> dict[str, Any]:
+    """What a run reached, or why not."""
+    facts: dict[str, Any] = dict.fromkeys(_FACTS)
+    state, reason = "missing", None
+    if isinstance(run.row, Row):
+        state, facts = "finished", {key: run.row[key] for key in _FACTS}
+    elif run.row is not None:
+        state, reason = run.row.state, run.row.error
+    head = {"seed": run.seed, "run": run.run, "state": state, "val_images": run.val_images}
+    return {**head, **facts, "reason": reason}

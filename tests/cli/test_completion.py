@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.entry import leaves
 from typer.main import get_command
 
-from stl10bench.cli.main import COMMANDS, app
+from stl10bench.cli.main import app
 
 OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "runs-0.1.0"
 
@@ -75,19 +76,6 @@ def test_runs_studies_and_checkpoints_are_completed(
 ) -> None:
     shutil.copytree(OLD_RUNS, tmp_path / "runs")
     assert offered(*words, folder=tmp_path) == expected
-
-
-def leaves() -> dict[str, Any]:
-    """Every command that is no group and not hidden, as the command line loads it."""
-    group: Any = get_command(app)
-    commands = {}
-    for name in COMMANDS:
-        _, command, _ = group.resolve_command(group.make_context("stl10bench", [name]), [name])
-        nested = getattr(command, "commands", {})
-        commands |= {f"{name} {sub}": leaf for sub, leaf in nested.items() if not leaf.hidden}
-        if not nested:
-            commands[name] = command
-    return commands
 
 
 LEAVES = leaves()

@@ -1,11 +1,25 @@
 """The command line as a function, for tests of single commands."""
 
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from typer.main import get_command
 
-from stl10bench.cli.main import main
+from stl10bench.cli.main import COMMANDS, app, main
+
+
+def leaves() -> dict[str, Any]:
+    """Every command that is no group and not hidden, as the command line loads it."""
+    group: Any = get_command(app)
+    commands = {}
+    for name in COMMANDS:
+        _, command, _ = group.resolve_command(group.make_context("stl10bench", [name]), [name])
+        nested = getattr(command, "commands", {})
+        commands |= {f"{name} {sub}": leaf for sub, leaf in nested.items() if not leaf.hidden}
+        if not nested:
+            commands[name] = command
+    return commands
 
 
 class Ended(NamedTuple):

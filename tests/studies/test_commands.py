@@ -261,3 +261,16 @@ def test_a_job_file_is_all_of_a_run(
     (tmp_path / "x.job").write_text("{}")
     code, _, err = study("train", "--job", "x.job")
     assert (code, "is not a job file" in err) == (2, True)
+
+
+@pytest.mark.parametrize("rows", ["runs", "rows"], ids=["study", "benchmark"])
+def test_stdout_is_one_json_object_also_where_no_run_succeeded(
+    study: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rows: str
+) -> None:
+    monkeypatch.setattr(jobs, "_run_child", lambda *_: (1, '{"error": "no luck"}'))
+    command = ["benchmark", "logistic", *OWN[2:]]
+    if rows == "runs":
+        command = ["study", "run", "--vary", "lr=0.1,0.01", *OWN]
+    code, out, _ = study(*command, *TINY, "--json")
+    assert code == 2
+    assert {row["state"] for row in json.loads(out)[rows]} == {"failed"}
