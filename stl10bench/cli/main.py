@@ -191,8 +191,7 @@ def _print_error(error: "BenchError | typer.TyperException") -> int:
         traceback.print_exception(error, file=muted_stderr())
     text = _explain(error) if isinstance(error, typer.TyperException) else str(error)
     line = " ".join(text.split())
-    has_json = getattr(error, "option_name", None) != "--json"  # else the command does not know it
-    if "--json" in sys.argv and has_json and is_main():
+    if "--json" in sys.argv and is_main():
         with contextlib.suppress(BrokenPipeError):
             typer.echo(json.dumps({"error": line, "exit_code": error.exit_code}))
             return error.exit_code

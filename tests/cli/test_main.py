@@ -355,12 +355,6 @@ def test_an_error_with_json_is_an_object_on_stdout_and_is_not_said_again(cli: An
     assert ended.err == ""
 
 
-def test_a_command_without_json_says_once_that_it_has_none(cli: Any) -> None:
-    ended = cli("table", "--json")
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err.count("--json") == 1
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_says_of_itself_what_the_list_says_of_it(cli: Any, command: str) -> None:
     assert COMMANDS[command][1] in " ".join(cli(command, "--help").out.split())
