@@ -16,7 +16,6 @@ from stl10bench.results.columns import si_number
 WIDE, NARROW = 760, 340  # px
 _LEFT, _BELOW = 46, 40  # px, for the ticks of the axes
 _CHARACTER = 6.1  # px, the mean width of a character at the size of the labels
-_LONGEST = 26  # characters of a label
 
 XY = tuple[float, float]  # px, from the upper left corner
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -173,21 +172,35 @@ def accuracy_against_cost(points: Sequence[Point], cost: str, unit: str) -> Figu
     return Figure(cost, draw(WIDE, 380), draw(NARROW, 320))
 
 
+_SIDES = ((-1, "end"), (1, "start"))
+
+
 def _place_label(name: str, at: XY, size: XY, taken: list[Box]) -> Markup:
-    """The name beside its point where it covers nothing, else none (the tooltip still says it)."""
-    text = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-    (x, y), (width, height), length = at, size, _CHARACTER * len(text)
-    places = [  # the best first: beside the point, then above, then below it
-        (x + 9, y + 4, "start"), (x - 9, y + 4, "end"), (x + 8, y - 8, "start"),
-        (x - 8, y - 8, "end"), (x + 8, y + 17, "start"), (x - 8, y + 17, "end"),
-    ]  # fmt: skip
-    for left, base, anchor in places:
-        start = left - length if anchor == "end" else left
+    """The name where it covers nothing: beside its point, or further up or down with a line to it.
+
+    Of very many points the last have none; the tooltip still says it.
+    """
+    (x, y), (width, height) = at, size
+    most = int(0.6 * width / _CHARACTER)  # characters: of a longer name the beginning
+    text = name if len(name) <= most else f"{name[: most - 1]}…"
+    length = _CHARACTER * len(text)
+    starts = {"start": 0.0, "middle": -length / 2, "end": -length}
+    places = [(9.0, 4.0, "start"), (-9.0, 4.0, "end")]  # the best first
+    places += [(side * shift, 4.0, anchor) for shift in (28.0, 48.0) for side, anchor in _SIDES]
+    for step in range(8):
+        for down in (-8.0 - 15 * step, 17.0 + 15 * step):
+            places += [(8.0, down, "start"), (-8.0, down, "end"), (0.0, down, "middle")]
+    for right, down, anchor in places:
+        start, base = x + right + starts[anchor], y + down
         box = start, base - 10, length, 13.0
         inside = start > _LEFT and start + length < width - 2 and 8 < base < height - _BELOW - 4
         if inside and not any(_overlap(box, other) for other in taken):
             taken.append(box)
-            return words(left, base, text, anchor=anchor)
+            label = words(x + right, base, text, anchor=anchor)
+            if abs(down) < 20 and abs(right) < 20:
+                return label
+            end = x + right, y if down == 4 else base + 3 if down < 0 else base - 10
+            return Markup("").join([path([at, end], "grid"), label])
     return Markup()
 
 

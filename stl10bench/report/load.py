@@ -115,6 +115,8 @@ def load_groups(
     if not runs and not failures:
         if damaged:
             raise damaged[0]
+        if left_out:
+            raise UsageError(f"no finished run that no study varied in {runs_dir}: add --studies")
         raise UsageError(f"no finished run in {runs_dir}: train one, or pass --runs-dir")
     rows = sorted((run.row for run in runs.values()), key=ranking.best_first)
     parts = by_protocol([*rows, *failures])

@@ -25,9 +25,15 @@ class Study(NamedTuple):
 def load_studies(
     runs_dir: Path, groups: Sequence[RunGroup]
 ) -> tuple[list[Study], list[CheckpointError]]:
-    """The studies with runs in the groups, and the faults of those whose record cannot be read."""
+    """The studies with runs in the groups, or if these leave them out on the same data.
+
+    Second, the faults of those whose record cannot be read.
+    """
     group_of: dict[str | None, int] = {}
+    data_of: dict[str, int] = {}
     for number, group in enumerate(groups):
+        rows = [run.row for setting in group.settings for run in setting.runs]
+        data_of = {row.config.data: number for row in rows} | data_of
         group_of |= {run.row.run: number for setting in group.settings for run in setting.runs}
     studies, damaged = [], []
     for name in record.names(runs_dir):
@@ -39,11 +45,11 @@ def load_studies(
         if stored is None:
             continue
         counts = Counter(group_of[entry.run] for entry in stored.runs if entry.run in group_of)
-        if not counts:
+        largest = counts.most_common(1)[0][0] if counts else data_of.get(stored.data)
+        if largest is None:
             continue
         jobs = record.trained(stored, runs_dir)
         findings, rankings = summary.findings(stored, jobs), summary.study_to_tables(stored, jobs)
-        ((largest, _),) = counts.most_common(1)
         studies.append(Study(clean(name), tuple(map(clean, findings)), tuple(rankings), largest))
     return studies, damaged
 

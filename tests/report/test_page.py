@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.reports import add_run
 
+from stl10bench.report import charts
 from stl10bench.report.build import build_report
 from stl10bench.report.html import html_page
 
@@ -242,3 +243,19 @@ def test_what_is_folded_is_left_out_on_paper_and_the_rest_is_light(
 def test_the_browser_is_the_one_that_is_named() -> None:
     ended = subprocess.run([str(DRIVER), "--version"], capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("ChromeDriver")
+
+
+def test_every_point_has_its_whole_name_beside_it() -> None:
+    costs, names = (1e5, 6e6, 9.8e7, 9.9e7, 1.6e8), ("logistic", "mlp", "frozen", "fine-tuned")
+    points = [
+        charts.Point(name, cost, accuracy, accuracy - 0.01, accuracy + 0.01, marked=True)
+        for name, cost, accuracy in zip(
+            (*names, "resnet9, channels 64-128-256"),
+            costs,
+            (0.34, 0.41, 0.86, 0.87, 0.75),
+            strict=True,
+        )
+    ]
+    figure = charts.accuracy_against_cost(points, "MACs", "per image")
+    for drawn in (figure.svg, figure.narrow_svg):
+        assert [point.name for point in points if f">{point.name}</text>" not in str(drawn)] == []

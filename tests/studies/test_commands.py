@@ -96,6 +96,7 @@ def test_runs_that_a_study_varied_are_in_tables_and_reports_only_when_asked(
         True,
         True,
     )
+    assert "add --studies" in study("report")[2]
     assert study(*run, "--vary", "momentum=0.9,0.5")[0] == 0  # 0.9 is the unvaried one
 
     def rows(*words: str) -> tuple[set[str], str]:
