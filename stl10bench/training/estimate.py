@@ -124,7 +124,7 @@ def time_steps(job: Job, data: Dataset) -> Cost:
     not fit.
     """
     changes: dict[str, Any] = dict.fromkeys(("labels_per_class", "fold", "k_fold", "unlabeled"))
-    changes |= {"k_fold_part": 0, "val_fraction": 0.1, "cache_views": 0, "keep_copies": False}
+    changes |= {"k_fold_part": 0, "val_fraction": 0.0, "cache_views": 0, "keep_copies": False}
     changes |= {"epochs": 1000}  # more than there is time for: a schedule must not end
     if not job.config.takes_steps:  # the same backbone under a head that is not used
         changes |= {"method": SUPERVISED, "method_options": {}}

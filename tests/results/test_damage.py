@@ -42,12 +42,12 @@ def run(stored: Path, tmp_path: Path, cli: Any) -> Callable[..., tuple[int, str,
 SPOILS = {"result": "result.json", "config": "config.json", "status": "status.json"}
 SPOILS |= {"log": "metrics.jsonl", "predictions": "predictions.safetensors"}
 READERS = {
-    "table": {"result", "predictions"},
-    "table --format csv": {"result", "predictions"},
+    "table --studies": {"result", "predictions"},
+    "table --studies --format csv": {"result", "predictions"},
     "compare": {"result", "predictions"},
     "compare mlp-1 mlp-2 mlp-3 mlp-4": {"result", "predictions"},
     "runs list": {"result", "config", "status"},
-    "report --output page.md --format markdown": {*SPOILS},
+    "report --studies --output page.md --format markdown": {*SPOILS},
     "plot mlp-1 mlp-2 mlp-3 mlp-4 --output curves.svg": {"log", "config", "status"},
     "study show rates": {"result"},
     "study list": {"result"},
@@ -72,7 +72,14 @@ def test_the_good_runs_are_shown_and_the_damaged_one_is_named(
 
 
 @pytest.mark.parametrize(
-    ("words", "code"), [("study list", 4), ("study show rates", 4), ("report", 4), ("table", 0)]
+    ("words", "code"),
+    [
+        ("study list", 4),
+        ("study show rates", 4),
+        ("report --studies", 4),
+        ("table", 4),
+        ("table --studies", 0),
+    ],
 )
 def test_a_damaged_record_of_a_study_is_named_by_those_who_read_it(
     run: Any, tmp_path: Path, words: str, code: int
@@ -83,7 +90,9 @@ def test_a_damaged_record_of_a_study_is_named_by_those_who_read_it(
     assert ("study.json" in out + err) == (code == 4)
 
 
-@pytest.mark.parametrize("words", ["table", "report --output page.md --format markdown"])
+@pytest.mark.parametrize(
+    "words", ["table --studies", "report --studies --output page.md --format markdown"]
+)
 def test_a_copied_run_is_no_second_seed_and_hides_no_other(
     run: Any, tmp_path: Path, words: str
 ) -> None:
@@ -97,9 +106,9 @@ def test_a_copied_run_is_no_second_seed_and_hides_no_other(
 
 
 def test_a_width_of_no_columns_is_no_width(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = run("table")
+    plain = run("table --studies")
     monkeypatch.setenv("COLUMNS", "0")
-    assert run("table") == plain
+    assert run("table --studies") == plain
 
 
 def test_runs_list_survives_links_that_lead_nowhere_or_to_themselves(
