@@ -106,15 +106,20 @@ def _text(key: str, value: Any) -> str:
 
 
 def data_title(row: Row | Failure) -> str:
-    """Which images a row was tested on; only the official ones are called STL-10 alone."""
+    """Which images a row was tested and trained on."""
     if isinstance(row, Failure):  # which does not say whose images they are
         return "" if row.config is None else f"data {row.config.data[:12]}{_training_images(row)}"
+    return f"{tested_on(row)}{_training_images(row)}"
+
+
+def tested_on(row: Row) -> str:
+    """Which images a row was tested on; only the official ones are called STL-10 alone."""
     if row.title:
-        return f"{row.title}{_training_images(row)}"
+        return row.title
     data = row.config.data[:12]
     notes = {"STL-10": "", "demo": f" {data}: drawn images, not STL-10"}
     note = notes.get(row.dataset, f" {data}: not the STL-10 images")
-    return clean(f"{row.dataset}{note}, {row.test_images:,} test images{_training_images(row)}")
+    return clean(f"{row.dataset}{note}, {row.test_images:,} test images")
 
 
 def _training_images(row: Row | Failure) -> str:

@@ -94,8 +94,15 @@ def test_the_page_has_all_tables_and_no_validation_accuracy(
     assert "validation accuracy" not in page
 
 
-def test_the_figure_has_a_panel_for_each_kind_and_the_means(trained: list[Trained]) -> None:
-    figure = over_labels("title", STUDY, trained)
+def test_the_figure_has_a_panel_for_each_kind_and_the_means(
+    stored: Record, trained: list[Trained]
+) -> None:
+    title = summary.title(stored, trained)
+    assert (title.startswith("mine"), "labelled images" in title) == (
+        True,
+        False,
+    )  # of no budget
+    figure = over_labels(title, STUDY, trained)
     axes = figure.axes
     assert [each.get_title() for each in axes] == [name.capitalize() for name in budgets.KINDS]
     assert [len(each.lines) for each in axes] == [2, 1, 2]
