@@ -39,8 +39,8 @@ def pretrain(
     takes. Under 60 s for resnet9 on the demo data.
 
     Examples:
-    stl10bench pretrain simclr --backbone resnet9 --unlabeled all
-    stl10bench train resnet9 --fold 0 --weights simclr-resnet9-1a2b
+    stl10bench pretrain simclr --backbone resnet9
+    stl10bench pretrain simclr --backbone cnn --unlabeled all
     """
     from stl10bench.training.run import pretrain
 

@@ -250,5 +250,5 @@ def test_a_demo_is_called_a_demo_and_names_are_only_names(tmp_path: Path) -> Non
     text = model_card(hostile, Row(**row, config=hostile.config))
     assert "**A demo**: trained and tested on images drawn by code." in text
     (line,) = (line for line in text.splitlines() if line.startswith("| classes"))
-    assert line == r"| classes | a\|b, \<script\>, # x ---, \[u\](http:) |"
+    assert line == r"| classes | a\|b, &lt;script\>, # x ---, \[u\](http:) |"
     assert text.count("\n---\n") == 1  # the end of the front matter
