@@ -11,6 +11,7 @@ their runs.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from stl10bench.results.benchmark_table import stored_rows
 from stl10bench.results.rows import Row
@@ -26,8 +27,7 @@ def main() -> None:
         raise damaged[0]
     if len(finished := [row for row in rows if isinstance(row, Row)]) < len(rows):
         sys.exit(f"runs in {runs_dir} failed: remove them, or train them again")
-    ranked = ({"confusion": row.confusion, "test_hits": row.test_hits} for row in finished)
-    stored = [row.stored() | more for row, more in zip(finished, ranked, strict=True)]
+    stored = [stored_row(row) for row in finished]
     libraries = [row.libraries or {} for row in finished]
     versions = {
         name: ", ".join(sorted({each[name] for each in libraries if name in each}))
@@ -38,6 +38,13 @@ def main() -> None:
     text = json.dumps(content, separators=(",", ":")) + "\n"
     (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
     print(f"{len(finished)} rows, {len(text) / 1e3:.0f} KB")
+
+
+def stored_row(row: Row) -> dict[str, Any]:
+    """What the file holds of a row; what is left out is what reading it fills in."""
+    values = row.stored() | {"config": row.config.changed()}
+    values |= {"confusion": row.confusion, "test_hits": row.test_hits}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console
 
 from stl10bench.config import RunConfig
@@ -39,6 +40,8 @@ _FREE = {  # settings without effect on the time of an image
     *("unlabeled", "unlabeled_data", "keep_copies", "cache_views"),
 }
 _START = "the start of a process"
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_KNOWN = TypeAdapter(dict[str, list[_Seconds]])  # what a file of timings holds
 
 
 class Cost(NamedTuple):
@@ -72,21 +75,27 @@ class Timings:
         threads = job.threads or cores.count()
         self._machine = json.dumps([device, threads, torch.__version__, __version__])
         self._known: dict[str, list[float]] = {}
-        if self.path.exists():
-            self._known = files.read_json(self.path, StorageError)
+        try:
+            if self.path.exists():
+                self._known = _KNOWN.validate_python(files.read_json(self.path, StorageError))
+        except (StorageError, ValidationError) as error:
+            say(f"{self.path} is damaged ({type(error).__name__}): timing again")
 
     def cost(self, job: Job, data: Dataset) -> Cost:
         """Of a job's steps and images. Raises what a run raises for settings that do not fit."""
         title = f"{job.config.model}, {job.config.image_size} px"
-        return Cost(*self._look_up(cost_key(job.config), title, lambda: [*time_steps(job, data)]))
+        key = cost_key(job.config)
+        return Cost(*self._look_up(key, title, 3, lambda: [*time_steps(job, data)]))
 
     def start(self) -> float:
         """Seconds until a new process can train."""
-        return self._look_up(_START, _START, lambda: [_time_start()])[0]
+        return self._look_up(_START, _START, 1, lambda: [_time_start()])[0]
 
-    def _look_up(self, key: str, title: str, measure: Callable[[], list[float]]) -> list[float]:
+    def _look_up(
+        self, key: str, title: str, count: int, measure: Callable[[], list[float]]
+    ) -> list[float]:
         name = hashlib.sha256(f"{self._machine}{key}".encode()).hexdigest()[:16]
-        if name not in self._known:
+        if len(self._known.get(name, ())) != count:
             self.say(f"timing {title} (kept in {self.path}: remove it to time again)")
             self._known[name] = measure()
             try:

@@ -244,3 +244,13 @@ def test_the_forecast_of_all_commands_times_each_cost_once_and_counts_each_run_o
         assert shown.err.count("timing logistic, 8 px") == timed
         assert shown.err.count("timing the start of a process") == timed
         assert "Estimated time left for all: 7 min" in shown.out  # four runs of 100 s
+    (stored,) = tmp_path.glob("timings.json")
+    wrong = json.dumps({key: [1.0, 2.0] for key in json.loads(stored.read_text())})
+    for content, said in (("{", 1), ('{"a": ["b"]}', 1), ('{"a": [-1]}', 1), (wrong, 0)):
+        stored.write_text(content)
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        forecast.main()  # no file is believed: what is in it is timed again
+        shown = capsys.readouterr()
+        assert shown.err.count("timings.json is damaged") >= said
+        assert shown.err.count("timing logistic, 8 px") == 1
+        assert "Estimated time left for all: 7 min" in shown.out
