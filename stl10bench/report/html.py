@@ -19,74 +19,58 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
+<meta name="{}" content="{}">
 <link rel="icon" href="data:,">
 <title>{}</title>
 <style>{}</style>
 </head>
 <body>
-<header><h1>{}</h1>{}</header>
+{}
+</body>
+</html>
+"""
+_DASHBOARD = """<header><h1>{}</h1>{}</header>
 {}
 <main>
 {}
 </main>
 <footer>Written by stl10bench {} from the files of the runs.</footer>
-<script>{}</script>
-</body>
-</html>
-"""
-
-
-_DOCUMENT = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="author" content="{}">
-<link rel="icon" href="data:,">
-<title>{}</title>
-<style>{}</style>
-</head>
-<body>
-<header><h1>{}</h1>{}<p class="summary">{}</p></header>
+<script>{}</script>"""
+_DOCUMENT = """<header><h1>{}</h1>{}<p class="summary">{}</p></header>
 <main>
 {}
 </main>
-<footer>Made with stl10bench {}.</footer>
-</body>
-</html>
-"""
+<footer>Made with stl10bench {}.</footer>"""
 
 
 def html_page(title: str, groups: Sequence[document.GroupReport]) -> str:
-    """The whole file.
+    """The whole file of the dashboard.
 
-    Its policy allows its own style and script by their sums, images that are part of it, and
-    nothing else: a name that were markup after all could neither run nor fetch a thing.
+    The policy of a page allows its own style and script by their sums, images that are part of it,
+    and nothing else: a name that were markup after all could neither run nor fetch a thing.
     """
     style, script = (_resource(name) for name in ("page.css", "page.js"))
-    policy = (
-        f"default-src 'none'; style-src '{_sum(style)}'; script-src '{_sum(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
     themes = _radios("Theme", "theme", _THEMES, "theme")
     content = _join(map(_group, groups, range(len(groups))), "\n")
-    top = (policy, title, style, title, themes, _navigation(groups), content)
-    return markup(_PAGE, *top, __version__, script)
+    body = markup(_DASHBOARD, title, themes, _navigation(groups), content, __version__, script)
+    policy = _policy(style, f"script-src '{_sum(script)}'; ")
+    return markup(_PAGE, policy, "color-scheme", "light dark", title, style, body)
 
 
 def html_document(title: str, author: str, report: document.GroupReport) -> str:
-    """A document to print: each section begins a page, and nothing in it is hidden or moves.
-
-    Its policy is that of `html_page`, without a script.
-    """
+    """A document to print: each section begins a page, and nothing in it is hidden or moves."""
     style = _resource("study.css")
-    policy = f"default-src 'none'; style-src '{_sum(style)}'; img-src data:; base-uri 'none'"
     byline = markup('<p class="author">{}</p>', author) if author else Markup()
     content = _sections(report.sections, 0)
-    top = (policy, author, title, style, title, byline, report.summary, content)
-    return markup(_DOCUMENT, *top, __version__)
+    body = markup(_DOCUMENT, title, byline, report.summary, content, __version__)
+    return markup(_PAGE, _policy(style), "author", author, title, style, body)
+
+
+def _policy(style: str, script: str = "") -> str:
+    return (
+        f"default-src 'none'; style-src '{_sum(style)}'; {script}img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _resource(name: str) -> Markup:
