@@ -87,7 +87,7 @@ def table(
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
-    varied, unread = _varied(runs_dir, run or studies)
+    varied, unread = _varied(runs_dir, wanted=bool(run or studies))
     rows, damaged = benchmark_table.read_rows(f for f in folders if f.name not in varied)
     damaged += unread
     rows += benchmark_table.all_reference_rows() if reference else []
@@ -112,7 +112,7 @@ def table(
     end_with(damaged)
 
 
-def _varied(runs_dir: Path, wanted: Any) -> tuple[frozenset[str], list[CheckpointError]]:
+def _varied(runs_dir: Path, *, wanted: bool) -> tuple[frozenset[str], list[CheckpointError]]:
     """The runs that `--studies` would add, and the records of studies that are damaged."""
     from stl10bench.studies import record
 
@@ -381,7 +381,9 @@ def report(
     from stl10bench.report.markdown import markdown_document
 
     with shared_rows(shared or [], runs_dir) as others:
-        varied, _ = _varied(runs_dir, run or studies)  # the section on studies names the damaged
+        varied, _ = _varied(
+            runs_dir, wanted=bool(run or studies)
+        )  # the section on studies names the damaged
         groups = build_report(
             runs_dir, run or [], data_dir=data_dir, shared=others, left_out=varied
         )
