@@ -36,7 +36,7 @@ from stl10bench.studies.cluster import Rank, Workers
 from stl10bench.studies.jobs import RESUME, Interrupted, Outcome, Task
 from stl10bench.studies.plan import Common, Planned
 from stl10bench.studies.progress import Progress
-from stl10bench.training.interrupt import deferred_signals
+from stl10bench.training.interrupt import defer_signals, restored_signals
 
 _LOOK = 0.2  # seconds between two looks at what has ended
 _BYTES = 2 << 30  # of memory for a worker and its child
@@ -152,9 +152,9 @@ def opened(batch: Batch, most: int, console: Console) -> Iterator[Pool]:
     Raises UsageError for workers that cannot be, StorageError for a runs folder that is not shared.
     """
     with (
-        deferred_signals() as signalled,
+        restored_signals(),
         _home(batch.common.runs_dir) as home,
-        _connect(batch, most, home, signalled, console) as pool,
+        _connect(batch, most, home, defer_signals(), console) as pool,
     ):
         try:
             yield pool

@@ -28,10 +28,25 @@ _SIGNAL = 128
 
 
 @contextmanager
-def deferred_signals() -> Iterator[Callable[[], int]]:
-    """Within, SIGINT and SIGTERM are noted, and a second one ends the process at once.
+def restored_signals() -> Iterator[None]:
+    """Within, `defer_signals` may be called; at the end signals do again what they did before.
 
-    Not one that follows on its heels: a terminal and a launcher may both send the first. Yields a
+    That end is behind the last write: as soon as one process has ended, torchrun sends SIGTERM to
+    all others, also to one that still records why.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def defer_signals() -> Callable[[], int]:
+    """From now on SIGINT and SIGTERM are noted, and a second one ends the process at once.
+
+    Not one that follows on its heels: a terminal and a launcher may both send the first. Returns a
     function that returns the number of the signal that came, or 0. Outside the main thread, where
     Python allows no handlers, signals do what they did before.
     """
@@ -46,15 +61,10 @@ def deferred_signals() -> Iterator[Callable[[], int]]:
         noted.append(number)
         until = min(until, time.monotonic() + _ECHO)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
-    try:
-        yield lambda: noted[0] if noted else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, note)
+    return lambda: noted[0] if noted else 0
 
 
 class Watch:
@@ -151,7 +161,10 @@ _PATIENCE = 5.0  # seconds in which the processes find out who is left
 def translate_errors(
     accelerator: Accelerator, config: RunConfig, timeout_minutes: float
 ) -> Iterator[None]:
-    """Within, such an error is a StorageError: what to change, or which process is lost."""
+    """Within, such an error is a StorageError: what to change, or which process is lost.
+
+    To be used within `restored_signals`.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -162,8 +175,8 @@ def translate_errors(
             ) from error
         if accelerator.num_processes == 1 or not isinstance(error, RuntimeError):
             raise
-        with deferred_signals():  # a launcher that misses one process ends the others
-            lost = _lost(accelerator)
+        defer_signals()  # a launcher that misses one process ends the others
+        lost = _lost(accelerator)
         if not lost:
             raise
         raise StorageError(

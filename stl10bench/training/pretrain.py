@@ -25,7 +25,7 @@ from stl10bench.models.projection import headless
 from stl10bench.results.pretraining import Pretraining
 from stl10bench.training.epoch import epoch_line, epoch_values, loss_before, train_epoch
 from stl10bench.training.evaluate import score
-from stl10bench.training.interrupt import Watch, deferred_signals
+from stl10bench.training.interrupt import Watch, defer_signals
 from stl10bench.training.job import Job
 from stl10bench.training.resume import Position
 from stl10bench.training.row import provenance
@@ -66,9 +66,8 @@ def pretrain(
     at = Position()
     if state is not None:
         at, header = state.position, state.header
-
+    signalled = defer_signals()
     with (
-        deferred_signals() as signalled,
         Log(run.folder, accelerator, mirrors, state and state.mark) as log,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):

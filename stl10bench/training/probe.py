@@ -26,7 +26,7 @@ from stl10bench.results.rows import Row
 from stl10bench.training.evaluate import fuse_frozen, score
 from stl10bench.training.features import Known, Labelled, read_features, split_features
 from stl10bench.training.first_model import InputBatches, create_model, fit_modules
-from stl10bench.training.interrupt import Watch, deferred_signals
+from stl10bench.training.interrupt import Watch, defer_signals
 from stl10bench.training.job import Job
 from stl10bench.training.linear import fit_classifier, how_of, set_head
 from stl10bench.training.row import Effort, write_result
@@ -54,8 +54,8 @@ def train(
     config = job.config
     run, header = _set_up(job, accelerator, dataset, weights, console)
     prepared = run.seconds()
+    signalled = defer_signals()
     with (
-        deferred_signals() as signalled,
         Log(run.folder, accelerator, mirrors) as log,
         console.status("features of the training images") as status,
     ):

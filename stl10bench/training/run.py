@@ -83,11 +83,12 @@ def find_rate(
     job, dataset, start = prepare(model, console, **options)
     if not job.config.takes_steps:
         raise UsageError(f"--method {job.config.method} has no learning rate: leave it out")
-    from stl10bench.training.interrupt import translate_errors
+    from stl10bench.training.interrupt import restored_signals, translate_errors
     from stl10bench.training.lr_finder import Rates, range_test
 
     accelerator, start = _start(job, start)
-    with translate_errors(accelerator, job.config, job.limits.timeout_minutes):
+    timeout = job.limits.timeout_minutes
+    with restored_signals(), translate_errors(accelerator, job.config, timeout):
         quiet = console if accelerator.is_main_process else Console(quiet=True)
         rates = Rates(steps, lowest, highest)
         return range_test(job, accelerator, dataset, start, quiet, rates)
@@ -232,7 +233,7 @@ def _in_its_folder(
     from stl10bench.core.device import describe_machine
     from stl10bench.core.waiting import considerate_threads
     from stl10bench.training import tracking
-    from stl10bench.training.interrupt import translate_errors
+    from stl10bench.training.interrupt import restored_signals, translate_errors
 
     folder = job.folder
     tracking.check_trackers(job)
@@ -240,6 +241,7 @@ def _in_its_folder(
     main = accelerator.is_main_process
     mirrors = tracking.make_mirrors(job, dataset, console) if main else []
     with (
+        restored_signals(),
         folder.owned(job.config, overwrite=job.overwrite) if main else nullcontext(),
         translate_errors(accelerator, job.config, job.limits.timeout_minutes),
         considerate_threads(),

@@ -22,7 +22,7 @@ from stl10bench.results.rows import Row
 from stl10bench.training import resume
 from stl10bench.training.epoch import diverged, epoch_line, epoch_values, loss_before, train_epoch
 from stl10bench.training.evaluate import Mirrored, compute_logits, score
-from stl10bench.training.interrupt import Watch, deferred_signals
+from stl10bench.training.interrupt import Watch, defer_signals
 from stl10bench.training.job import Job
 from stl10bench.training.resume import Best, Position, State
 from stl10bench.training.row import Effort, write_result
@@ -51,9 +51,8 @@ def train(
     best: Best | None = None
     if state is not None:
         at, header, best = state.position, state.header, state.best
-
+    signalled = defer_signals()
     with (
-        deferred_signals() as signalled,
         Log(run.folder, accelerator, mirrors, state and state.mark) as log,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):

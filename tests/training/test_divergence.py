@@ -68,15 +68,17 @@ def train(
     step: int,
     what: str = "nan",
     rank: int = 0,
+    before: str = "",
     processes: int = 1,
 ) -> Ended:
     """Train the plug-in, 4 steps an epoch, with its weights left in `runs_dir`."""
     runs_dir.mkdir(exist_ok=True)
+    there = f"import sys, os; sys.path.insert(0, {str(plugins)!r}); os.chdir({str(runs_dir)!r})\n"
     return forks.run(
         *("train", "breaks", "--plugin", "breaking", *TINY, *more),
         *("--model-option", f"step={step}", "--model-option", f"what={what}"),
         *("--model-option", f"rank={rank}", "--data-dir", data_dir, "--runs-dir", runs_dir),
-        before=f"import sys, os; sys.path.insert(0, {str(plugins)!r}); os.chdir({str(runs_dir)!r})",
+        before=there + before,
         processes=processes,
     )
 
@@ -155,13 +157,36 @@ def test_all_processes_stop_at_the_step_that_broke_on_one_of_them(
     forks: Forks, plugins: Path, data_dir: Path, tmp_path: Path, what: str
 ) -> None:
     ended = train(forks, plugins, data_dir, tmp_path, step=6, what=what, rank=1, processes=2)
-    assert ended.code == 1  # torchrun's
-    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 2
-    assert len({line.split(", after a loss")[0] for line in lines}) == 1
-    assert "error: diverged: loss or gradients of step 6 are not finite" in lines[0]
+    assert ended.code == 1  # torchrun's, which ends the second as soon as the first has ended
+    lines = {
+        line.split(", after a loss")[0]
+        for line in ended.err.splitlines()
+        if line.startswith("error: ")
+    }
+    text = "error: diverged: loss or gradients of step 6 are not finite at learning rate 0.01"
+    assert lines == {text}
     found = status(tmp_path)
     assert (found["state"], found["step"]) == ("diverged", 6)
+
+
+SIGNALLED = """
+import signal
+from stl10bench.results.run_folder import RunFolder
+original = RunFolder._write_status
+def write(folder, state, *args, **facts):
+    if state == "diverged":
+        os.kill(os.getpid(), signal.SIGTERM)
+    original(folder, state, *args, **facts)
+RunFolder._write_status = write
+"""
+
+
+def test_a_signal_while_a_divergence_is_recorded_changes_nothing(
+    forks: Forks, plugins: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """So torchrun ends the main process, if another has ended before it."""
+    ended = train(forks, plugins, data_dir, tmp_path, step=6, before=SIGNALLED)
+    assert_diverged(ended, tmp_path, 6)
 
 
 # Finite gradients times a rate that leaves no number to hold the product.
