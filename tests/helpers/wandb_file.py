@@ -22,8 +22,9 @@ class Logged(NamedTuple):
 def read(folder: Path) -> Logged:
     """The one offline run of a run folder, when W&B's own process has written its end."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    until, written = time.monotonic() + 10, list(_records(path))
+    until, written = time.monotonic() + 60, list(_records(path))
     while not (written and written[-1].HasField("exit")) and time.monotonic() < until:
+        time.sleep(0.01)
         written = list(_records(path))
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}

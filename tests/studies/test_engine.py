@@ -53,7 +53,7 @@ def task_of(planned: Planned, home: Path) -> Task:
 def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails(
     common: Common,
 ) -> None:
-    _, planned = planned_study(common, "lr=0.1,0.01,1e30")
+    _, planned = planned_study(common, "lr=0.1,1e30")
     _, (large,) = planned_study(common, "batch_size=64")
     progress = Progress("test", [*planned, large], QUIET)
     addresses: set[str] = set()
@@ -67,9 +67,8 @@ def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails
     progress.tick = look  # type: ignore[method-assign]
     outcomes = engine.train([*planned, large], batch_of(common, workers=2), progress)
     assert addresses == {"127.0.0.1"}
-    first, second, wild = (outcomes[str(place.run)] for place in planned)
+    first, wild = (outcomes[str(place.run)] for place in planned)
     assert isinstance(first, Row)
-    assert isinstance(second, Row)
     assert first.threads == 1
     assert isinstance(wild, Failure)
     assert wild.state == "diverged"
@@ -77,7 +76,7 @@ def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails
     assert isinstance(failed, Failure)
     assert (failed.state, "larger than the 36 training images" in failed.error) == ("failed", True)
     assert not (common.runs_dir / str(large.run)).exists()  # it was refused
-    assert sorted(first_epochs(common.runs_dir, "test")) == [0, 0, 1, 1]
+    assert sorted(first_epochs(common.runs_dir, "test")) == [0, 0, 1]
     assert not list((common.runs_dir / "studies").glob(".driver-*"))
 
 
@@ -92,10 +91,10 @@ def test_runs_that_are_done_need_no_workers(
     assert [isinstance(outcomes[str(place.run)], Row) for place in planned] == [True, True]
 
 
-def test_two_thousand_runs_that_are_done_are_ranked_within_five_seconds(
+def test_five_hundred_runs_that_are_done_are_ranked_within_two_seconds(
     common: Common, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = ",".join(f"{n / 1e5}" for n in range(1, 667))
+    rates = ",".join(f"{n / 1e5}" for n in range(1, 168))
     made, planned = planned_study(common, f"lr={rates}", seeds=3)
     for number, place in enumerate(planned):
         leave_finished(place, 0.3 + (number % 50) / 100)
@@ -110,9 +109,9 @@ def test_two_thousand_runs_that_are_done_are_ranked_within_five_seconds(
     made, planned = planned_study(common, f"lr={rates}", seeds=3)
     outcomes = engine.train(planned, batch_of(common), Progress("test", planned, QUIET))
     places = ranking.rank(record.trained(made, common.runs_dir, outcomes))
-    assert time.process_time() - begun < 5
-    assert len(places) == 666
-    assert len(reads) == len(planned) == 1998
+    assert time.process_time() - begun < 2
+    assert len(places) == 167
+    assert len(reads) == len(planned) == 501
 
 
 @pytest.fixture
@@ -121,10 +120,16 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     begun: list[str] = []
 
     def replace(
-        code: int, printed: str = "", seconds: float = 0.0, *, finishes: bool = False
+        code: int,
+        printed: str = "",
+        seconds: float = 0.0,
+        *,
+        finishes: bool = False,
+        once_begun: Callable[[Task], None] = lambda task: None,
     ) -> Any:
         def run(task: Task, environment: Any) -> tuple[int, str]:
             begun.append(task.run)
+            once_begun(task)
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 if numbers := jobs._signals(task):
@@ -222,10 +227,8 @@ def test_the_jobs_at_once_are_those_of_the_largest_machine_and_of_all(tmp_path: 
 def test_a_signal_to_the_driver_reaches_the_running_child_once_and_the_others_never_begin(
     common: Common, child: Any, number: int
 ) -> None:
-    begun = child(0, seconds=30)
+    begun = child(0, seconds=30, once_begun=lambda _: os.kill(os.getpid(), number))
     _, planned = planned_study(common, "lr=0.1,0.01,0.001")
-    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), number))
-    timer.start()
     with pytest.raises(InterruptedRunError, match="Run the same command again to resume") as raised:
         engine.train(planned, batch_of(common), Progress("test", planned, QUIET))
     assert raised.value.exit_code == 128 + number
@@ -363,10 +366,9 @@ def test_a_run_that_is_stopped_by_its_own_limit_ends_the_study(common: Common, c
 
 
 def test_a_stopped_run_says_so(common: Common, tmp_path: Path, child: Any) -> None:
-    begun = child(0, seconds=30)
+    begun = child(0, seconds=30, once_begun=lambda task: jobs.ask_to_stop(task.home, task.run, 15))
     _, (planned,) = planned_study(common, "lr=0.1")
     task = task_of(planned, tmp_path / "home")
-    threading.Timer(0.3, lambda: jobs.ask_to_stop(task.home, task.run, 15)).start()
     assert jobs.train(task, {}) == Interrupted(143)
     jobs.ask_to_stop(task.home, None, 15)
     assert jobs.train(task, {}) == Interrupted(143)

@@ -155,7 +155,7 @@ def test_a_run_that_is_worse_than_the_median_is_pruned_and_recorded(
     def run(task: Task, environment: Any) -> tuple[int, str]:
         task.job.folder.path.mkdir(parents=True, exist_ok=True)
         with task.job.folder.log_file.open("w") as log:
-            for epoch in range(1, 200):
+            for epoch in range(1, 1200):  # a minute, unless it is pruned
                 log.write(json.dumps({"epoch": epoch, "val/accuracy": 0.25}) + "\n")
                 log.flush()
                 time.sleep(0.05)

@@ -75,15 +75,14 @@ def test_without_a_tracker_only_the_metrics_are_written(data_dir: Path, tmp_path
 def test_a_key_without_a_server_warns_and_logs_offline(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.warns(UserWarning, match="no connection to .*: logging to W&B offline"):
-        row = train(data_dir, tmp_path, tracker="wandb")
+    with socket.socket() as closed:  # bound, so nobody else's, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.warns(UserWarning, match="no connection to .*: logging to W&B offline"):
+            row = train(data_dir, tmp_path, tracker="wandb")
     folder = tmp_path / row["run"]
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     kept = [path for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts]
