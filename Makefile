@@ -47,10 +47,10 @@ fix: $(READY)  ## Mend what lint and formatting can mend
 	$(BIN)/ruff format .
 
 test: $(READY)  ## Run the tests, on two cores without network
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY)  ## All tests: also kills at every commit point, thousands of bad files, services
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest -m faults -s -q
 
 clean:  ## Remove .venv and caches; runs and data stay

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,31 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background
 import pytest
 from helpers.forks import Forks
 from helpers.layout import save, write_layout
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from stl10bench.cli.main import main
 
 OURS = ("DATA", "RUNS", "WEIGHTS", "TRACKER")
 
-settings.register_profile("untimed", deadline=None)  # machines differ
+# Machines differ.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, in this order: so both workers end at about the same time."""
+    folders = ("training", "studies", "cli", "models", "tests")
+    items.sort(key=lambda item: item.path.parent.name not in folders)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_passes() -> Iterator[None]:
+    """A row's latency is timed in the fewest passes, not for up to two seconds a run."""
+    from stl10bench.training import row
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row, "_MOST_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +51,29 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
         pytest.skip("the tests fork, and adopt orphans, as Linux alone can")
     with Forks(tmp_path_factory.mktemp("forks")) as one:
         yield one
+
+
+@pytest.fixture
+def forked_jobs(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children of benchmarks are forked: they need not import torch, which takes seconds."""
+    from stl10bench.studies import jobs
+    from stl10bench.training.job import write_job
+
+    def run(task: jobs.Task, environment: Mapping[str, str]) -> tuple[int, str]:
+        file = task.home.absolute() / f"{task.run}.job"
+        write_job(file, task.job)
+        before = f"import os; os.chdir({str(Path.cwd())!r})"
+        ended = forks.run("train", "--job", file, "--json", before=before, env=environment)
+        return ended.code, ended.out
+
+    monkeypatch.setattr(jobs, "_run_child", run)
+
+
+@pytest.fixture
+def quick_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run times as little as it can: its forecast is another test's."""
+    monkeypatch.setattr("stl10bench.training.estimate._SECONDS", 0.0)
+    monkeypatch.setattr("stl10bench.training.estimate._time_start", lambda: 1.0)
 
 
 @pytest.fixture(autouse=True)

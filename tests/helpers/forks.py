@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers.service import Service, learn
+from helpers.service import Service, learn, prepare
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 120.0  # seconds
 _PR_SET_CHILD_SUBREAPER = 36  # of Linux: orphans become ours, so that we see how they end
 
 
@@ -190,11 +190,9 @@ def _wait(pid: int) -> int | None:
 
 
 def _serve() -> None:
-    import torch
-
     from stl10bench.core import cores
 
-    torch.set_num_threads(1)
+    prepare()
     cores.busy = lambda: 0.0  # the other tests keep them busy
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     started: list[int] = []

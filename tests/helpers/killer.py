@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers.service import Service, learn
+from helpers.service import Service, learn, prepare
 
 OPERATIONS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "truncate")
 VARYING = {
@@ -100,6 +100,7 @@ def _child(asked: dict[str, Any], answer: int) -> None:
 
 
 def _serve() -> None:
+    prepare()
     for line in sys.stdin:
         asked = json.loads(line)
         asked["settings"] = {**asked["settings"], "threads": 1}
