@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.layout import write_layout
+from huggingface_hub import constants
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -182,25 +183,19 @@ def test_the_repository_asked_for_is_the_one_that_a_run_fetches() -> None:
     ids=["whole", "damaged", "absent"],
 )
 def test_weights_in_the_hubs_cache_are_found_and_checked(
-    here: Path, content: bytes | None, state: str, text: str
+    here: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, state: str, text: str
 ) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     if content is not None:
         cache = here / "hub" / f"models--{doctor.HUB.replace('/', '--')}"
         (cache / "snapshots" / "abc").mkdir(parents=True)
         (cache / "refs").mkdir()
         (cache / "refs" / "main").write_text("abc")
         (cache / "snapshots" / "abc" / "model.safetensors").write_bytes(content)
-    ended = subprocess.run(
-        [sys.executable, "-m", "stl10bench", "doctor"],
-        env={**os.environ, "HF_HUB_CACHE": str(here / "hub"), "PYTHONPATH": str(SOURCE)},
-        capture_output=True,
-        text=True,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
-    (line,) = [line for line in ended.stdout.splitlines() if line.split()[1] == "weights"]
-    assert line.startswith(state)
-    assert text in line
+    finding = examine()[1]["weights"]
+    assert finding["state"] == state
+    assert text in f"{finding['text']}; {finding['remedy']}"
 
 
 def test_too_little_memory_to_load_torch_is_a_problem(here: Path) -> None:

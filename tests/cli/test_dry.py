@@ -11,6 +11,8 @@ import pytest
 import stl10bench
 from stl10bench.data import demo
 
+pytestmark = pytest.mark.usefixtures("quick_timings")
+
 TINY = [
     *("--image-size", "8", "--epochs", "1", "--batch-size", "8", "--threads", "1"),
     *("--tracker", "none", "--device", "cpu"),

@@ -67,6 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("quick_timings")
 @pytest.mark.parametrize("command", leaves())
 def test_stdout_is_one_json_object(
     cli: Any,

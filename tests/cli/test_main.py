@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from helpers.forks import Forks
 
+import stl10bench
 from stl10bench.cli.main import COMMANDS, main
 from stl10bench.training import reproduce
 
@@ -149,6 +150,7 @@ def test_a_run_from_the_weights_of_another_is_reproduced_from_its_name(
     assert (again.code, json.loads(again.out)["exit_code"]) == (8, 8)  # one object
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_benchmark_puts_failed_models_last_and_goes_on(cli: Any, tmp_path: Path) -> None:
     options = [*TINY, "--image-size", "32", "--no-pretrained"]
     ended = cli("benchmark", "logistic", "cnn", "mobilenetv2", *options, "--format", "json")
@@ -173,6 +175,7 @@ def test_benchmark_puts_failed_models_last_and_goes_on(cli: Any, tmp_path: Path)
     assert "mobilenetv2 (from scratch)" in shown
 
 
+@pytest.mark.usefixtures("forked_jobs", "quick_timings")
 def test_benchmark_repeats_each_model_over_seeds_and_trains_only_what_is_missing(
     cli: Any, tmp_path: Path
 ) -> None:
@@ -190,6 +193,7 @@ def test_benchmark_repeats_each_model_over_seeds_and_trains_only_what_is_missing
     assert all(path.read_bytes() == content for path, content in files.items())
 
 
+@pytest.mark.usefixtures("quick_timings")
 def test_folds_are_ten_runs_and_one_row(cli: Any) -> None:
     cli("data", "make-demo", "--data-dir", "data", "--train", "40", "--test", "20")
     options = [*TINY, "--dataset", "demo", "--data-dir", "data", "--runs-dir", "folds"]
@@ -219,6 +223,7 @@ def test_a_run_that_diverged_is_a_row_of_the_table_and_is_not_trained_again(cli:
     assert "diverged" in again.out
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_benchmark_gives_each_model_the_options_that_it_has(cli: Any, tmp_path: Path) -> None:
     ended = cli("benchmark", "logistic", "mlp", *TINY, "--hidden", "8,4", "--format", "json")
     rows = json.loads(ended.out)
@@ -364,6 +369,16 @@ def test_help_for_want_of_arguments_is_no_error_message(cli: Any) -> None:
     assert "error" not in cli().err
 
 
+@pytest.fixture(scope="module")
+def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run in `runs`, to be read."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny: dict[str, Any] = {"image_size": 8, "epochs": 1, "batch_size": 8, "threads": 1}
+    places = {"data_dir": data_dir, "runs_dir": folder / "runs"}
+    stl10bench.train("logistic", **tiny, **places, tracker="none")
+    return folder
+
+
 def closed_pipe(number: int) -> str:
     """Python code for a command's process: nobody reads its stdout (1) or stderr (2)."""
     return f"import os; read, write = os.pipe(); os.close(read); os.dup2(write, {number})"
@@ -383,10 +398,9 @@ def closed_pipe(number: int) -> str:
     ],
 )
 def test_a_closed_pipe_changes_no_exit_code_and_gives_no_traceback(
-    forks: Forks, cli: Any, tmp_path: Path, arguments: str, code: int
+    forks: Forks, trained: Path, arguments: str, code: int
 ) -> None:
-    cli("train", "logistic", *TINY)
-    before = f"import os; os.chdir({str(tmp_path)!r})\n" + closed_pipe(1)
+    before = f"import os; os.chdir({str(trained)!r})\n" + closed_pipe(1)
     ended = forks.run(*arguments.split(), before=before)
     assert (ended.code, "Traceback" in ended.err) == (code, False), ended.err
     assert ended.err.count("error: ") == bool(code)
@@ -406,11 +420,10 @@ def test_a_run_goes_on_when_nobody_listens(
     ("arguments", "number"), [("models", 1), ("table --runs-dir runs", 1), ("train mpl", 2)]
 )
 def test_a_full_disk_behind_stdout_is_an_error_and_one_behind_stderr_is_not(
-    forks: Forks, cli: Any, tmp_path: Path, arguments: str, number: int
+    forks: Forks, trained: Path, arguments: str, number: int
 ) -> None:
-    cli("train", "logistic", *TINY)
     full = f"import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {number})"
-    ended = forks.run(*arguments.split(), before=f"{full}; os.chdir({str(tmp_path)!r})")
+    ended = forks.run(*arguments.split(), before=f"{full}; os.chdir({str(trained)!r})")
     if number == 1:
         assert ended.code == 7
         assert ended.err.startswith("error: no room on the disk: ")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers.forks import Forks
 from PIL import Image
 from rich.console import Console
 
@@ -44,10 +45,11 @@ def test_every_side_of_the_speed_comparison_is_measured() -> None:
     assert min(speeds) > 0
 
 
-def test_one_side_of_the_speed_comparison_runs_alone() -> None:
-    ended = run_python(str(SCRIPTS / "speed.py"), "side", "step", "logistic", "1")
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) > 0
+def test_one_side_of_the_speed_comparison_runs_alone(forks: Forks) -> None:
+    program = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import speed; speed.app()"
+    ended = forks.run("side", "step", "logistic", "1", before=program)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out) > 0
 
 
 @pytest.mark.usefixtures("_scripts")
@@ -69,6 +71,7 @@ def test_the_speed_comparison_names_its_parts() -> None:
     )
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("_scripts")
 def test_steps_beside_a_busy_process_are_timed_and_nothing_is_left_running(
     monkeypatch: pytest.MonkeyPatch,
@@ -221,7 +224,7 @@ def test_the_report_is_reproduced_by_its_nine_studies_its_table_and_the_document
     assert document[3:] == ["--runs-dir", "here", "--output", "here/study.html"]
 
 
-@pytest.mark.usefixtures("_scripts")
+@pytest.mark.usefixtures("_scripts", "quick_timings")
 def test_the_forecast_of_all_commands_times_each_cost_once_and_counts_each_run_once(
     data_dir: Path,
     tmp_path: Path,
@@ -232,7 +235,6 @@ def test_the_forecast_of_all_commands_times_each_cost_once_and_counts_each_run_o
 
     monkeypatch.setenv("STL10BENCH_CACHE", str(tmp_path))
     monkeypatch.setattr("stl10bench.training.estimate._time_start", lambda: 100.0)
-    monkeypatch.setattr("stl10bench.training.estimate._SECONDS", 0.0)
     tiny = f"--image-size 8 --epochs 1 --threads 1 --device cpu --data-dir {data_dir} --batch-size"
     study = "study run --model logistic --tracker none --seeds 1"
     lines = f"{study} {tiny} 8 --vary lr=0.1,0.01\n{study} {tiny} 8 --vary lr=0.1,0.02\n"

@@ -1,13 +1,12 @@
 """Figures as files: their formats, their bytes, and that text in them is only text."""
 
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from helpers.forks import Forks
 from helpers.logs import make_run
 from helpers.pictures import check_texts
 from hypothesis import given
@@ -145,16 +144,12 @@ def test_a_picture_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> 
     ],
 )
 def test_a_missing_package_is_an_error_that_names_the_extra(
-    package: str, arguments: list[str]
+    forks: Forks, package: str, arguments: list[str]
 ) -> None:
-    code = (
-        f"import sys; sys.modules[{package!r}] = None; sys.argv = ['stl10bench', *{arguments!r}]\n"
-        "from stl10bench.cli.main import main\nmain()"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert f"needs {package}: pip install 'stl10bench[plots]'" in ended.stderr
+    ended = forks.run(*arguments, before=f"import sys; sys.modules[{package!r}] = None")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert f"needs {package}: pip install 'stl10bench[plots]'" in ended.err
 
 
 def test_no_text_of_curves_an_embedding_or_a_gallery_is_cut_or_lies_on_another(

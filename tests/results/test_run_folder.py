@@ -1,14 +1,12 @@
 """Run folders: listed, shown and removed, whatever state they are in."""
 
 import json
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.killer import Killer
+from helpers.forks import Forks
 
 import stl10bench
 from stl10bench.config import RunConfig, make_config
@@ -19,8 +17,21 @@ from stl10bench.training.resolve import check_settings
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}
 
 
+# Python code for a child: it is killed in its fifth step, the first of the second epoch.
+KILLED = """
+import os, signal, stl10bench.training.epoch as epoch
+original, calls = epoch.nan_if_infinite, []
+def killed(losses):
+    calls.append(1)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(losses)
+epoch.nan_if_infinite = killed
+"""
+
+
 @pytest.fixture(scope="module")
-def runs_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs_dir(forks: Forks, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run and the one that it replaced, a killed one, a diverged one, a damaged one."""
     folder = tmp_path_factory.mktemp("runs")
     options = {**TINY, "data_dir": data_dir, "runs_dir": folder, "threads": 1}
@@ -31,23 +42,16 @@ def runs_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         stl10bench.train("mlp", **options, **diverging)
     row = stl10bench.train("logistic", **options, seed=1)
     (folder / row["run"] / "status.json").write_text("{")
-    with Killer() as killer:
-        killed = {"model": "logistic", **options, "seed": 2, "checkpoint_minutes": 0}
-        assert killer.train(killed, operation=60)["code"] == -9
+    words = ["--image-size", "8", "--epochs", "2", "--batch-size", "8", "--tracker", "none"]
+    words += ["--seed", "2", "--checkpoint-minutes", "0", "--threads", "1"]
+    places = ["--data-dir", data_dir, "--runs-dir", folder]
+    assert forks.run("train", "logistic", *words, *places, before=KILLED).code == -9
     return folder
 
 
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "stl10bench", "runs", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_each_state_is_told(runs_dir: Path) -> None:
-    listed = json.loads(command("list", "--runs-dir", str(runs_dir), "--json").stdout)["runs"]
+def test_each_state_is_told(cli: Any, runs_dir: Path) -> None:
+    _, out, _ = cli("runs", "list", "--runs-dir", str(runs_dir), "--json")
+    listed = json.loads(out)["runs"]
     states = sorted(run["state"] for run in listed)
     assert states == ["damaged", "diverged", "finished", "killed", "old"]
     by_state = {run["state"]: run for run in listed}
@@ -59,11 +63,11 @@ def test_each_state_is_told(runs_dir: Path) -> None:
     assert by_state["finished"]["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
 
 
-def test_the_list_is_a_table_with_a_total(runs_dir: Path) -> None:
-    ended = command("list", "--runs-dir", str(runs_dir))
-    assert ended.returncode == 4, "one is damaged"
-    assert "killed" in ended.stdout
-    assert ended.stdout.strip().endswith("in 5 runs")
+def test_the_list_is_a_table_with_a_total(cli: Any, runs_dir: Path) -> None:
+    code, out, _ = cli("runs", "list", "--runs-dir", str(runs_dir))
+    assert code == 4, "one is damaged"
+    assert "killed" in out
+    assert out.strip().endswith("in 5 runs")
 
 
 def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_path: Path) -> None:
@@ -128,12 +132,12 @@ def test_a_run_that_has_begun_is_never_removed(tmp_path: Path) -> None:
     assert folder.log_file.exists()
 
 
-def test_a_run_is_shown_by_the_beginning_of_its_name(runs_dir: Path) -> None:
-    shown = command("show", "mlp", "--runs-dir", str(runs_dir), "--json")
-    facts = json.loads(shown.stdout)
+def test_a_run_is_shown_by_the_beginning_of_its_name(cli: Any, runs_dir: Path) -> None:
+    words = ("runs", "show", "mlp", "--runs-dir", str(runs_dir))
+    facts = json.loads(cli(*words, "--json")[1])
     assert facts["config"]["model_options"]["hidden"] == [4]
     assert facts["files"]["metrics.jsonl"] == 0
-    text = command("show", "mlp", "--runs-dir", str(runs_dir)).stdout
+    text = cli(*words)[1]
     assert "diverged" in text
     assert "config.json" in text
 
@@ -151,18 +155,16 @@ def test_a_name_that_is_none_is_refused(runs_dir: Path, name: str, text: str) ->
         find_run(runs_dir, name)
 
 
-def test_runs_are_removed_by_name_and_by_state(data_dir: Path, tmp_path: Path) -> None:
+def test_runs_are_removed_by_name_and_by_state(cli: Any, data_dir: Path, tmp_path: Path) -> None:
     rows = [
         stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, seed=seed, **TINY)
         for seed in (0, 1)
     ]
     stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, overwrite=True, **TINY)
-    ended = command("rm", "--state", "old", "--runs-dir", str(tmp_path))
-    assert ended.stdout.startswith(f"removed {rows[0]['run']}.old-1: ")
-    ended = command("rm", rows[1]["run"], "--runs-dir", str(tmp_path))
-    assert ended.returncode == 0
+    _, out, _ = cli("runs", "rm", "--state", "old", "--runs-dir", str(tmp_path))
+    assert out.startswith(f"removed {rows[0]['run']}.old-1: ")
+    assert cli("runs", "rm", rows[1]["run"], "--runs-dir", str(tmp_path))[0] == 0
     left = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
     assert left == [rows[0]["run"]]
-    nothing = command("rm", "--runs-dir", str(tmp_path))
-    assert nothing.returncode == 2
-    assert "Missing run" in nothing.stderr
+    code, _, err = cli("runs", "rm", "--runs-dir", str(tmp_path))
+    assert (code, "Missing run" in err) == (2, True)

@@ -149,6 +149,7 @@ def test_a_dry_run_lists_the_runs_with_their_times_and_trains_none(
     assert not list(tmp_path.glob("runs/*/config.json"))
 
 
+@pytest.mark.usefixtures("quick_timings")
 @pytest.mark.parametrize(
     "command",
     [
@@ -168,6 +169,7 @@ def test_weights_are_for_backbones_and_ignored_for_other_models(
     assert (code, "none.safetensors" in err) == (4, True), err
 
 
+@pytest.mark.usefixtures("quick_timings")
 def test_a_study_has_the_options_of_its_method(study: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "resnet.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
@@ -207,6 +209,7 @@ def test_showing_studies_needs_neither_torch_nor_dask(tmp_path: Path) -> None:
     assert out.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.usefixtures("quick_timings")
 def test_a_benchmark_trains_one_run_at_a_time_and_prints_one_table(
     study: Callable[..., Any], children: list[str], tmp_path: Path
 ) -> None:

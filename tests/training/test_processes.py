@@ -1,9 +1,6 @@
 """Two processes: the same order, draws, rates and counts as one, one table, one log, one row."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +13,6 @@ OPTIONS = [
 ]
 
 
-def launch(launcher: list[str], data_dir: Path, runs_dir: Path, *arguments: str) -> Any:
-    """Run `stl10bench train` under a launcher, as a user would: no environment variable set."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", *launcher, "-m", "stl10bench", "train", *arguments),
-            *("--data-dir", str(data_dir), "--runs-dir", str(runs_dir)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-
-
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ACCELERATE = ["accelerate.commands.launch"]
-
-
 def metrics_of(row: dict[str, Any], runs_dir: Path) -> list[dict[str, Any]]:
     return [
         json.loads(line)
@@ -42,17 +20,18 @@ def metrics_of(row: dict[str, Any], runs_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(forks: Forks, data_dir: Path, tmp_path: Path) -> None:
     """To rounding; dropout alone is drawn by each process for itself."""
-    model = ["mlp", "--hidden", "16", "--dropout", "0"]
-    alone = launch(ACCELERATE, data_dir, tmp_path / "one", *model, *OPTIONS)
-    both = launch(TORCHRUN, data_dir, tmp_path / "two", *model, *OPTIONS)
-    assert (alone.returncode, both.returncode) == (0, 0), alone.stderr + both.stderr
-    one, two = json.loads(alone.stdout), json.loads(both.stdout)
+    words = ["train", "mlp", "--hidden", "16", "--dropout", "0", *OPTIONS]
+    words += ["--data-dir", str(data_dir), "--runs-dir"]
+    alone = forks.run(*words, tmp_path / "one")
+    both = forks.run(*words, tmp_path / "two", processes=2)
+    assert (alone.code, both.code) == (0, 0), alone.err + both.err
+    one, two = json.loads(alone.out), json.loads(both.out)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["run"] == two["run"]
     assert two["test_images"] == 20
-    assert both.stderr.count("epoch 1/2") == 1
+    assert both.err.count("epoch 1/2") == 1
     expected = metrics_of(one, tmp_path / "one")
     found = metrics_of(two, tmp_path / "two")
     for first, second in zip(expected, found, strict=True):

@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from helpers.layout import write_layout
 
 import stl10bench
 from stl10bench.results.run_folder import RunFolder
+from stl10bench.training import row as row_module
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 1, "batch_size": 8, "tracker": "none"}
 
@@ -47,36 +46,28 @@ def test_a_row_says_what_made_it_and_nothing_of_who(data_dir: Path, tmp_path: Pa
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"), [("", False), ("\n", True)], ids=["as committed", "changed"]
-)
 def test_a_row_names_the_commit_and_whether_the_code_was_changed(
-    tmp_path: Path, change: str, expected: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "stl10bench"
-    source = Path(stl10bench.__file__).parent
-    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+    package.mkdir()
+    code = package / "__init__.py"
+    code.write_text("")
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
     for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
-    with (package / "__init__.py").open("a") as file:
-        file.write(change)
-    code = (
-        "import torch; from stl10bench.training.row import provenance;"
-        "found = provenance(torch.device('cpu'));"
-        "print(found['commit'], found['dirty'])"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    commit, dirty = ended.stdout.split()
-    assert re.fullmatch(r"[0-9a-f]{40}", commit)
-    assert dirty == str(expected)
+    monkeypatch.setattr(row_module, "_PACKAGE", package)
+    for change, dirty in (("", False), ("\n", True)):
+        code.write_text(change)
+        row_module._code.cache_clear()
+        found = row_module.provenance(torch.device("cpu"))
+        assert re.fullmatch(r"[0-9a-f]{40}", found["commit"])
+        assert found["dirty"] == dirty
+    row_module._code.cache_clear()
+
+
+def test_the_commit_is_that_of_the_whole_package() -> None:
+    assert Path(stl10bench.__file__).parent == row_module._PACKAGE
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,20 @@ TINY = [
 ODD = os.fsdecode("Ünsere Läufe 🐒; it's $HOME [red] %s {} \\".encode() + b"\xff" + b"x" * 180)
 
 
-def stl10bench(
-    folder: Path, *arguments: str, limits: Callable[[], None] | None = None, **environment: str
-) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        [sys.executable, "-m", "stl10bench", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
-        preexec_fn=limits,
-        capture_output=True,
-        check=False,
-    )
+# Python code for a process: the commands among its arguments, one after another.
+COMMANDS = """
+import sys
+from stl10bench.cli.main import main
+words = sys.argv[1:]
+while words:
+    end = words.index("END")
+    sys.argv, words = ["stl10bench", *words[:end]], words[end + 1:]
+    try:
+        main()
+    except SystemExit as ended:
+        for stream in (sys.stdout, sys.stderr):
+            print(f"CODE {ended.code}", file=stream, flush=True)
+"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="bytes as names are POSIX's")
@@ -44,28 +46,30 @@ def stl10bench(
 def test_a_run_works_in_a_folder_of_any_name(tmp_path: Path, environment: dict[str, str]) -> None:
     folder = tmp_path / ODD
     write_layout(folder / ODD, train=8, test=4, names=("é", "🐒"))
-    where = ["--data-dir", str(folder / ODD)]
-    trained = stl10bench(folder, "train", "logistic", *TINY, *where, "--json", **environment)
-    assert trained.returncode == 0, trained.stderr
-    row = json.loads(trained.stdout)
+    train = ["train", "logistic", *TINY, "--data-dir", str(folder / ODD), "--json", "END"]
+    tables = [["table", "--runs-dir", str(folder / runs), "END"] for runs in ("runs", "none")]
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *train, *tables[0], *tables[1]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        capture_output=True,
+        check=False,
+    )
+    trained, table, _, rest = ended.stdout.split(b"CODE ")
+    assert rest == b"2\n", ended.stderr
+    row = json.loads(trained)
     assert (folder / "runs" / row["checkpoint"]).is_file()
-    table = stl10bench(folder, "table", "--runs-dir", str(folder / "runs"), **environment)
-    assert (table.returncode, b"logistic" in table.stdout) == (0, True)
-    missing = stl10bench(folder, "table", "--runs-dir", str(folder / "none"), **environment)
-    assert (missing.returncode, missing.stderr[:6], missing.stderr.count(b"\n")) == (
-        *(2, b"error:"),
-        1,
-    )
+    assert (table[:2], b"logistic" in table) == (b"0\n", True)
+    missing = ended.stderr.split(b"CODE ")[2].partition(b"\n")[2]
+    assert (missing[:6], missing.count(b"\n")) == (b"error:", 1)
 
 
-def test_a_run_needs_few_open_files(tmp_path: Path, data_dir: Path) -> None:
-    resource = pytest.importorskip("resource")
-    ended = stl10bench(
-        tmp_path,
-        *("train", "logistic", *TINY, "--data-dir", str(data_dir)),
-        limits=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)),
-    )
-    assert ended.returncode == 0, ended.stderr
+def test_a_run_needs_few_open_files(forks: Forks, tmp_path: Path, data_dir: Path) -> None:
+    pytest.importorskip("resource")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))"
+    where = ("--data-dir", data_dir, "--runs-dir", tmp_path)
+    ended = forks.run("train", "logistic", *TINY, *where, before=limit)
+    assert ended.code == 0, ended.err
 
 
 # Python code for the child: our modules, all of them, find nothing that Windows or macOS lacks.
