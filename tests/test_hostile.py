@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 SEEDS = st.integers(0, 2**64)
-SHORT = {"images": 20, "row": 60, "rows": 60, "run": 60}  # trials; what is not named here has more
+SHORT = {"images": 20, "row": 40, "rows": 40, "run": 25}  # trials; what is not named here has more
 SOURCE = Path(__file__).parent
 
 

@@ -66,13 +66,10 @@ def errors(ended: Ended) -> list[str]:
 FAULTS = {
     "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
     "raises": "raise OSError('a fault')",
-    "exits": "os._exit(9)",
 }
 
 
-@pytest.mark.parametrize(
-    ("fault", "rank"), [("is killed", 1), ("is killed", 0), ("raises", 1), ("exits", 1)]
-)
+@pytest.mark.parametrize(("fault", "rank"), [("is killed", 1), ("is killed", 0), ("raises", 1)])
 def test_when_one_process_ends_the_others_say_so_and_the_same_command_goes_on(
     forks: Forks, data_dir: Path, tmp_path: Path, straight: Any, fault: str, rank: int
 ) -> None:

