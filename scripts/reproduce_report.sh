@@ -9,7 +9,7 @@
 # The full report needs a GPU. --reduced takes fewer values, fewer epochs and a CNN with fewer
 # channels: hours on two cores. --quick takes corners of the grids, one seed and a narrow CNN:
 # under half an hour on two cores. The document says what was reduced. --dry-run says how long it
-# will take. Rankings and figures are in RUNS_DIR/studies/NAME, the document in RUNS_DIR/study.html.
+# will take. Rankings and figures are in RUNS_DIR/studies/NAME, the document in study.html.
 set -euo pipefail
 
 form=full
@@ -90,5 +90,4 @@ if $dry; then
   exit
 fi
 echo "== the document"
-stl10bench report --template study --runs-dir "$runs_dir" "${pictures[@]}" "${heading[@]}" \
-  --output "$runs_dir/study.html"
+stl10bench report --template study --runs-dir "$runs_dir" "${pictures[@]}" "${heading[@]}"

@@ -1,4 +1,4 @@
-"""table, compare, report and plot: what finished runs tell."""
+"""table and compare: what finished runs tell, in tables."""
 
 import json
 from collections.abc import Sequence
@@ -9,17 +9,15 @@ import typer
 
 from stl10bench.cli.options import (
     JSON,
-    LOOK,
     RUNS,
     RunNames,
     RunsDir,
     check_format,
     choice,
-    pop_look,
     with_options,
 )
 from stl10bench.core.console import muted_stderr, stderr, stdout
-from stl10bench.core.errors import CheckpointError, UsageError, require
+from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.metrics.significance import RESAMPLES, SIGNIFICANCE
 from stl10bench.results import benchmark_table, comparison, history
 from stl10bench.results.aggregate import aggregate, hits_of
@@ -39,8 +37,6 @@ With = Annotated[
         "--with", help="Add the rows of an archive from 'rows share'; repeatable.", metavar="FILE"
     ),
 ]
-
-
 Studies = Annotated[bool, typer.Option("--studies", help="Add the runs that studies varied.")]
 
 
@@ -87,7 +83,7 @@ def table(
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
-    varied, unread = _varied(runs_dir, wanted=bool(run or studies))
+    varied, unread = varied_runs(runs_dir, wanted=bool(run or studies))
     rows, damaged = benchmark_table.read_rows(f for f in folders if f.name not in varied)
     damaged += unread
     rows += benchmark_table.all_reference_rows() if reference else []
@@ -112,7 +108,7 @@ def table(
     end_with(damaged)
 
 
-def _varied(runs_dir: Path, *, wanted: bool) -> tuple[frozenset[str], list[CheckpointError]]:
+def varied_runs(runs_dir: Path, *, wanted: bool) -> tuple[frozenset[str], list[CheckpointError]]:
     """The runs that `--studies` would add, and the records of studies that are damaged."""
     from stl10bench.studies import record
 
@@ -313,157 +309,6 @@ def _star(pair: Difference) -> str:
 
 def _signed(share: float) -> str:
     return f"{share:+.3f}"
-
-
-_TEMPLATES = ("dashboard", "study")
-
-
-@app.command()
-@with_options(JSON)
-def report(
-    run: RunNames = None,
-    *,
-    runs_dir: RunsDir = RUNS,
-    output: Annotated[
-        Path | None, typer.Option(help=r"File to write \[default: report.html or report.md].")
-    ] = None,
-    style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
-    template: Annotated[
-        str,
-        choice(
-            "template",
-            _TEMPLATES,
-            help_text="dashboard (all runs), or study: the document to hand in.",
-        ),
-    ] = "dashboard",
-    title: Annotated[str | None, typer.Option(help="The heading.")] = None,
-    author: Annotated[str, typer.Option(help="Your name, for the template study.")] = "",
-    shared: With = None,
-    studies: Studies = False,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the data, for pictures of samples and mistakes "
-            r"\[default: $STL10BENCH_DATA or data, if the images are there]."
-        ),
-    ] = None,
-    as_json: bool,
-) -> None:
-    """Without names it covers all runs but those that a study
-    varied, which its studies show: the table, intervals,
-    accuracy against cost, learning curves, studies, calibration,
-    confusion, agreement, worst mistakes, machines, and the
-    command that trains each run again. If a run's files are
-    damaged or missing, its row stays, with a note.
-    Under 20 s for fifteen runs.
-
-    The template study is the document to hand in: samples,
-    augmentations, models, the report's ablations, the table.
-
-    Examples:
-    stl10bench report
-    stl10bench report cnn mlp-3c4d --format markdown
-    stl10bench report --template study --author "A. Student"
-    """
-    path = output or Path("report.html" if style == "html" else "report.md")
-    if template == "study":
-        if run or shared:
-            raise UsageError("--template study is made from the whole runs folder: name no runs")
-        damaged = _write_study(path, style, runs_dir, data_dir, (title or _STUDY, author))
-        _print_path("report", path, as_json)
-        end_with(damaged)
-        return
-    if author:
-        raise UsageError("--author needs --template study")
-    from stl10bench.core import files
-    from stl10bench.report.build import build_report
-    from stl10bench.report.html import html_page
-    from stl10bench.report.markdown import markdown_document
-
-    with shared_rows(shared or [], runs_dir) as others:
-        varied, _ = _varied(
-            runs_dir, wanted=bool(run or studies)
-        )  # the section on studies names the damaged
-        groups = build_report(
-            runs_dir, run or [], data_dir=data_dir, shared=others, left_out=varied
-        )
-    write = html_page if style == "html" else markdown_document
-    files.write(path, write(title or "stl10bench report", groups).encode())
-    _print_path("report", path, as_json)
-    end_with([error for group in groups for error in group.damaged])
-
-
-_STUDY = "Five image classifiers on STL-10"
-
-
-def _write_study(
-    path: Path, style: str, runs_dir: Path, data_dir: Path | None, head: tuple[str, str]
-) -> Sequence[CheckpointError]:
-    """Write the document to hand in, as Markdown with its pictures in a folder beside it.
-
-    Returns what could not be read.
-    """
-    require("matplotlib", extra="plots", purpose="--template study")
-    from stl10bench.core import files
-    from stl10bench.report.html import html_document
-    from stl10bench.report.markdown import pictures, study_markdown
-    from stl10bench.report.study_document import build_study_document
-
-    suffix = ".svg" if style == "html" else ".png"
-    built = build_study_document(runs_dir, data_dir=data_dir, suffix=suffix)
-    if style == "html":
-        files.write(path, html_document(*head, built).encode())
-    else:
-        folder = path.with_name(f"{path.stem}_pictures")
-        for name, content in pictures(built).items():
-            files.write(folder / name, content)
-        files.write(path, study_markdown(*head, built, folder.name).encode())
-    return built.damaged
-
-
-@app.command()
-@with_options(LOOK, JSON)
-def plot(
-    run: RunNames = None,
-    *,
-    output: Annotated[
-        Path | None,
-        typer.Option(help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png]."),
-    ] = None,
-    runs_dir: RunsDir = RUNS,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """They show loss, accuracy, learning rate and speed over the
-    epochs. Under 20 s for ten runs.
-
-    Examples:
-    stl10bench plot cnn-1a2b mlp-3c4d --output both.svg
-    """
-    require("matplotlib", extra="plots", purpose="a picture")
-    from stl10bench.plots import style
-    from stl10bench.plots.curves import curves
-
-    style.check_output(output or Path("curves.png"))
-    look = pop_look(options)
-    folders = history.find_runs(runs_dir, run or [])
-    output = output or Path(f"{folders[0].name if len(folders) == 1 else 'curves'}.png")
-    histories: list[history.History] = []
-    damaged: list[CheckpointError] = []
-    for folder in folders:
-        try:
-            histories.append(history.read(folder))
-        except CheckpointError as error:
-            damaged.append(error)
-    if damaged and not histories:
-        raise damaged[0]
-    style.save(curves(histories, look.wording), output, look.dpi)
-    _print_path("picture", output, as_json)
-    end_with(damaged)
-
-
-def _print_path(key: str, path: Path, as_json: bool) -> None:
-    typer.echo(json.dumps({key: str(path)}) if as_json else path)
 
 
 def end_with(damaged: Sequence[CheckpointError]) -> None:
