@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -151,8 +151,7 @@ def load_run(folder: RunFolder, row: Row) -> LoadedRun:
         damaged.append(error)
         logged = None
     notes += [without_folder(folder.path, error) for error in damaged]
-    named = (f"{clean(str(row.run))}: {note}" for note in notes)
-    return LoadedRun(row, folder, logged, predictions, tuple(named), tuple(damaged))
+    return LoadedRun(row, folder, logged, predictions, tuple(notes), tuple(damaged))
 
 
 def read_predictions(folder: RunFolder, row: Row) -> RunPredictions:
@@ -211,17 +210,32 @@ def _group(
             f"the test labels in predictions.safetensors differ between runs on {title}: one file "
             "was edited; name the runs to report on"
         )
-    all_notes = list(notes)
     damaged = [error for each in settings for run in each.runs for error in run.damaged]
-    for name, row, runs_of_setting in settings:
-        for run in runs_of_setting:
-            all_notes += [*run.notes, *(f"{name}: {note}" for note in run.row.test_notes)]
-        all_notes += [f"{name}: {error}" for error in row.failures]
     baselines = tuple(setting for setting in rows if setting.row.baseline)
     failures = tuple((name, row) for name, row in named if isinstance(row, Failure))
     names = _class_names(settings)
-    kept = tuple(dict.fromkeys(all_notes))
+    kept = tuple(dict.fromkeys([*notes, *_notes(settings)]))
     return RunGroup(title, settings, baselines, failures, names, kept, tuple(damaged))
+
+
+def _notes(settings: Sequence[Setting]) -> Iterator[str]:
+    """What there is to say of runs and of settings, each note once with all that it concerns."""
+    of_runs: dict[str, dict[str, None]] = {}
+    of_settings: dict[str, dict[str, None]] = {}
+    for name, row, runs in settings:
+        for run in runs:
+            for note in run.notes:
+                of_runs.setdefault(note, {})[clean(str(run.row.run))] = None
+        for note in (*(note for run in runs for note in run.row.test_notes), *row.failures):
+            of_settings.setdefault(note, {})[name] = None
+    count = sum(len(setting.runs) for setting in settings)
+    for notes, everything, all_of_them in (
+        (of_runs, count, f"all {count} runs"),
+        (of_settings, len(settings), f"all {len(settings)} settings"),
+    ):
+        for note, names in notes.items():
+            concerned = "; ".join(names) if len(names) < max(2, everything) else all_of_them
+            yield f"{concerned}: {note}"
 
 
 def without_folder(folder: Path, error: BenchError) -> str:

@@ -155,6 +155,24 @@ def test_the_same_runs_give_the_same_bytes(report: Any) -> None:
     assert report("--output", "a.html") == report("--output", "b.html")
 
 
+def test_a_note_is_said_once_for_all_that_it_concerns(report: Any, runs_dir: Path) -> None:
+    every = "temperature: no validation images to fit it on"  # which all of these runs lack
+    both, one = "latency: not known", "macs: not known"
+    for name, strength, notes in (("cnn-dd", 2.4, [every, both, one]), ("mlp-ee", 1.2, [both])):
+        add_run(runs_dir, name, strength, lr=0.1, test_notes=notes)
+    (runs_dir / "mlp-aa" / "metrics.jsonl").unlink()
+    (runs_dir / "mlp-bb" / "metrics.jsonl").unlink()
+    text = report("--format", "markdown")
+    notes = text.partition("## Notes")[2]
+    for note in (every, both, one, "metrics.jsonl"):
+        assert text.count(note) == 1
+    assert f"cnn, lr 0.1; mlp, lr 0.1: {both}" in notes
+    assert f"cnn, lr 0.1: {one}" in notes
+    assert "mlp-bb; mlp-aa: " in notes
+    (runs_dir / "mlp-ee" / "result.json").unlink()
+    assert f"all 3 settings: {every}" in report("--format", "markdown")
+
+
 @pytest.mark.parametrize("style", ["html", "markdown"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_other_peoples_names_stay_text(report: Any, runs_dir: Path, name: str, style: str) -> None:
