@@ -34,6 +34,8 @@ from stl10bench.results.table import Cell, Table
 
 THUMBNAILS = 24  # of all galleries together: 20 to 30 KB each, in a page of at most 3 MB
 _MATRIX = 20  # classes, up to which a confusion matrix is readable
+_AGREEING = 20  # settings, for which a page has room
+_SETTINGS = 8  # columns with a setting's name, likewise
 _PAIRS = 15  # pairs of classes that are listed where it is not
 _GALLERIES = 4
 _CALIBRATION_COLUMNS = (
@@ -125,19 +127,29 @@ def _confused_pairs(title: str, counts: Sequence[Sequence[int]], names: Sequence
 
 
 def class_section(group: RunGroup) -> Section | None:
-    """The accuracy of each class, a line a class."""
+    """The accuracy of each class: a line a setting; of many classes a line a class."""
     measured = {name: row.per_class_accuracy or () for name, row, _ in group.settings}
     classes = len(group.class_names)
     shares_of = {name: shares for name, shares in measured.items() if len(shares) == classes > 0}
     if not shares_of:
         return None
-    lines = []
-    for name, *shares in zip(group.class_names, *shares_of.values(), strict=True):
-        texts = [MISSING if share is None else f"{share:.2f}" for share in shares]
-        cells = [Cell(text, share, heat=share) for text, share in zip(texts, shares, strict=True)]
-        lines.append((Cell(name, name), *cells))
-    table = Table("Accuracy of each class", ("class", *shares_of), tuple(lines))
-    return Section("Classes", (Text(_CLASSES), table))
+    text, corner = _CLASSES, columns.LABEL
+    names, titles = list(shares_of), group.class_names
+    lines: list[tuple[float | None, ...]] = list(map(tuple, shares_of.values()))
+    if classes > _MATRIX:
+        if len(names) > _SETTINGS:
+            text += f" Of the {_SETTINGS} most accurate settings."
+        names, titles, corner = list(titles), tuple(names[:_SETTINGS]), "class"
+        lines = list(zip(*lines[:_SETTINGS], strict=True))
+    rows = tuple(
+        (Cell(name, name), *map(_share, line)) for name, line in zip(names, lines, strict=True)
+    )
+    table = Table("Accuracy of each class", (corner, *titles), rows)
+    return Section("Classes", (Text(text), table))
+
+
+def _share(share: float | None) -> Cell:
+    return Cell(MISSING if share is None else f"{share:.2f}", share, heat=share)
 
 
 def agreement_section(group: RunGroup) -> Section | None:
@@ -145,6 +157,10 @@ def agreement_section(group: RunGroup) -> Section | None:
     settings = [setting for setting in group.settings if setting.predictions]
     if len(settings) < 2:
         return None
+    text = _AGREEMENT
+    if len(settings) > _AGREEING:
+        settings = settings[:_AGREEING]
+        text += f" Of the {_AGREEING} most accurate settings."
     lines = []
     for i, setting in enumerate(settings):
         cells = [Cell(f"{i + 1}  {setting.name}")]
@@ -158,7 +174,7 @@ def agreement_section(group: RunGroup) -> Section | None:
             cells.append(Cell(f"{mean:.2f}", heat=max(0.0, mean)) if defined else Cell(MISSING))
         lines.append(tuple(cells))
     header = ("", *(str(number + 1) for number in range(len(settings))))
-    return Section("Agreement", (Text(_AGREEMENT), Table("Agreement", header, tuple(lines))))
+    return Section("Agreement", (Text(text), Table("Agreement", header, tuple(lines))))
 
 
 def agreement(first: RunPredictions, second: RunPredictions) -> tuple[float, float | None]:

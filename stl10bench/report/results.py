@@ -40,6 +40,8 @@ _CURVES = (
     "Training (dashed; augmented images) and validation (solid) of every run, all settings of a "
     "model in one figure. All models share their scales; losses above the panel are cut at its top."
 )
+# Paper has the interval as numbers, and no room for these.
+_MINOR = ("test_macro_f1", "test_ece", "trainable_parameters", "precision", "images_per_second")
 _METRICS = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 _COLOURS = 10  # of page.css
 _NAMED = 4  # settings that the summary names
@@ -71,7 +73,9 @@ def _results(group: RunGroup) -> DetailedTable:
     header = (columns.LABEL, *titles[:2], "interval", *titles[2:])
     unfinished = any(row.runs != row.runs_asked for row in rows)
     notes = (("runs", UNFINISHED),) if unfinished else ()
-    table = Table("Results", header, tuple(lines), notes, left=(titles[0],), sorted_by=titles[0])
+    minor = ("interval", *(columns.column(key).title for key in _MINOR))
+    first = titles[0]
+    table = Table("Results", header, tuple(lines), notes, (first,), first, minor)
     details = (run_details(setting) if setting.runs else None for setting in settings)
     return DetailedTable(table, tuple(details))
 

@@ -45,6 +45,7 @@ class Table:
     notes: tuple[tuple[str, str], ...] = ()  # the column that it explains, and what it says
     left: tuple[str, ...] = ()  # columns of text beside the first; others are right-aligned
     sorted_by: str = ""  # the column by which the lines stand, the highest first
+    minor: tuple[str, ...] = ()  # columns for which a printed page has no room
 
     def without(self, title: str) -> "Table":
         """The table without one of its columns."""
@@ -160,9 +161,14 @@ def to_html(tables: Sequence[Table], title: str) -> str:
 def html_table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
     """The table without its notes; `details` says what stands below each line, or None."""
     heads = (_html_head(table, column, left) for column, left in enumerate(table.is_left()))
+    minor = [name in table.minor for name in table.header]
     bodies = []
     for number, line in enumerate(table.lines):
-        cells = Markup().join(map(_html_cell, line, table.is_left(), range(len(line))))
+        columns = zip(line, table.is_left(), minor, strict=True)
+        cells = Markup().join(
+            _html_cell(cell, left, column, is_minor)
+            for column, (cell, left, is_minor) in enumerate(columns)
+        )
         body = markup("<tr>{}</tr>", cells)
         if details and (below := details[number]) is not None:
             row = '<tr class="more"><td colspan="{}"><div class="details">{}</div></td></tr>'
@@ -182,20 +188,23 @@ def _html_head(table: Table, column: int, left: bool) -> Markup:
     sortable = any(isinstance(cell, Cell) and cell.sort_key is not None for cell in cells)
     text = markup('<button type="button">{}</button>', name) if sortable else name
     order = Markup(' aria-sort="descending"' if name and name == table.sorted_by else "")
-    return markup("<th scope=col{}{}>{}</th>", _html_classes(name, left), order, text)
+    classes = _html_classes(name, left, is_minor=name in table.minor)
+    return markup("<th scope=col{}{}>{}</th>", classes, order, text)
 
 
-def _html_cell(cell: str, left: bool, column: int) -> Markup:
+def _html_cell(cell: str, left: bool, column: int, is_minor: bool) -> Markup:
     tag = "td" if column else "th scope=row"
     cell = cell if isinstance(cell, Cell) else Cell(cell)
-    classes = _html_classes(cell, left, cell.heat)
+    classes = _html_classes(cell, left, cell.heat, is_minor=is_minor)
     key = Markup() if cell.sort_key is None else markup(' data-value="{}"', cell.sort_key)
     return markup("<{}{}{}>{}</{}>", tag, classes, key, cell.picture or cell, tag[:2])
 
 
-def _html_classes(text: str, left: bool, heat: float | None = None) -> Markup:
+def _html_classes(
+    text: str, left: bool, heat: float | None = None, *, is_minor: bool = False
+) -> Markup:
     """The attribute that says how a cell looks."""
-    names = ["left"] * left + ["long"] * (len(text) > _LONG)
+    names = ["left"] * left + ["long"] * (len(text) > _LONG) + ["minor"] * is_minor
     names += [] if heat is None else [f"h{round(heat * _HEAT_STEPS)}"]
     return markup(' class="{}"', " ".join(names)) if names else Markup()
 
