@@ -1,7 +1,8 @@
 """The study document's own figures: augmentations before and after, curves with all settings."""
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -15,7 +16,7 @@ from stl10bench.core.console import clean
 from stl10bench.data.stl10 import Split
 from stl10bench.plots import galleries, style
 from stl10bench.plots.curves import over_seeds
-from stl10bench.plots.studies import Labels, Results
+from stl10bench.plots.studies import Labels, Results, shown
 
 Figure = matplotlib.figure.Figure
 
@@ -25,11 +26,13 @@ OPERATIONS = {
     "horizontal flip": ("flip",),
     "rotation": ("rotation",),
 }
-_WIDTH = 7.2  # inches: a page's, less its margins
-_MOST_COLUMNS = 3
-_CUT = 2.5  # of the median loss: above it lie the losses of runs that do not converge
-_NAMES = {"lr": "learning rate"}
-_SPLITS = {"train": "Training", "val": "Validation"}
+_WIDTH = 7.08  # inches: a page's, less its margins
+_MOST_COLUMNS = 6
+_SMALL = 8  # points, of a legend
+_SAMPLE = 0.36  # inches, of the sample of a line and the space around it
+_CUT = 1.5  # of the median loss: above it, and above guessing, lie runs that do not converge
+_GUESSING = 1.2 * math.log(10)  # a loss a little above that of a uniform guess of ten classes
+_SPLITS = {"train": "training", "val": "validation"}
 
 
 def before_after(
@@ -39,7 +42,9 @@ def before_after(
     off = {key: off for key, off in galleries.OFF.items() if key not in OPERATIONS[operation]}
     alone = config.model_copy(update=off)
     original, variants = galleries.variants(split, row, alone, draws)
-    values = variants[0].values if len(OPERATIONS[operation]) == 1 else ("after",) * draws
+    values = variants[0].values
+    if len(OPERATIONS[operation]) > 1:
+        values = tuple(f"draw {number}" for number in range(1, draws + 1))
     pixels = galleries.hwc(variants[-1].images)  # of all that `alone` leaves on
     tiles = [galleries.Tile(galleries.hwc(original), ("before",))]
     tiles += [galleries.Tile(image, (text,)) for image, text in zip(pixels, values, strict=True)]
@@ -52,17 +57,18 @@ def overlaid(results: Results) -> Figure:
 
     A line is the mean over the seeds.
     """
-    figure = Figure(figsize=(_WIDTH, 3.5))
-    axes = figure.subplots(2, 2, sharex=True, sharey="row")
+    figure = Figure(figsize=(_WIDTH, 1.6))
+    axes = figure.subplots(1, 2 * len(_SPLITS)).tolist()
     colours = dict(zip(results.histories, cycle(style.COLOURS), strict=False))
     for column, (split, title) in enumerate(_SPLITS.items()):
-        for panel, metric in zip(axes[:, column], ("loss", "accuracy"), strict=True):
+        for panel, metric in ((axes[column], "loss"), (axes[2 + column], "accuracy")):
             _draw(panel, f"{split}/{metric}", colours, results)
-        axes[0, column].set_title(title)
-        style.over_epochs(axes[1, column])
-    _scale(axes[0], axes[1])
-    names = [", ".join(map(clean, labels)) for labels in results.histories]
-    _name_lines(figure, list(colours.values()), names, ", ".join(map(factor, results.factors)))
+            panel.set_title(f"{title} {metric}")
+            panel.tick_params(labelleft=column == 0)
+            style.over_epochs(panel, 4)
+    _scale(axes[:2], axes[2:], results)
+    names = (", ".join(map(shown, labels)) for labels in results.histories)
+    _name_lines(figure, colours.values(), names, ", ".join(results.factors))
     style.frame(figure, "")
     return figure
 
@@ -76,7 +82,7 @@ def overlaid_grid(results: Results) -> Figure:
     lines, values = results.values(0), results.values(1)
     columns = min(_MOST_COLUMNS, len(values))
     bands = -(-len(values) // columns)
-    figure = Figure(figsize=(_WIDTH, 0.5 + 2.7 * bands))
+    figure = Figure(figsize=(_WIDTH, 2.4 * bands))
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     colours = dict(zip(lines, cycle(style.COLOURS), strict=False))
     losses, accuracies = axes[::2].ravel().tolist(), axes[1::2].ravel().tolist()
@@ -86,24 +92,35 @@ def overlaid_grid(results: Results) -> Figure:
             accuracy.set_axis_off()
             continue
         value = values[number]
-        shown = {labels: colours[labels[0]] for labels in results.histories if labels[1] == value}
-        loss.set_title(f"{factor(results.factors[1])} {clean(value)}", size=9)
+        drawn = {labels: colours[labels[0]] for labels in results.histories if labels[1] == value}
+        loss.set_title(f"{results.factors[1]} {shown(value)}")
         for panel, metric in ((loss, "loss"), (accuracy, "accuracy")):
             for split in _SPLITS:
-                _draw(panel, f"{split}/{metric}", shown, results, style.SPLIT_LINES[split])
+                _draw(panel, f"{split}/{metric}", drawn, results, style.SPLIT_LINES[split])
             panel.tick_params(labelleft=number % columns == 0)
         loss.tick_params(labelbottom=False)
-        style.over_epochs(accuracy)
-    _scale(losses[: len(values)], accuracies[: len(values)], first_of=columns)
-    _name_lines(figure, list(colours.values()), lines, factor(results.factors[0]))
-    style.legend(figure, *style.split_handles(), "lower center", ncols=2)
+        style.over_epochs(accuracy, 4 if columns > 3 else 10)
+        if number % columns == 0:
+            loss.set_ylabel("loss")
+            accuracy.set_ylabel("accuracy")
+    _scale(losses[: len(values)], accuracies[: len(values)], results)
+    _name_lines(figure, colours.values(), map(shown, lines), results.factors[0], _SPLITS)
     style.frame(figure, "")
     return figure
 
 
-def factor(name: str) -> str:
-    """A setting as a reader calls it: lr is the learning rate."""
-    return clean(_NAMES.get(name, name.replace("_", " ")))
+def caption(results: Results) -> str:
+    """How the curves are to be read: over how many seeds, and which losses are cut."""
+    seeds = max((len(runs) for runs in results.histories.values()), default=0)
+    parts = [f"Each line is the mean over {seeds} seeds."] if seeds > 1 else []
+    limit = _limit(results)
+    lowest = {labels: min(_losses(results, labels), default=0) for labels in results.histories}
+    if any(loss > limit for labels in lowest for loss in _losses(results, labels)):
+        hidden = [" with ".join(map(shown, labels)) for labels in lowest if lowest[labels] > limit]
+        factors = " with ".join(results.factors)
+        which = f"; those of {factors} {', '.join(hidden)} are all higher" if hidden else ""
+        parts.append(f"Losses above {limit:.1f} are cut{which}.")
+    return " ".join(parts)
 
 
 def _draw(
@@ -114,31 +131,60 @@ def _draw(
     look: Mapping[str, Any] = {},
 ) -> None:
     for labels, colour in colours.items():
-        points = over_seeds(results.histories[labels], path)
-        means = [statistics.fmean(values) for values in points.values()]
-        marker = {"marker": "o"} if len(points) == 1 else {}
-        axes.plot(list(points), means, color=colour, **{**look, **marker})
+        means = _means(results, labels, path)
+        marker = {"marker": "o"} if len(means) == 1 else {}
+        axes.plot(list(means), list(means.values()), color=colour, **{**look, **marker})
 
 
-def _scale(losses: Sequence[Axes], accuracies: Sequence[Axes], *, first_of: int = 2) -> None:
-    """The same scale for all panels of a metric, from 0; losses far above the median are cut."""
-    values = _drawn(losses)
-    top = min(1.05 * max(values), _CUT * statistics.median(values))
+def _means(results: Results, labels: Labels, path: str) -> dict[int, float]:
+    """A metric of a setting after each epoch, the mean over its seeds."""
+    points = over_seeds(results.histories[labels], path)
+    return {epoch: statistics.fmean(values) for epoch, values in points.items()}
+
+
+def _losses(results: Results, labels: Labels) -> list[float]:
+    """All losses of a setting that are finite."""
+    means = [_means(results, labels, f"{split}/loss") for split in _SPLITS]
+    return [loss for of_split in means for loss in of_split.values() if math.isfinite(loss)]
+
+
+def _limit(results: Results) -> float:
+    """The highest loss that the figures show."""
+    losses = [loss for labels in results.histories for loss in _losses(results, labels)]
+    return max(_CUT * statistics.median(losses or [0]), _GUESSING)
+
+
+def _scale(losses: Sequence[Axes], accuracies: Sequence[Axes], results: Results) -> None:
+    """The same scale for all panels of a metric; losses above the limit are cut."""
+    limit = _limit(results)
+    values = [loss for labels in results.histories for loss in _losses(results, labels)]
+    visible = [loss for loss in values if loss <= limit] or [0.0, limit]
+    margin = 0.05 * (max(visible) - min(visible)) or 0.1
     highest = min(1.0, 1.05 * max(_drawn(accuracies)))
-    for number, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
-        loss.set_ylim(0, top)
+    for loss, accuracy in zip(losses, accuracies, strict=True):
+        loss.set_ylim(min(visible) - margin, max(visible) + margin)
         accuracy.set_ylim(0, highest)
-        if number % first_of == 0:
-            loss.set_ylabel("loss")
-            accuracy.set_ylabel("accuracy")
 
 
 def _drawn(axes: Sequence[Axes]) -> list[float]:
     """All values of the panels' lines; 1 where there is none."""
     lines = [np.asarray(line.get_ydata(), float) for panel in axes for line in panel.lines]
-    return [value for line in lines for value in line.tolist()] or [1.0]
+    return [value for line in lines for value in line[np.isfinite(line)].tolist()] or [1.0]
 
 
-def _name_lines(figure: Figure, colours: Sequence[str], names: Sequence[str], title: str) -> None:
-    handles = [Line2D([], [], color=colour, linewidth=2.5) for colour in colours]
-    style.legend(figure, handles, names, "center right", title=title)
+def _name_lines(
+    figure: Figure,
+    colours: Iterable[str],
+    names: Iterable[str],
+    title: str,
+    splits: Iterable[str] = (),
+) -> None:
+    """A legend below the panels: what the colours are, and the kinds of lines of the `splits`."""
+    lines = [Line2D([], [], color=colour, linewidth=2.5) for colour in colours]
+    kinds = [Line2D([], [], color=style.GREY, **style.SPLIT_LINES[split]) for split in splits]
+    handles = [Line2D([], [], linewidth=0), *lines, *kinds]
+    texts = [f"{title}:", *names, *(_SPLITS[split] for split in splits)]
+    widths = [style.text_width(clean(text), _SMALL) + _SAMPLE for text in texts]
+    columns = len(texts) if sum(widths) < _WIDTH else max(1, int(_WIDTH / max(widths)))
+    look = {"fontsize": _SMALL, "handlelength": 1.5, "handletextpad": 0.5, "columnspacing": 1.2}
+    style.legend(figure, handles, texts, "lower center", width=3, ncols=columns, **look)

@@ -22,6 +22,7 @@ from stl10bench.plots.budgets import over_labels
 from stl10bench.plots.curves import draw_mean_curves
 from stl10bench.plots.style import Look, Wording
 from stl10bench.results import history
+from stl10bench.results.columns import plain
 from stl10bench.results.history import History
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
@@ -35,6 +36,7 @@ _LABEL = 1.9  # inches, of a setting's name
 _COLUMN = 0.7, 1.5  # inches, the narrowest and the widest column of a heat map
 _MARKS = {ranking.BEST: " *", ranking.TIED: " ≈"}
 _MARKS_EXPLAINED = "* best, ≈ tied with it."
+_NAMES = {"lr": "learning rate", "hidden": "hidden layers", "freeze": "frozen backbone"}
 
 Labels = tuple[str, ...]  # a setting: the value of each factor, as text
 
@@ -60,6 +62,20 @@ class Results(NamedTuple):
     def values(self, factor: int) -> list[str]:
         """The values of a factor, in the study's order."""
         return list(dict.fromkeys(labels[factor] for labels in self.histories))
+
+
+def factor_name(setting: str) -> str:
+    """A setting as a reader calls it: lr is the learning rate."""
+    return clean(_NAMES.get(setting, setting.replace("_", " ")))
+
+
+def shown(label: str) -> str:
+    """The value of a factor as tables show numbers: 1e-4, for 0.0001 as for 1e-04."""
+    try:
+        number = float(label)
+    except ValueError:
+        return clean(label)
+    return plain(number) if 0 < abs(number) < 1e-3 else clean(label)
 
 
 @style.figure_style()
@@ -95,7 +111,7 @@ def read_results(record: Record, trained: Sequence[Trained], runs_dir: Path) -> 
     places = ranking.rank(trained)
     base = next((tuple(e.labels) for e in record.runs if e.run and e.run == record.base), None)
     histories, noise = _read_histories(trained, runs_dir), _noise_band(places, base)
-    title, factors = summary.title(record, trained), tuple(record.study.vary)
+    title, factors = summary.title(record, trained), tuple(map(factor_name, record.study.vary))
     return Results(title, factors, histories, places, *noise)
 
 
@@ -138,7 +154,7 @@ def _noise_band(places: Sequence[Place], base: Labels | None) -> tuple[Band | No
         note = f" One seed: the noise is that of the {sample.images:,} validation images alone."
     if len(samples) > 1 and all(abs(x.mean - sample.mean) <= least for x in samples.values()):
         return None, f"No setting differs from the {role} by more than noise (±{least:.3f}).{note}"
-    name = f"noise around the {role} ({', '.join(labels)})"
+    name = f"noise around the {role} ({', '.join(map(shown, labels))})"
     return Band(sample.mean - least, sample.mean + least, name), note.lstrip()
 
 
@@ -155,7 +171,7 @@ def overview(results: Results, wording: Wording = style.AS_IT_IS) -> Figure:
     for axes, metric in zip(curves, ("accuracy", "loss"), strict=False):
         _draw_curves(axes, metric, colours, results)
     _draw_ranking(reached, shown, names, colours)
-    reached.set_ylabel(", ".join(map(clean, results.factors)))
+    reached.set_ylabel(", ".join(results.factors))
     if results.band is not None:
         reached.axvspan(results.band.low, results.band.high, color=style.LIGHT_GREY, zorder=0)
     _explain_lines(figure, results, has_curves=has_curves)
@@ -176,17 +192,17 @@ def panels(results: Results, wording: Wording = style.AS_IT_IS) -> Figure:
     axes = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False).ravel()
     colours = dict(zip(lines, cycle(style.COLOURS), strict=False))
     for panel, value in zip(axes, values, strict=False):
-        shown = {labels: colours[labels[0]] for labels in results.histories if labels[1] == value}
-        title = f"{clean(results.factors[1])} = {clean(value)}"
+        drawn = {labels: colours[labels[0]] for labels in results.histories if labels[1] == value}
+        title = f"{results.factors[1]} = {shown(value)}"
         panel.set_title("\n".join(style.wrapped(title, 2.4)))
-        _draw_curves(panel, "accuracy", shown, results)
+        _draw_curves(panel, "accuracy", drawn, results)
         panel.label_outer()
     for number in range(len(values), len(axes)):
         axes[number].set_axis_off()
         axes[number - columns].tick_params(labelbottom=True)  # the lowest of its column
         axes[number - columns].set_xlabel("epoch")
     handles = [Line2D([], [], color=colours[line], linewidth=3) for line in lines]
-    style.legend(figure, handles, lines, "center right", title=clean(results.factors[0]))
+    style.legend(figure, handles, list(map(shown, lines)), "center right", title=results.factors[0])
     _explain_lines(figure, results, has_curves=True)
     style.frame(figure, results.title, results.note, wording)
     return figure
@@ -201,12 +217,12 @@ def heat_map(results: Results, wording: Wording = style.AS_IT_IS) -> Figure:
         cell = rows.index(place.labels[0]), columns.index(place.labels[1])
         cells[cell] = place
         means[cell] = place.sample.mean if place.sample else np.nan
-    row_names = ["\n".join(style.wrapped(row, _LABEL)) for row in rows]
+    row_names = ["\n".join(style.wrapped(shown(row), _LABEL)) for row in rows]
     lines = sum(1 + name.count("\n") for name in row_names)
     narrowest, widest = _COLUMN
     longest = max(style.text_width(clean(column)) for column in columns) + 0.15
     width = min(max(narrowest, longest), widest)
-    height = 1.0 + max(0.36 * len(rows), 0.2 * lines)
+    height = 0.8 + max(0.3 * len(rows), 0.2 * lines)
     figure = Figure(figsize=(max(4.6, 2.6 + width * len(columns)), height))
     axes = figure.subplots()
     image = axes.imshow(means, cmap="cividis", aspect="auto")
@@ -215,13 +231,14 @@ def heat_map(results: Results, wording: Wording = style.AS_IT_IS) -> Figure:
         # Cividis is dark up to about half of its range.
         ink = "white" if means[y, x] < low + 0.55 * (high - low) else "black"
         axes.text(x, y, _cell_text(place), ha="center", va="center", size=8, color=ink)
-    _name_columns(axes, columns, width - 0.1)
+    _name_columns(axes, list(map(shown, columns)), width - 0.1)
     axes.set_yticks(range(len(rows)), row_names)
-    axes.set(xlabel=clean(results.factors[1]), ylabel=clean(results.factors[0]))
+    axes.set(xlabel=results.factors[1], ylabel=results.factors[0])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    caption = f"Validation accuracy, mean over the seeds. {_MARKS_EXPLAINED}"
+    mean = ", mean over the seeds" if _seeds(results) > 1 else ""
+    caption = f"Validation accuracy{mean}. {_MARKS_EXPLAINED}"
     style.frame(figure, results.title, caption, wording)
     return figure
 
@@ -258,7 +275,7 @@ def search(
         if not is_range:
             _name_columns(axes, categories, 2.1 / max(1, len(categories)))
             axes.margins(x=0.2)
-        axes.set_xlabel(clean(name))
+        axes.set_xlabel(factor_name(name))
         if isinstance(factor, Range) and factor.log and xs:
             style.logarithmic(axes, "x")
     for axes in (course, *others):
@@ -297,7 +314,7 @@ def _draw_curves(axes: Axes, metric: str, colours: Mapping[Labels, str], results
 
 def _row_name(place: Place) -> str:
     mark = _MARKS.get(place.verdict, "") if place.is_whole else f" ({place.verdict})"
-    return "\n".join(style.wrapped(", ".join(place.labels), _LABEL)) + mark
+    return "\n".join(style.wrapped(", ".join(map(shown, place.labels)), _LABEL)) + mark
 
 
 def _draw_ranking(

@@ -294,10 +294,10 @@ def split_handles() -> tuple[list[Artist], list[str]]:
     return [Line2D([], [], color=GREY, **SPLIT_LINES[split]) for split in names], [*names.values()]
 
 
-def over_epochs(axes: Axes) -> None:
-    """Label the x axis of curves, in whole epochs."""
+def over_epochs(axes: Axes, ticks: int = 10) -> None:
+    """Label the x axis of curves, in whole epochs, at most so many `ticks`."""
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
 
 
 def scale_values(axes: Axes) -> None:

@@ -13,25 +13,31 @@ from stl10bench.metrics.significance import Z95
 from stl10bench.results import benchmark_table, columns
 from stl10bench.results.aggregate import aggregate
 from stl10bench.results.columns import MISSING, plain
-from stl10bench.results.labels import data_title, model_label
+from stl10bench.results.labels import data_title
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.results.table import Table
 
+MODELS = {
+    "logistic": "Logistic regression",
+    "mlp": "Fully connected network",
+    "cnn": "Convolutional network",
+    "mobilenetv2": "MobileNetV2",
+}
 _NOTE = (
     "The best setting of each model is chosen by its mean accuracy on the validation images; the "
     "test images choose nothing. Brackets: 95 % intervals, which cover the noise of a finite test "
-    "split (accuracy: Wilson; loss: normal, of the mean over the images). The report's intervals "
-    "are ours, of 8,000 test images."
+    "split (accuracy: Wilson; loss: normal, of the mean over the images)."
 )
 
 
 class Final(NamedTuple):
-    """The final table, the data that its rows were tested on, and the models that it lacks."""
+    """The final table, the data that its rows were tested on, its runs, and what it lacks."""
 
     table: Table
     data: str
-    missing: tuple[str, ...]
+    runs: tuple[tuple[Row, ...], ...]  # of the best setting of each model
+    missing: tuple[str, ...]  # the models
 
 
 def final_table(runs_dir: Path, data: str | None) -> tuple[Final, list[CheckpointError]]:
@@ -39,23 +45,32 @@ def final_table(runs_dir: Path, data: str | None) -> tuple[Final, list[Checkpoin
     rows, damaged = benchmark_table.stored_rows(runs_dir)
     finished = [row for row in rows if isinstance(row, Row) and data in (None, row.config.data)]
     best = best_of_each(finished)
-    lines, missing = [], []
+    by_name = {str(row.run): row for row in finished}
+    lines, runs, missing = [], [], []
     for published in benchmark_table.reference_rows("report"):
         row = best.get(_kind(published))
         if row is None:
-            missing.append(model_label(published))
+            missing.append(_name(published))
             here = ("not run yet", *[MISSING] * 3)
         else:
+            runs.append(tuple(by_name[name] for name in row.repeats))
             here = (setting(row), f"{row.val_accuracy:.3f}", _loss(row, runs_dir), _accuracy(row))
-        theirs = (f"{published.test_loss:.3f}", _accuracy(published))
-        lines.append((model_label(published), *here, *theirs))
+        theirs = (f"{published.test_loss:.3f}", f"{published.test_accuracy:.3f}")
+        lines.append((_name(published), *here, *theirs))
     header = (
         *("model", "setting", "validation", "test loss", "test accuracy"),
         *("the report's loss", "the report's accuracy"),
     )
     table = Table("The final table", header, tuple(lines), (("setting", _NOTE),), ("setting",))
     title = data_title(next(iter(best.values()))) if best else ""
-    return Final(table, title, tuple(missing)), damaged
+    return Final(table, title, tuple(runs), tuple(missing)), damaged
+
+
+def _name(row: Row) -> str:
+    frozen = row.model_options.get("freeze")
+    return MODELS[row.model] + (
+        "" if frozen is None else f" ({'frozen' if frozen else 'fine-tuned'})"
+    )
 
 
 def best_of_each(rows: Sequence[Row]) -> dict[tuple[str, bool | None], Row]:

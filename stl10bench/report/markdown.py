@@ -54,7 +54,8 @@ def _block(block: document.Block, folder: str = "") -> list[str]:
             fence = "`" * max(3, longest + 1)
             return [f"{fence}sh\n{text}\n{fence}"]
         case Table():
-            return [to_markdown(_without_pictures(block))]
+            text = to_markdown(_without_pictures(block))
+            return [text.partition("\n\n")[2] if folder else text]  # a heading is its title
         case document.DetailedTable(table, details):  # whose tables' titles say what they belong to
             blocks = (table, *(block for each in details if each for block in each.blocks))
             return [part for block in blocks for part in _block(block)]

@@ -1,10 +1,8 @@
 """The study's data, runs and models -> the document to hand in, in the order of its report."""
 
 import dataclasses
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -14,37 +12,23 @@ from stl10bench.core.errors import CheckpointError
 from stl10bench.data.load import data_folder
 from stl10bench.data.stl10 import FOLDER, Dataset, open_dataset
 from stl10bench.models import summary as layers_of
-from stl10bench.models.factory import build_model
+from stl10bench.models.factory import build_model, model_options
 from stl10bench.plots import document as figures
 from stl10bench.plots import galleries, style
 from stl10bench.plots.inspection import sample_rows
-from stl10bench.plots.studies import Results, heat_map, read_results
-from stl10bench.report import best_settings
+from stl10bench.plots.studies import heat_map, read_results
+from stl10bench.plots.style import Wording
+from stl10bench.report import ablation, best_settings
+from stl10bench.report.ablation import Ablation
+from stl10bench.report.best_settings import MODELS
+from stl10bench.report.commands import Commands, wrapped
 from stl10bench.report.document import Block, Code, GroupReport, Heading, Picture, Section, Text
 from stl10bench.report.layers import block_table, layer_table, memory_table
-from stl10bench.results.table import Table
-from stl10bench.studies import parse, record, summary
-from stl10bench.studies.ranking import Trained, rank
-from stl10bench.studies.record import Record
+from stl10bench.studies import parse, record
 
-MODELS = {
-    "logistic": "Logistic regression",
-    "mlp": "Fully connected network",
-    "cnn": "Convolutional network",
-    "mobilenetv2": "MobileNetV2",
-}
 _SIZE, _CLASSES, _BATCH = 64, 10, 128  # of the report
-_WIDE, _STRIP = 600, 420  # CSS pixels: of a page, and of a strip of images
+_WIDE, _STRIP = 660, 560  # CSS pixels; a page has 680, and room for these below each other
 _MISSING = "Not run yet. This command makes it:"
-_CURVES = "Each line is the mean over the seeds. Losses far above the others are cut."
-
-
-class Study(NamedTuple):
-    """A study that has run."""
-
-    record: Record
-    trained: Sequence[Trained]
-    results: Results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +38,8 @@ class Sources:
     runs_dir: Path
     data_dir: Path | None  # None: the default one
     suffix: str  # of the curves' files: .svg or .png
-    studies: dict[str, Study]  # those of the report that have run
-
-    def command(self, *words: str) -> Code:
-        """A command of stl10bench on these runs."""
-        folder = () if self.runs_dir == Path("runs") else ("--runs-dir", str(self.runs_dir))
-        return Code(shlex.join(("stl10bench", *words, *folder)))
+    studies: dict[str, Ablation]  # those of the report that have run
+    commands: Commands
 
     def picture(self, name: str, figure: Figure, text: str, caption: str = "") -> Picture:
         """A figure of lines."""
@@ -74,7 +54,7 @@ def build_study_document(runs_dir: Path, *, data_dir: Path | None, suffix: str) 
     Of each study that has not run, and of data that are not there, it says the command. A record
     that cannot be read is among the `damaged`. Raises what reading the data raises.
     """
-    studies: dict[str, Study] = {}
+    studies: dict[str, Ablation] = {}
     damaged: list[CheckpointError] = []
     for name in parse.REPORT:
         try:
@@ -84,48 +64,65 @@ def build_study_document(runs_dir: Path, *, data_dir: Path | None, suffix: str) 
             continue
         if stored is not None:
             trained = record.trained(stored, runs_dir)
-            studies[name] = Study(stored, trained, read_results(stored, trained, runs_dir))
-    sources = Sources(runs_dir, data_dir, suffix, studies)
+            studies[name] = Ablation(stored, trained, read_results(stored, trained, runs_dir))
     final, unreadable = best_settings.final_table(runs_dir, _fingerprint(studies))
-    sections = [_data(sources), _models(), *(_ablations(model, sources) for model in MODELS)]
-    sections += [_results(sources, final), _commands(sources)]
+    datasets = [study.record.dataset for study in studies.values()]
+    datasets += [row.dataset for runs in final.runs for row in runs]
+    commands = Commands(
+        dataset=datasets[0] if datasets else None,
+        weights=_weights(studies, final),
+        own_folder=data_dir is not None,
+        runs_dir=runs_dir,
+    )
+    sources = Sources(runs_dir, data_dir, suffix, studies, commands)
+    sections = [
+        _data(sources, final.data),
+        _models(sources),
+        *(_ablations(model, sources) for model in MODELS),
+    ]
+    sections += [_results(sources, final), _commands(sources, final)]
     numbered = (
         dataclasses.replace(section, title=f"{number} {section.title}")
         for number, section in enumerate(sections, 1)
     )
-    return GroupReport("", _summary(sources, final), tuple(numbered), (*damaged, *unreadable))
+    return GroupReport("", _summary(sources), tuple(numbered), (*damaged, *unreadable))
 
 
-def _fingerprint(studies: dict[str, Study]) -> str | None:
+def _fingerprint(studies: dict[str, Ablation]) -> str | None:
     """The data of the studies, by the first one."""
     return next((study.record.data for study in studies.values()), None)
 
 
-def _summary(sources: Sources, final: best_settings.Final) -> str:
-    done = f"{len(sources.studies)} of the {len(parse.REPORT)} ablations have run"
-    data = f" Data: {final.data}." if final.data else ""
-    return (
-        f"Five classifiers of images of ten classes, their ablations and one table. {done}.{data}"
-    )
+def _weights(studies: dict[str, Ablation], final: best_settings.Final) -> str:
+    """What the backbones of these runs start from, by the first one."""
+    rows = [row for study in studies.values() for row in study.rows]
+    rows += [row for runs in final.runs for row in runs]
+    backbones = (row.config for row in rows if row.model == "mobilenetv2")
+    return next((config.weights for config in backbones), "hub:")
 
 
-def _data(sources: Sources) -> Section:
-    """The labelled samples, and each augmentation before and after."""
-    first = next((study.record for study in sources.studies.values()), None)
-    dataset = _open(sources, first)
-    blocks: list[Block] = []
+def _summary(sources: Sources) -> str:
+    text = "Five classifiers of images of ten classes, their ablations and one table."
+    done, every = len(sources.studies), len(parse.REPORT)
+    return text if done == every else f"{text} So far {done} of the {every} ablations have run."
+
+
+def _data(sources: Sources, title: str) -> Section:
+    """The labelled samples, and each augmentation before and after; `title` names the data."""
+    dataset = _open(sources)
     if dataset is None:
-        command = ("data", "download")
-        if first is not None and first.dataset == "demo":
-            command = ("data", "make-demo")
-        text = f"The images are not in {data_folder(sources.data_dir)}, or are others than those "
-        blocks += [Text(f"{text}of the studies. This command gets them:")]
-        return Section("Data", (*blocks, Code(shlex.join(("stl10bench", *command)))))
-    blocks.append(Text(f"{dataset.summary()}. All models see the images at 64x64 pixels."))
-    samples = galleries.samples(dataset)
+        command = sources.commands.get_data()
+        text = f"{title}. " if title else ""
+        text += "The images are not at hand, or are others than those of the runs"
+        if command is None:
+            return Section("Data", (Text(f"{text}: pass --data-dir with their folder."),))
+        return Section("Data", (Text(f"{text}. This command gets them:"), Code(command)))
+    blocks: list[Block] = [Text(f"{dataset.summary()}. {_use(sources)}".strip())]
+    samples = galleries.samples(dataset, wording=Wording(title=""))
     text = "Four labelled training images of each class."
     blocks.append(Picture("samples.png", style.encode(samples, ".png"), text, _WIDE, text))
-    blocks.append(Heading("Augmentation"))
+    text = "Left: the image as it is. Then: five draws, by the functions that training calls."
+    blocks += [Heading("Augmentation"), Text(text)]
     config = make_config({**recipe_settings("report", "cnn", frozen=None), "model": "cnn"})
     row = int(sample_rows(dataset.train, 1, 0)[0])
     settings = {
@@ -136,19 +133,36 @@ def _data(sources: Sources) -> Section:
     }
     for operation, text in settings.items():
         figure = figures.before_after(dataset.train, row, config, operation)
-        caption = f"{operation.capitalize()}: {text}. Left: before; then five draws."
+        caption = f"{operation.capitalize()}: {text}."
         name = f"{operation.replace(' ', '-')}.png"
         blocks.append(Picture(name, style.encode(figure, ".png"), caption, _STRIP, caption))
     return Section("Data", tuple(blocks))
 
 
-def _open(sources: Sources, first: Record | None) -> Dataset | None:
+def _use(sources: Sources) -> str:
+    """What the models see of the images, and which of these choose; empty before the first run."""
+    rows = [row for study in sources.studies.values() for row in study.rows]
+    if not rows:
+        return ""
+    ways = {"resize": "resized", "crop": "cropped"}
+    seen = {f"{ways[row.config.input]} to {row.image_size}x{row.image_size} pixels" for row in rows}
+    text = f"The models see them {' or '.join(sorted(seen))}."
+    held_out = {run.val_images for study in sources.studies.values() for run in study.trained}
+    if len(held_out) == 1:
+        text += (
+            f" {held_out.pop():,} of the training images validate: they choose epoch and setting."
+        )
+    return text
+
+
+def _open(sources: Sources) -> Dataset | None:
     """The images of the studies, under the name that these gave them; None where they are not."""
     folder = data_folder(sources.data_dir)
-    if first is not None and first.dataset == "demo":
+    if sources.commands.dataset == "demo":
         folder /= "demo"
     if not (folder / FOLDER).is_dir():
         return None
+    first = next((study.record for study in sources.studies.values()), None)
     dataset = open_dataset(folder, verify=first is None, stamp=False)
     if first is None:
         return dataset
@@ -161,14 +175,14 @@ def _pixels(figure: Figure) -> int:
     return round(96 * figure.get_figwidth())
 
 
-def _models() -> Section:
+def _models(sources: Sources) -> Section:
     """How the parameters are counted, the layers of the CNN, the blocks of MobileNetV2, memory."""
     built = {name: build_model(name, _CLASSES, _SIZE, {}) for name in MODELS}
     listed = {name: layers_of.layers(model, _SIZE) for name, model in built.items()}
     blocks: list[Block] = [Heading("Parameters")]
     for name, layers in listed.items():
         total, trainable = layers_of.parameters(built[name])
-        parts = layers_of.formula(layers) if len(layers) < 12 else "the sums of the table below"
+        parts = layers_of.formula(layers) if len(layers) < 12 else "the sum of the table below"
         if name == "mobilenetv2":  # of a backbone only the head's can be told
             head = [layer for layer in layers if layer.name.startswith("head.")]
             rest = total - sum(layer.parameters for layer in head)
@@ -176,7 +190,7 @@ def _models() -> Section:
         text = f"{MODELS[name]}: {parts} = {total:,}"
         if trainable != total:
             text += f"; {trainable:,} of them are trained while the backbone is frozen"
-        blocks.append(Text(f"{text}."))
+        blocks.append(Text(f"{text}.{_smaller(name, total, sources)}"))
     memories = {
         MODELS[name]: layers_of.memory(layers, batch_size=_BATCH, image_size=_SIZE)
         for name, layers in listed.items()
@@ -188,6 +202,22 @@ def _models() -> Section:
     title = "Blocks of MobileNetV2 and its head"
     blocks += [Heading(title), block_table(title, listed["mobilenetv2"])]
     return Section("Models", tuple(blocks))
+
+
+def _smaller(model: str, total: int, sources: Sources) -> str:
+    """Which other parameters the runs of a model have, where none has `total`."""
+    studies = [study for study in sources.studies.values() if study.study.model == model]
+    sizes = {row.parameters for study in studies for row in study.rows} - {None}
+    if not sizes or total in sizes:
+        return ""
+    options = {
+        ablation.setting(key, value): None
+        for study in studies
+        for key, value in study.study.settings.items()
+        if key in model_options(model)
+    }
+    counts = " or ".join(f"{size:,}" for size in sorted(sizes))
+    return f" In the runs of this document, with {clean(', '.join(options))}: {counts}."
 
 
 def _ablations(model: str, sources: Sources) -> Section:
@@ -202,66 +232,77 @@ def _ablations(model: str, sources: Sources) -> Section:
         study = sources.studies.get(name)
         if study is None:
             text = f"The report found: {preset.finding}. {_MISSING}"
-            blocks += [Text(text), sources.command("study", "run", name)]
+            blocks += [Text(text), Code(sources.commands.missing(model, "study", "run", name))]
         else:
             blocks += _ablation(study, sources)
     return Section(MODELS[model], tuple(blocks))
 
 
-def _ablation(study: Study, sources: Sources) -> Iterator[Block]:
-    name = study.record.study.name
-    yield Text(finding(study))
-    if parse.as_command(study.record.study) != f"stl10bench study run {name}":
-        yield Text(f"Reduced: {parse.as_command(study.record.study)}", "note")
-    if not any(study.results.histories.values()):
+def _ablation(study: Ablation, sources: Sources) -> Iterator[Block]:
+    name, results = study.study.name, study.results
+    yield Text(ablation.finding(study))
+    if shared := ablation.conditions(study):
+        yield Text(shared, "note")
+    if not any(results.histories.values()):
         yield Text("No run of it has finished an epoch yet.", "note")
         return
-    text = f"Loss and accuracy over the epochs: {study.record.study.factors}"
-    if len(study.results.factors) == 2:
-        grid = figures.overlaid_grid(study.results)
-        yield sources.picture(name, grid, text, _CURVES)
-        yield sources.picture(f"{name}-map", heat_map(study.results), f"Map of {text.lower()}")
+    text = f"Loss and accuracy over the epochs: {study.study.factors}"
+    caption = figures.caption(results)
+    if len(results.factors) == 2:
+        yield sources.picture(name, figures.overlaid_grid(results), text, caption)
+        cells = heat_map(results, Wording(title=""))
+        yield sources.picture(f"{name}-map", cells, f"Map of {text.lower()}")
     else:
-        yield sources.picture(name, figures.overlaid(study.results), text, _CURVES)
-
-
-def finding(study: Study) -> str:
-    """A sentence on what was found here, the report's finding, and the verdict."""
-    stored, trained = study.record, study.trained
-    found = summary.finding(stored, trained)
-    held = summary.held(stored, rank(trained))
-    return f"Here: {found}. The report: {stored.study.finding}. {held}."
+        yield sources.picture(name, figures.overlaid(results), text, caption)
 
 
 def _results(sources: Sources, final: best_settings.Final) -> Section:
     """What the studies found, and the best setting of each model beside the report's table."""
-    lines = []
-    for name in parse.REPORT:
-        study, preset = sources.studies.get(name), parse.preset(name)
-        here, verdict = "not run yet", ""
-        if study is not None:
-            places = rank(study.trained)
-            here = summary.best(study.record, places)
-            verdict = summary.held(study.record, places).partition(":")[0]
-        lines.append((name, clean(here), preset.finding, verdict))
-    header = ("study", "found here", "the report found", "verdict")
-    table = Table("The nine findings", header, tuple(lines), left=header[1:])
-    blocks: list[Block] = [Heading("The nine findings"), table]
+    blocks: list[Block] = [Heading("The nine findings")]
+    blocks.append(ablation.findings_table(sources.studies))
     blocks += [Heading("The best setting of each model"), final.table]
     if final.missing:
         text = f"{', '.join(final.missing)}: not run yet. This command makes them:"
-        blocks += [Text(text), sources.command("benchmark", "--all", "--recipe", "report")]
+        blocks += [Text(text), Code(_benchmark(sources))]
     return Section("Results", tuple(blocks))
 
 
-def _commands(sources: Sources) -> Section:
-    """The command of each part, in their order."""
-    lines = ["stl10bench data download", "stl10bench visualize samples"]
-    lines += ["stl10bench visualize augmentations cnn --recipe report"]
-    lines += [f"stl10bench describe {model}" for model in MODELS]
-    for name in parse.REPORT:
-        study = sources.studies.get(name)
-        lines.append(parse.as_command(study.record.study if study else parse.preset(name)))
-    lines += ["stl10bench benchmark --all --recipe report", "stl10bench report --template study"]
-    text = "Each command can be run again: finished runs are not repeated."
-    return Section("How to run each part", (Text(text), Code("\n".join(lines))))
+def _benchmark(sources: Sources) -> str:
+    return sources.commands.missing("mobilenetv2", "benchmark", "--all", "--recipe", "report")
+
+
+def _commands(sources: Sources, final: best_settings.Final) -> Section:
+    """The command of each part, in their order: those that give the runs of this document."""
+    commands = sources.commands
+    parts = {
+        "Data and augmentation": [
+            *filter(None, [commands.get_data()]),
+            commands.on_data("visualize", "samples"),
+            commands.on_data("visualize", "augmentations", "cnn", "--recipe", "report"),
+        ],
+        "Parameters, layers and memory": [f"stl10bench describe {model}" for model in MODELS],
+        "Ablations": [
+            commands.study(study.study if study else parse.preset(name))
+            for name in parse.REPORT
+            for study in [sources.studies.get(name)]
+        ],
+        "The final table": [*_of_table(sources, final)],
+        "This document": [commands.document()],
+    }
+    lines = [line for part in parts.values() for line in part]
+    text = f"{commands.explained(lines)} Finished runs are not repeated.".strip()
+    blocks: list[Block] = [Text(text)]
+    for title, part in parts.items():
+        if part:
+            blocks += [Heading(title), Code("\n".join(map(wrapped, part)))]
+    return Section("How to run each part", tuple(blocks))
+
+
+def _of_table(sources: Sources, final: best_settings.Final) -> Iterator[str]:
+    """The commands of the table's settings that no study ran."""
+    studied = {entry.run for study in sources.studies.values() for entry in study.record.runs}
+    for runs in final.runs:
+        if not studied.issuperset(row.run for row in runs):
+            yield from sources.commands.runs(runs)
+    if final.missing:
+        yield _benchmark(sources)

@@ -197,19 +197,20 @@ def define(name: str | None, changes: Changes = AS_IT_IS, stored: Study | None =
 def as_command(study: Study) -> str:
     """The command that runs a study: its name, and how it differs from the one of that name.
 
-    What a command cannot say, such as other bundles, is left out.
+    What a command cannot say, such as options of a method, is left out.
     """
     words = ["stl10bench", "study", "run", study.name]
     if study.name not in PRESETS:  # it has run, so that its name means all of it
         return shlex.join(words)
     ours = preset(study.name)
     for name, factor in study.vary.items():
-        if isinstance(factor, list) and factor != ours.vary.get(name):
-            between = "/" if any(isinstance(value, list) for value in factor) else ","
-            words += ["--vary", f"{name}={between.join(map(_word, factor))}"]
+        if factor != ours.vary.get(name) and not isinstance(factor, Range):
+            values = list(factor)  # of named bundles, the names of those that are left
+            between = "/" if any(isinstance(value, list) for value in values) else ","
+            words += ["--vary", f"{name}={between.join(map(word, values))}"]
     for key, value in study.settings.items():
         if value != ours.settings.get(key) and not isinstance(value, dict):
-            words += ["--set", f"{key}={_word(value)}"]
+            words += ["--set", f"{key}={word(value)}"]
     if study.recipe != ours.recipe:
         words += ["--recipe", study.recipe]
     if study.seeds != ours.seeds:
@@ -217,10 +218,10 @@ def as_command(study: Study) -> str:
     return shlex.join(words)
 
 
-def _word(value: Value) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, list):
-        return ",".join(map(_word, value))
+def word(value: Any) -> str:
+    """A value, or a list or tuple of values, as the command line takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(word, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

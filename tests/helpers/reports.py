@@ -7,7 +7,10 @@ import numpy as np
 import safetensors.numpy
 
 from helpers.finished import make_run
+from stl10bench.config import RunConfig
 from stl10bench.results.run_folder import RunFolder
+from stl10bench.studies import parse, record
+from stl10bench.studies.study import points
 
 NAMES = ("ant", "bee", "cow")
 
@@ -35,3 +38,23 @@ def write_log(folder: RunFolder, epochs: int) -> None:
     ]
     text = "".join(json.dumps(line | {"val/accuracy": 0.4}) + "\n" for line in lines)
     folder.log_file.write_text(text)
+
+
+def leave_study(runs_dir: Any, data: str, name: str, *changes: str, **settings: Any) -> Any:
+    """The record of one of the report's studies, and its runs, each better than the one before."""
+    changed = parse.Changes(vary=changes, seeds=1, settings=settings)
+    study = parse.define(name, changed)
+    entries = []
+    for number, place in enumerate(points(study)):
+        run = f"{place.model}-{name}-{number}"
+        config = {key: x for key, x in place.settings.items() if key in RunConfig.model_fields}
+        options = {key: x for key, x in place.settings.items() if key not in config}
+        add_run(
+            runs_dir, run, 1 + 0.1 * number, val_accuracy=0.5 + 0.02 * number,
+            config={"data": data, "epochs": 3, **config}, model_options=options,
+        )  # fmt: skip
+        entries.append(record.Entry(labels=list(place.labels), seed=0, run=run, val_images=500))
+    facts: dict[str, Any] = {"data": data, "dataset": "STL-10 layout", "base": None}
+    stored = record.Record(format=record.FORMAT, study=study, runs=entries, **facts)
+    record.write(runs_dir, stored)
+    return stored

@@ -1,5 +1,6 @@
 """The report page in a real browser: it opens, sorts, fits a phone, and runs its own code alone."""
 
+import base64
 import json
 import re
 import shutil
@@ -9,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.reports import add_run
+from helpers.reports import add_run, leave_study
 
+from stl10bench.data.stl10 import open_dataset
 from stl10bench.report import charts
 from stl10bench.report.build import build_report
-from stl10bench.report.html import html_page
+from stl10bench.report.html import html_document, html_page
+from stl10bench.report.study_document import build_study_document
+from stl10bench.studies import parse
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),
     reason="needs a browser: apt-get install chromium chromium-driver (.ci/run tries to)",
 )
+PAPERS = {"A4": (8.27, 11.69), "Letter": (8.5, 11.0)}  # inches
+MARGINS = 2 * 15 / 25.4
 LONG = "a_class_with_a_name_that_has_no_place_to_break_" * 3
 
 
@@ -192,6 +198,17 @@ def test_the_page_never_scrolls_sideways(browser: Any, path: Path, width: int) -
     assert run(browser, "document.documentElement.scrollWidth") <= width
 
 
+def test_a_phone_shows_a_lines_accuracy_and_loss_without_scrolling(
+    browser: Any, path: Path
+) -> None:
+    open_page(browser, path, width=360)
+    right = """
+      [...document.querySelectorAll("#results > .scroll > table > tbody > tr:first-child")]
+        .map((line) => line.cells[2].getBoundingClientRect().right)
+    """
+    assert max(run(browser, right.strip())) <= 360
+
+
 def test_a_figure_is_drawn_for_the_width_and_for_the_chosen_cost(browser: Any, path: Path) -> None:
     shown = """
       [...document.querySelectorAll(".tabs svg")].filter((s) => s.getBoundingClientRect().width)
@@ -259,3 +276,44 @@ def test_every_point_has_its_whole_name_beside_it() -> None:
     figure = charts.accuracy_against_cost(points, "MACs", "per image")
     for drawn in (figure.svg, figure.narrow_svg):
         assert [point.name for point in points if f">{point.name}</text>" not in str(drawn)] == []
+
+
+@pytest.fixture(scope="module")
+def document(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The document of all nine studies, whole, with one seed."""
+    folder = tmp_path_factory.mktemp("document")
+    data = open_dataset(data_dir, verify=False, stamp=False).fingerprint
+    for name in parse.REPORT:
+        leave_study(folder / "runs", data, name)
+    built = build_study_document(folder / "runs", data_dir=data_dir, suffix=".svg")
+    path = folder / "study.html"
+    path.write_text(html_document("Five classifiers", "A. Student", built), encoding="utf-8")
+    return path
+
+
+@pytest.mark.faults  # nine studies, 92 runs, 13 figures
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_document_of_the_whole_study_prints_on_few_pages_at_its_size(
+    browser: Any, document: Path, paper: str
+) -> None:
+    width, height = PAPERS[paper]
+    open_page(browser, document, width=int(96 * (width - MARGINS)))
+    assert sideways_on_paper(browser) == 0
+    size = {"paperWidth": width, "paperHeight": height, "preferCSSPageSize": False}
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", size)["data"])
+    pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
+    assert 8 <= pages <= 15
+
+
+def sideways_on_paper(browser: Any) -> int:
+    """By how many pixels a page on paper is too wide: Chromium would print all of it smaller."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    wide = run(browser, "document.documentElement.scrollWidth - window.innerWidth")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    return max(0, int(wide))
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_no_table_of_the_page_is_wider_than_the_paper(browser: Any, path: Path, paper: str) -> None:
+    open_page(browser, path, width=int(96 * (PAPERS[paper][0] - MARGINS)))
+    assert sideways_on_paper(browser) == 0

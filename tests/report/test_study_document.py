@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.reports import add_run
+from helpers.reports import add_run, leave_study
 from helpers.rows import HOSTILE
 from markupsafe import escape
 
@@ -15,35 +15,16 @@ from stl10bench.core.console import clean
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.plots import document as figures
 from stl10bench.plots import style
-from stl10bench.plots.studies import read_results
+from stl10bench.plots.studies import read_results, shown
 from stl10bench.report.best_settings import best_of_each
 from stl10bench.results import benchmark_table
 from stl10bench.results.rows import Row
 from stl10bench.studies import parse, record
-from stl10bench.studies.study import points
 
 PARTS = [
     *("Data", "Models", "Logistic regression", "Fully connected network"),
     *("Convolutional network", "MobileNetV2", "Results", "How to run each part"),
 ]
-
-
-def leave_study(runs_dir: Path, data: str, name: str, *changes: str, **settings: Any) -> Any:
-    """The record of one of the report's studies, and its runs, each better than the one before."""
-    changed = parse.Changes(vary=changes, seeds=1, settings=settings)
-    study = parse.define(name, changed)
-    entries = []
-    for number, place in enumerate(points(study)):
-        run = f"{place.model}-{name}-{number}"
-        add_run(
-            runs_dir, run, 1 + 0.1 * number, val_accuracy=0.5 + 0.05 * number,
-            config={"data": data, "epochs": 3, **place.settings},
-        )  # fmt: skip
-        entries.append(record.Entry(labels=list(place.labels), seed=0, run=run, val_images=500))
-    facts: dict[str, Any] = {"data": data, "dataset": "STL-10 layout", "base": None}
-    stored = record.Record(format=record.FORMAT, study=study, runs=entries, **facts)
-    record.write(runs_dir, stored)
-    return stored
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +78,11 @@ def test_the_document_has_the_reports_parts_in_order_and_hides_nothing(
 
 
 def test_a_part_without_runs_or_data_names_the_command_that_makes_it(empty: str) -> None:
+    folders = "--data-dir DATA --runs-dir RUNS</code>"  # of no machine
     for name in parse.REPORT:
-        assert f"<code>stl10bench study run {name} --runs-dir" in empty
-    assert "<code>stl10bench benchmark --all --recipe report --runs-dir" in empty
-    assert "<code>stl10bench data download" in empty
+        assert f"<code>stl10bench study run {name} {folders}" in empty
+    assert f"<code>stl10bench benchmark --all --recipe report {folders}" in empty
+    assert "<code>stl10bench data download --data-dir DATA</code>" in empty
 
 
 def test_a_figure_has_a_line_for_each_setting_in_each_of_its_panels(runs_dir: Path) -> None:
@@ -114,8 +96,9 @@ def test_a_figure_has_a_line_for_each_setting_in_each_of_its_panels(runs_dir: Pa
         figure = draw(results)
         assert style.encode(figure, ".svg") == style.encode(draw(results), ".svg")
         assert [len(axes.lines) for axes in figure.axes] == [settings] * 4
-        shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
-        assert {labels[0] for labels in (entry.labels for entry in stored.runs)} <= shown
+        named = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+        assert {shown(entry.labels[0]) for entry in stored.runs} <= named
+        assert "learning rate:" in named
 
 
 def test_the_best_setting_of_a_model_is_the_best_on_the_validation_images(
@@ -127,8 +110,9 @@ def test_the_best_setting_of_a_model_is_the_best_on_the_validation_images(
     for (model, _), row in best.items():
         accuracies = [other.val_accuracy for other in finished if other.model == model]
         assert row.val_accuracy == max(accuracies)
-    assert "| cnn | not run yet |" in markdown, "its data are others"
-    assert "| mlp | lr 1e-4, batch 128, adamw, 3 epochs, 1 seed | 0.650 |" in markdown
+    assert "| Convolutional network | not run yet |" in markdown, "its data are others"
+    setting = "lr 1e-4, batch 128, adamw, 3 epochs, 1 seed"
+    assert f"| Fully connected network | {setting} | 0.560 |" in markdown
 
 
 def test_the_pictures_of_the_markdown_lie_beside_it(markdown: str, folder: Path) -> None:
@@ -153,3 +137,59 @@ def test_the_command_of_a_study_means_that_study(name: str) -> None:
     words = parse.as_command(study).split()
     assert words[:4] == ["stl10bench", "study", "run", name]
     assert words[4:] == ["--set", "epochs=3", "--seeds", "2"]
+
+
+def test_neither_template_replaces_what_the_other_wrote(cli: Any) -> None:
+    add_run(Path("runs"), "mlp-aa", 1.0)
+    for template, written in (("dashboard", "report"), ("study", "study")):
+        for form, suffix in (("html", "html"), ("markdown", "md")):
+            code, out, _ = cli("report", "--template", template, "--format", form)
+            assert (code, out) == (0, f"{written}.{suffix}\n")
+
+
+def code_blocks(markdown: str, heading: str) -> list[str]:
+    """The lines of the shell below a heading."""
+    (block,) = re.findall(rf"### {heading}\n+```sh\n(.*?)```", markdown, re.DOTALL)
+    lines: list[str] = re.sub(r" \\\n\s+", " ", block).splitlines()
+    return lines
+
+
+def test_the_commands_of_the_table_give_its_runs_again(data_dir: Path, cli: Any) -> None:
+    setting = ["--recipe", "report", "--epochs", "1", "--batch-size", "16", "--image-size", "8"]
+    models = (["logistic", "--rotation", "0,5", "--seed", "3"], ["mlp", "--hidden", "8,4"])
+    data = ["--data-dir", str(data_dir), "--no-verify", "--tracker", "none"]
+    for model in models:
+        assert cli("train", *model, *setting, *data)[0] == 0
+    command = ("report", "--template", "study", "--format", "markdown", "--data-dir", str(data_dir))
+    assert cli(*command)[0] == 0
+    lines = code_blocks(Path("study.md").read_text(), "The final table")
+    for line in lines[: len(models)]:
+        assert "DATA" in line
+        _, *words = line.replace("DATA", str(data_dir)).split()
+        assert cli(*words, "--runs-dir", "again", "--tracker", "none")[0] == 0
+    assert names_of("again") == names_of("runs")
+
+
+def names_of(folder: str) -> set[str]:
+    return {path.name for path in Path(folder).glob("*-*")}
+
+
+def test_the_commands_of_studies_are_of_these_studies(
+    markdown: str, runs_dir: Path, data_dir: Path
+) -> None:
+    lines = code_blocks(markdown, "Ablations")
+    assert len(lines) == len(parse.REPORT)
+    for name in ("logistic-lr", "mlp-lr-batch-size"):
+        stored = record.read(runs_dir, name)
+        (line,) = (line for line in lines if f" {name} " in line)
+        words = line.split()
+        pairs = list(zip(words[4:-1:2], words[5:-1:2], strict=True))
+        vary = [value for key, value in pairs if key == "--vary"]
+        settings = dict(value.split("=") for key, value in pairs if key == "--set")
+        seeds = [int(value) for key, value in pairs if key == "--seeds"]
+        changes = parse.Changes(vary=vary, seeds=seeds[0], settings=settings)
+        assert stored is not None
+        assert parse.define(name, changes) == stored.study
+        assert words[-3:] == ["--data-dir", "DATA", "--no-verify"]
+    assert str(data_dir) not in markdown
+    assert str(runs_dir) not in markdown
