@@ -56,6 +56,7 @@ def _found(study: Study, places: Sequence[Place]) -> str:
         "tied with it": [place for place in places if place.verdict == TIED],
         "significantly worse": [place for place in places if place.verdict == WORSE],
         "diverged": [place for place in places if "diverged" in place.verdict],
+        "failed": [place for place in places if "failed" in place.verdict],
     }
     for words, group in groups.items():
         if group:

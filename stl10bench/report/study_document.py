@@ -207,7 +207,7 @@ def _models(sources: Sources) -> Section:
 def _smaller(model: str, total: int, sources: Sources) -> str:
     """Which other parameters the runs of a model have, where none has `total`."""
     studies = [study for study in sources.studies.values() if study.study.model == model]
-    sizes = {row.parameters for study in studies for row in study.rows} - {None}
+    sizes = {row.parameters for study in studies for row in study.rows if row.parameters}
     if not sizes or total in sizes:
         return ""
     options = {
