@@ -1,13 +1,13 @@
 """Kill a run anywhere, start the same command again: the same bits, rows and files."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from helpers.forks import Forks
 from helpers.killer import Killer, contents
 from safetensors.torch import save_file
 
@@ -28,11 +28,11 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def killer(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
-    with Killer() as one:
-        once = tmp_path_factory.mktemp("once")  # computes the data's sums; other runs do not
-        straight(one, settings("logistic", data_dir, once))
-        yield one
+def killer(forks: Forks, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killer:
+    killer = Killer(forks)
+    once = tmp_path_factory.mktemp("once")  # computes the data's sums; other runs do not
+    straight(killer, settings("logistic", data_dir, once))
+    return killer
 
 
 @pytest.fixture(scope="module", autouse=True)
