@@ -18,7 +18,7 @@ from stl10bench.cli.options import (
     with_options,
 )
 from stl10bench.cli.results import Studies, With, end_with, varied_runs
-from stl10bench.core.errors import CheckpointError, UsageError, require
+from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results import history
 from stl10bench.results.row_archive import shared_rows
 
@@ -113,7 +113,6 @@ def _write_study(
 
     Returns what could not be read.
     """
-    require("matplotlib", extra="plots", purpose="--template study")
     from stl10bench.core import files
     from stl10bench.report.html import html_document
     from stl10bench.report.markdown import pictures, study_markdown
@@ -150,7 +149,6 @@ def plot(
     Examples:
     stl10bench plot cnn-1a2b mlp-3c4d --output both.svg
     """
-    require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
     from stl10bench.plots.curves import curves
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -385,19 +384,15 @@ def _draw(
     runs_dir: Path,
     look: dict[str, Any],
 ) -> list[Path]:
-    """Write a study's CSV, its figures where there is matplotlib, and a page; returns the files."""
+    """Write a study's CSV, its figures and a page; returns the files."""
     from stl10bench.core import files
+    from stl10bench.plots import studies
     from stl10bench.studies import summary
 
     name = stored.study.name
-    table, page, figures = folder / f"{name}.csv", folder / f"{name}.md", []
+    table, page = folder / f"{name}.csv", folder / f"{name}.md"
     files.write(table, summary.study_to_csv(stored, trained).encode())
-    if find_spec("matplotlib") is None:
-        stderr().print("no figures: install 'stl10bench[plots]' to get them", markup=False)
-    else:
-        from stl10bench.plots import studies
-
-        figures = studies.write(folder, stored, trained, runs_dir, pop_look(look))
+    figures = studies.write(folder, stored, trained, runs_dir, pop_look(look))
     shown = [path.name for path in figures if path.suffix == ".png"]
     files.write(page, summary.study_to_markdown(stored, trained, shown).encode())
     return [page, table, *figures]

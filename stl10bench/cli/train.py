@@ -36,7 +36,7 @@ from stl10bench.cli.results import end_with
 from stl10bench.cli.settings import run_settings, settings
 from stl10bench.config import STEPPED, Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
-from stl10bench.core.errors import CheckpointError, DifferentError, UsageError, require
+from stl10bench.core.errors import CheckpointError, DifferentError, UsageError
 from stl10bench.core.launcher import count_of
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.models.factory import check_freeze
@@ -170,7 +170,6 @@ def lr_find(
     stl10bench lr-find cnn
     stl10bench lr-find mobilenetv2 --no-freeze --batch-size 64
     """
-    require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
     from stl10bench.plots.curves import loss_over_rates
     from stl10bench.training.run import find_rate

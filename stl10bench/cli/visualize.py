@@ -273,7 +273,6 @@ def _check(output: Path, options: dict[str, Any]) -> "Look":
 
     Raises UsageError for a file that could not be drawn, before anything is read.
     """
-    require("matplotlib", extra="plots", purpose="a picture")
     from stl10bench.plots import style
 
     style.check_output(output)

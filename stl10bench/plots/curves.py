@@ -2,10 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -83,6 +84,41 @@ def draw_mean_curves(axes: Axes, histories: Sequence[History], metric: str, colo
         if split == "val" and len(histories) > 1:
             low, high = (list(map(end, points.values())) for end in (min, max))
             axes.fill_between(list(points), low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+@style.figure_style()
+def settings_overlaid(
+    settings: Mapping[str, Sequence[tuple[History, int | None]]], *, top: float
+) -> Figure:
+    """Loss, up to `top`, above accuracy over the epochs: a colour for each of at most ten settings.
+
+    The runs of a setting come with the epoch that their row is of, which a dot marks; a line is
+    their mean.
+    What leaves a panel is cut by its values: in a page no panel cuts.
+    """
+    figure = Figure(figsize=(3.4, 4.0))
+    panels = figure.subplots(2, 1, sharex=True)
+    for runs, colour in zip(settings.values(), style.COLOURS, strict=False):
+        for axes, metric in zip(panels, ("loss", "accuracy"), strict=True):
+            draw_mean_curves(axes, [history for history, _ in runs], metric, colour)
+            for history, best in runs:
+                if best in history.epochs:
+                    value = history.series(f"val/{metric}")[history.epochs.index(best)]
+                    axes.plot(best, value, "o", color=colour, markersize=4)
+    for axes, metric, highest in zip(panels, ("loss", "accuracy"), (top, 1), strict=True):
+        axes.set_title(metric, loc="left")
+        axes.set_ylim(0, highest)
+        for line in axes.lines:
+            line.set_ydata(np.clip(np.asarray(line.get_ydata(), float), 0, highest))
+        for area in (path for band in axes.collections for path in band.get_paths()):
+            area.vertices = np.clip(area.vertices, (-math.inf, 0), (math.inf, highest))
+    style.over_epochs(panels[1])
+    if len(settings) > 1:
+        pairs = zip(settings, style.COLOURS, strict=False)
+        handles = [Line2D([], [], color=colour, linewidth=3) for _, colour in pairs]
+        style.legend(figure, handles, [*settings], "lower center", width=2.8)
+    style.frame(figure, "")
+    return figure
 
 
 @style.figure_style()

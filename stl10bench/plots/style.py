@@ -34,7 +34,7 @@ DPI = 150  # of a file, unless asked otherwise; the pixels of a sheet are whole 
 FORMATS = {".png": "png", ".svg": "svg", ".jpg": "jpg", ".jpeg": "jpg"}
 # Okabe and Ito 2008, "Color universal design": told apart with any colour vision.
 BLUE, ORANGE = "#0072b2", "#d55e00"
-GREY, LIGHT_GREY = "#555555", "#dddddd"
+GREY, LIGHT_GREY, GRID = "#555555", "#dddddd", "#e6e6e6"
 # Petroff 2021, "Accessible color sequences for data visualization".
 COLOURS = tuple(map(to_hex, matplotlib.color_sequences["petroff10"]))
 SPLIT_LINES: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def figure_style() -> Iterator[None]:
         matplotlib.rc("axes", prop_cycle=cycler(color=COLOURS))
         matplotlib.rc("axes.formatter", use_mathtext=False, useoffset=False)
         matplotlib.rc("axes.spines", top=False, right=False)
-        matplotlib.rc("grid", color="#e6e6e6", linewidth=0.6)
+        matplotlib.rc("grid", color=GRID, linewidth=0.6)
         matplotlib.rc("legend", frameon=False)
         yield
 

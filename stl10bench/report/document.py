@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from markupsafe import Markup
+from matplotlib.figure import Figure as Drawing
 
 from stl10bench.core.errors import CheckpointError
 from stl10bench.results.table import Table
@@ -44,11 +44,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Figure:
-    """SVG for a wide screen, another for a narrow one if it needs it, and a caption."""
+    """A drawing for a wide screen, another for a narrow one if it needs it, and a caption."""
 
     title: str
-    svg: Markup
-    narrow_svg: Markup | None = None
+    text: str  # what it shows, for who does not see it
+    drawing: Drawing
+    narrow: Drawing | None = None
     caption: str = ""
 
 

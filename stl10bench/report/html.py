@@ -10,6 +10,7 @@ from markupsafe import Markup
 from stl10bench.core import __version__
 from stl10bench.core.console import markup
 from stl10bench.report import document
+from stl10bench.report.figures import inline_svg
 from stl10bench.results.table import Table, html_notes, html_table
 
 _THEMES = ("Auto", "Light", "Dark")
@@ -165,10 +166,10 @@ def _table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
 
 
 def _figure(figure: document.Figure) -> Markup:
-    drawn = figure.svg
-    if figure.narrow_svg is not None:
+    drawn = inline_svg(figure.drawing, figure.text)
+    if figure.narrow is not None:
         both = '<div class="wide">{}</div><div class="narrow">{}</div>'
-        drawn = markup(both, figure.svg, figure.narrow_svg)
+        drawn = markup(both, drawn, inline_svg(figure.narrow, figure.text))
     caption = markup("<small>{}</small>", figure.caption) if figure.caption else ""
     element = "<figure><figcaption>{}{}</figcaption>{}</figure>"
     return markup(element, figure.title, caption, drawn)

@@ -14,7 +14,7 @@ from PIL import Image
 from stl10bench.data.stl10 import FOLDER, SIDE, open_dataset
 from stl10bench.metrics.calibration import BINS
 from stl10bench.metrics.significance import wilson_interval
-from stl10bench.report import charts
+from stl10bench.plots.results import reliability_diagram
 from stl10bench.report.document import (
     Block,
     Details,
@@ -81,8 +81,9 @@ def calibration_section(group: RunGroup) -> Section | None:
             caption = f"ECE {ece:.3f}"
             if scaled is not None and setting.row.test_temperature is not None:
                 caption += f" → {scaled:.3f} at temperature {setting.row.test_temperature:.2f}"
-            diagram = charts.reliability_diagram(before, after)
-            figures.append(Figure(setting.name, diagram, caption=caption))
+            text = f"Accuracy over confidence: {setting.name}"
+            diagram = reliability_diagram(before, after)
+            figures.append(Figure(setting.name, text, diagram, caption=caption))
     tiles = Tiles(tuple(figures))
     table = Table("Calibration", header, tuple(lines))
     return Section("Calibration", (Text(_CALIBRATION, "legend"), tiles, table))

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
+from stl10bench.core.console import markup
 from stl10bench.metrics.significance import SIGNIFICANCE
-from stl10bench.report import charts
-from stl10bench.report.charts import Point
+from stl10bench.plots.curves import MAX_RUNS, settings_overlaid
+from stl10bench.plots.results import Point, accuracy_against_cost
 from stl10bench.report.document import Block, DetailedTable, Figure, Section, Tabs, Text, Tiles
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.report.provenance import failure_table, run_details
@@ -37,13 +40,17 @@ _COST = (
     "Latency and training time were measured on the machines under Environment."
 )
 _CURVES = (
-    "Training (dashed; augmented images) and validation (solid) of every run, all settings of a "
-    "model in one figure. All models share their scales; losses above the panel are cut at its top."
+    "Training (dashed; augmented images) and validation (solid), all settings of a model in one "
+    "figure. Of several runs a line is their mean, shaded from the lowest to the highest; a dot is "
+    "a run's epoch of the table. All models share their scales; losses above the panel are cut."
+)
+_WIDTHS = 7.6, 3.5  # inches, of a figure on a desk and on a phone
+_BAR = (
+    '<svg viewBox="0 0 120 18" aria-hidden="true"><path d="M4 9H116" class="scale"/>'
+    '<path d="M{} 9H{}" class="interval"/><circle cx="{}" cy="9" r="2" class="accuracy"/></svg>'
 )
 # Paper has the interval as numbers, and no room for these.
 _MINOR = ("test_macro_f1", "test_ece", "trainable_parameters", "precision", "images_per_second")
-_METRICS = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
-_COLOURS = 10  # of page.css
 _NAMED = 4  # settings that the summary names
 
 
@@ -65,9 +72,7 @@ def _results(group: RunGroup) -> DetailedTable:
     reach = (min(ends), max(ends)) if len(set(ends)) > 1 else (0.0, 1.0)
     lines = []
     for name, row, _ in settings:
-        interval = row.test_accuracy_interval
-        bar = charts.interval_bar(row.test_accuracy, interval, reach) if interval else None
-        cells = cells_of(row, chosen)
+        bar, cells = _interval_bar(row, reach), cells_of(row, chosen)
         lines.append((Cell(name, name), *cells[:2], Cell("", picture=bar), *cells[2:]))
     titles = [column.title for column in chosen]
     header = (columns.LABEL, *titles[:2], "interval", *titles[2:])
@@ -78,6 +83,17 @@ def _results(group: RunGroup) -> DetailedTable:
     table = Table("Results", header, tuple(lines), notes, (first,), first, minor)
     details = (run_details(setting) if setting.runs else None for setting in settings)
     return DetailedTable(table, tuple(details))
+
+
+def _interval_bar(row: Row, reach: tuple[float, float]) -> Markup | None:
+    """The accuracy as a dot within its interval, on the scale `reach` that all rows share."""
+    if row.test_accuracy_interval is None:
+        return None
+    places = (
+        f"{4 + 112 * (share - reach[0]) / (reach[1] - reach[0]):.1f}"
+        for share in (*row.test_accuracy_interval, row.test_accuracy)
+    )
+    return markup(_BAR, *places)
 
 
 def cells_of(row: Row, chosen: Sequence[columns.Column]) -> list[Cell]:
@@ -101,7 +117,9 @@ def costs(group: RunGroup) -> Section | None:
                 marked = row.vs_best != "worse"
                 points.append(Point(name, cost, row.test_accuracy, *interval, marked))
         if len({point.cost for point in points}) > 1:
-            figures.append(charts.accuracy_against_cost(points, title, unit))
+            label = f"{title}, {unit}" if unit else title
+            wide, narrow = (accuracy_against_cost(points, label, width=w) for w in _WIDTHS)
+            figures.append(Figure(title, f"Test accuracy against {title}", wide, narrow))
     if not figures:
         return None
     return Section("Accuracy against cost", (Text(_COST, "legend"), Tabs("Cost", tuple(figures))))
@@ -117,7 +135,7 @@ def curves(group: RunGroup) -> Section | None:
         if any(run.history and run.history.epochs for run in setting.runs):
             models.setdefault(setting.row.model, []).append(setting)
     histories = [run.history for setting in group.settings for run in setting.runs if run.history]
-    series = [history.series(key) for history in histories for key in _METRICS[:2]]
+    series = [history.series(key) for history in histories for key in ("train/loss", "val/loss")]
     losses = [loss for values in series for loss in values if math.isfinite(loss)]
     if not losses:
         return None
@@ -128,21 +146,17 @@ def curves(group: RunGroup) -> Section | None:
 
 
 def _curves_of_model(model: str, settings: Sequence[Setting], top: float) -> Figure:
-    shown = settings[:_COLOURS]
-    train_loss, val_loss, train_accuracy, val_accuracy = (
-        [
-            [(run.history.epochs, run.history.series(key)) for run in setting.runs if run.history]
-            for setting in shown
+    shown = {
+        each.name.removeprefix(f"{model}, "): [
+            (run.history, run.row.best_epoch) for run in each.runs if run.history
         ]
-        for key in _METRICS
-    )
-    drawn = charts.learning_curves(train_loss, val_loss, "loss", top=top)
-    drawn += charts.learning_curves(train_accuracy, val_accuracy, "accuracy", top=1)
-    if len(shown) > 1:
-        drawn += charts.colour_key([each.name.removeprefix(f"{model}, ") for each in shown])
+        for each in settings[:MAX_RUNS]
+    }
+    drawn = settings_overlaid(shown, top=top)
     left_out = len(settings) - len(shown)
-    caption = f"the best {_COLOURS} settings; {left_out} more in the table" if left_out else ""
-    return Figure(shown[0].name if len(shown) == 1 else model, drawn, caption=caption)
+    caption = f"the best {len(shown)} settings; {left_out} more in the table" if left_out else ""
+    title = settings[0].name if len(settings) == 1 else model
+    return Figure(title, f"Loss and accuracy over the epochs: {title}", drawn, caption=caption)
 
 
 def summary(group: RunGroup) -> str:

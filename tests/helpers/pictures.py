@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -64,7 +65,7 @@ def check_texts(figure: Figure) -> None:
     for text in shown:
         if text.get_visible() and text.get_text():
             assert not text.get_text().endswith("…"), text.get_text()
-            boxes.append((text.get_text(), text.get_window_extent()))
+            boxes.append((text.get_text(), Text.get_window_extent(text)))  # without an arrow
     width, height = figure.get_size_inches() * figure.dpi
     for name, box in boxes:
         inside = min(box.x0, box.y0, width - box.x1, height - box.y1) > -1

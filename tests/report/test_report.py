@@ -17,8 +17,6 @@ from helpers.finished import LABELS, scores
 from helpers.layout import heavy_after, write_layout
 from helpers.reports import NAMES, add_run, write_log
 from helpers.rows import HOSTILE, cells_of
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
@@ -27,9 +25,7 @@ from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.data.stl10 import open_dataset
 from stl10bench.metrics import calibration
-from stl10bench.report import charts
 from stl10bench.report.build import build_report
-from stl10bench.report.charts import Point
 from stl10bench.report.html import html_page
 from stl10bench.report.load import RunPredictions, load_groups, read_predictions
 from stl10bench.report.predictions import agreement, confusion_section, mistakes
@@ -472,39 +468,6 @@ def test_the_details_of_a_row_have_its_settings_and_how_to_train_it_again(
     assert "Non-default settings: hidden 64-32, lr 0.02, rotation -5,5" in Seen(text).words
     for name in ("mlp-aa", "mlp-bb", "mlp-cc", "cnn-cc"):
         assert f"stl10bench reproduce {name}" in text
-
-
-points = st.builds(
-    lambda cost, accuracy: Point("n", cost, accuracy, accuracy, accuracy, True),
-    st.floats(0, 1e12),
-    st.floats(0, 1),
-)
-
-
-@given(st.lists(points, min_size=1, max_size=12))
-def test_the_pareto_front_is_what_no_other_point_surpasses(points: list[Point]) -> None:
-    front = [(point.cost, point.accuracy) for point in charts.pareto_front(points)]
-    for point in points:
-        surpassed = any(
-            other.cost <= point.cost
-            and other.accuracy >= point.accuracy
-            and (other.cost, other.accuracy) != (point.cost, point.accuracy)
-            for other in points
-        )
-        assert ((point.cost, point.accuracy) in front) != surpassed
-
-
-@given(
-    st.lists(st.floats(1e-9, 1e15), min_size=1, max_size=5),
-    st.booleans(),
-    st.integers(2, 9),
-)
-def test_ticks_are_few_and_within_the_axis(values: list[float], log: bool, most: int) -> None:
-    axis = charts.axis(values, 0, 100, log=log)
-    ticks = axis.ticks(most)
-    assert 1 <= len(ticks) <= 2 * most + 1
-    assert all(axis.low * (1 - 1e-9) <= tick <= axis.high * (1 + 1e-9) for tick in ticks)
-    assert all(-1e-6 <= axis(value) <= 100 + 1e-6 for value in values)
 
 
 def record_study(runs_dir: Path, study: Study, ends: tuple[str, ...]) -> None:
