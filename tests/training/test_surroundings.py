@@ -66,7 +66,8 @@ def test_a_run_works_in_a_folder_of_any_name(tmp_path: Path, environment: dict[s
 
 def test_a_run_needs_few_open_files(forks: Forks, tmp_path: Path, data_dir: Path) -> None:
     pytest.importorskip("resource")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))"
+    limit = "import os, resource; most = max(map(int, os.listdir('/proc/self/fd'))) + 20\n"
+    limit += "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))"
     where = ("--data-dir", data_dir, "--runs-dir", tmp_path)
     ended = forks.run("train", "logistic", *TINY, *where, before=limit)
     assert ended.code == 0, ended.err
