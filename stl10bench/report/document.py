@@ -1,5 +1,6 @@
 """What a report says, in the blocks that both of its formats, HTML and Markdown, show."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -48,8 +49,8 @@ class Figure:
 
     title: str
     text: str  # what it shows, for who does not see it
-    drawing: Drawing
-    narrow: Drawing | None = None
+    draw: Callable[[], Drawing]  # only HTML does
+    draw_narrow: Callable[[], Drawing] | None = None
     caption: str = ""
 
 

@@ -166,10 +166,10 @@ def _table(table: Table, details: Sequence[Markup | None] = ()) -> Markup:
 
 
 def _figure(figure: document.Figure) -> Markup:
-    drawn = inline_svg(figure.drawing, figure.text)
-    if figure.narrow is not None:
+    drawn = inline_svg(figure.draw(), figure.text)
+    if figure.draw_narrow is not None:
         both = '<div class="wide">{}</div><div class="narrow">{}</div>'
-        drawn = markup(both, drawn, inline_svg(figure.narrow, figure.text))
+        drawn = markup(both, drawn, inline_svg(figure.draw_narrow(), figure.text))
     caption = markup("<small>{}</small>", figure.caption) if figure.caption else ""
     element = "<figure><figcaption>{}{}</figcaption>{}</figure>"
     return markup(element, figure.title, caption, drawn)

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations, permutations, product, starmap
 from pathlib import Path
 from statistics import fmean
@@ -82,8 +83,8 @@ def calibration_section(group: RunGroup) -> Section | None:
             if scaled is not None and setting.row.test_temperature is not None:
                 caption += f" → {scaled:.3f} at temperature {setting.row.test_temperature:.2f}"
             text = f"Accuracy over confidence: {setting.name}"
-            diagram = reliability_diagram(before, after)
-            figures.append(Figure(setting.name, text, diagram, caption=caption))
+            draw = partial(reliability_diagram, before, after)
+            figures.append(Figure(setting.name, text, draw, caption=caption))
     tiles = Tiles(tuple(figures))
     table = Table("Calibration", header, tuple(lines))
     return Section("Calibration", (Text(_CALIBRATION, "legend"), tiles, table))

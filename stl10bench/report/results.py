@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from markupsafe import Markup
 
@@ -118,7 +119,7 @@ def costs(group: RunGroup) -> Section | None:
                 points.append(Point(name, cost, row.test_accuracy, *interval, marked))
         if len({point.cost for point in points}) > 1:
             label = f"{title}, {unit}" if unit else title
-            wide, narrow = (accuracy_against_cost(points, label, width=w) for w in _WIDTHS)
+            wide, narrow = (partial(accuracy_against_cost, points, label, width=w) for w in _WIDTHS)
             figures.append(Figure(title, f"Test accuracy against {title}", wide, narrow))
     if not figures:
         return None
@@ -152,11 +153,11 @@ def _curves_of_model(model: str, settings: Sequence[Setting], top: float) -> Fig
         ]
         for each in settings[:MAX_RUNS]
     }
-    drawn = settings_overlaid(shown, top=top)
+    draw = partial(settings_overlaid, shown, top=top)
     left_out = len(settings) - len(shown)
     caption = f"the best {len(shown)} settings; {left_out} more in the table" if left_out else ""
     title = settings[0].name if len(settings) == 1 else model
-    return Figure(title, f"Loss and accuracy over the epochs: {title}", drawn, caption=caption)
+    return Figure(title, f"Loss and accuracy over the epochs: {title}", draw, caption=caption)
 
 
 def summary(group: RunGroup) -> str:
