@@ -117,6 +117,7 @@ def check_training(
     before = _shapes(model)
     with torch.random.fork_rng(devices), autocast:
         check_logits(name, model, num_classes, image_size)
+        torch.clear_autocast_cache()  # of weights without gradients; torch 2.10 would use it
         logits = _logits(name, model.train(), num_classes, images)
         if not logits.isfinite().all():
             raise UsageError(
