@@ -63,7 +63,7 @@ def main() -> None:
         if arguments.log is None:
             parser.error("--figure needs --log: the file whose curves it draws")
         results = [json.loads(line) for line in arguments.log.read_text().splitlines()]
-        style.save(curves(results), arguments.figure)
+        style.save(curves(results), arguments.figure, dpi=90)
     for text in arguments.settings:
         result = attempt(arguments, parse(text))
         print(summary(text, result), flush=True)
