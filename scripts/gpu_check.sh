@@ -2,7 +2,7 @@
 # Check on a CUDA machine all that a GPU changes: five rows in bf16 and fp16, --compile, resume,
 # images/s beside the bare step and the peers, memory, two processes where there are two GPUs.
 #
-#   scripts/gpu_check.sh [--data-dir DIR] [--weights FILE] [--json FILE]
+#   scripts/gpu_check.sh [PART]... [--data-dir DIR] [--weights FILE] [--json FILE]
 #   scripts/gpu_check.sh --device cpu --reduced      # rehearse it: five minutes on two cores
 #
 # Writes gpu_check.json and prints a table with the card's name. Needs the package installed; without

@@ -16,9 +16,10 @@ from rich.table import Table
 from speed_sides import MODELS, child, machine
 
 SIDES = ("loop", "step", "peer", "peer-tuned", "evaluate", "forward")
-_MORE = 10  # times as many batches an epoch as on a CPU
+_MORE = 6  # times as many batches an epoch as on a CPU
 _SESSIONS = 20  # that a run may be interrupted in
 
+PARTS = ("rows", "compiled", "resumed", "processes", "speeds")
 OUTPUT = Path("gpu_check.json")
 
 Figures = dict[str, Any]
@@ -152,13 +153,11 @@ def together(check: Check, cards: int) -> dict[str, Figures]:
 def show(title: str, result: dict[str, Any]) -> None:
     """Print what was found."""
     console = Console()
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     columns = ("test_accuracy", "images_per_second", "train_seconds", "peak_memory_mb")
-    for column in ("", *columns):
-        grid.add_column(column, justify="right" if column else "left")
-    runs = [(name, row) for name, row in result["rows"].items()]
-    runs += [(f"{name} --compile", row) for name, row in result["compiled"].items()]
-    runs += list(result["processes"].items())
+    runs = [(name, row) for name, row in result.get("rows", {}).items()]
+    runs += [(f"{name} --compile", row) for name, row in result.get("compiled", {}).items()]
+    runs += list(result.get("processes", {}).items())
+    grid = table_of(title, columns)
     for name, row in runs:
         if "error" in row:
             grid.add_row(name, row["error"])
@@ -166,19 +165,28 @@ def show(title: str, result: dict[str, Any]) -> None:
         accuracy, *others = (row[column] for column in columns)
         grid.add_row(name, f"{accuracy:.4f}", *(f"{value:,.1f}" for value in others))
     console.print(grid)
-    grid = Table(title="images/s", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("", *SIDES, "loop / step", "loop / peer-tuned"):
-        grid.add_column(column, justify="right" if column else "left")
-    for model, values in result["speeds"].items():
+    grid = table_of("images/s", (*SIDES, "loop / step", "loop / peer-tuned"))
+    for model, values in result.get("speeds", {}).items():
         cells = [f"{values[side]:,.0f}" for side in SIDES]
         ratios = [values["loop"] / values[side] for side in ("step", "peer-tuned")]
         grid.add_row(model, *cells, *(f"{ratio:.2f}" for ratio in ratios))
     console.print(grid)
-    for kind, found in result["resumed"].items():
+    for kind, found in result.get("resumed", {}).items():
         console.print(f"same run {kind}: {found}", highlight=False)
 
 
+def table_of(title: str, columns: tuple[str, ...]) -> Table:
+    """A table without rows, whose first column has no header."""
+    grid = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(column, justify="right")
+    return grid
+
+
 def gpu(
+    chosen: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(PARTS)}.", metavar="[PART]...")
+    ] = None,
     device: Annotated[str, typer.Option(help="cuda, or cpu to rehearse.")] = "cuda",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder that contains stl10_binary/; else demo data.")
@@ -195,6 +203,9 @@ def gpu(
     """Try on a CUDA machine all that a GPU changes; writes JSON, prints a table."""
     import torch
 
+    chosen = chosen or list(PARTS)
+    if unknown := set(chosen) - set(PARTS):
+        sys.exit(f"error: unknown part {min(unknown)!r}: choose from {', '.join(PARTS)}")
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: torch finds no CUDA device: rehearse with --device cpu --reduced")
     cards = torch.cuda.device_count() if device == "cuda" else 0
@@ -221,9 +232,9 @@ def gpu(
             "processes": lambda: together(check, cards),
             "speeds": lambda: speeds(check, turns),
         }
-        for part, measured in parts.items():
+        for part in chosen:
             print(part, file=sys.stderr, flush=True)
-            result[part] = measured()
+            result[part] = parts[part]()
             to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     result["load_average_after"] = os.getloadavg()
     to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

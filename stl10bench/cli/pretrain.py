@@ -42,6 +42,7 @@ def pretrain(
     stl10bench pretrain simclr --backbone resnet9
     stl10bench pretrain simclr --backbone cnn --unlabeled all
     """
+    from stl10bench.core.device import leave_process_group
     from stl10bench.training.run import pretrain
 
     if method != SELF_SUPERVISED:
@@ -51,6 +52,7 @@ def pretrain(
         raise UsageError("method: pretrain has its own: leave it out")
     named = keywords.pop("model", backbone)
     result = pretrain(named, console=stderr(), **keywords)
+    leave_process_group()
     if not is_main():
         return
     if as_json:

@@ -70,6 +70,7 @@ def train(
     stl10bench train mlp --dataset demo --recipe quick
     stl10bench train mobilenetv2 --no-freeze
     """
+    from stl10bench.core.device import leave_process_group
     from stl10bench.training.job import read_job
     from stl10bench.training.run import run_job, train
 
@@ -83,6 +84,7 @@ def train(
     else:
         model, keywords = _with_model(model, settings(context, options, [model] if model else []))
         runs_dir, row = keywords["runs_dir"], train(model, console=stderr(), **keywords)
+    leave_process_group()
     if not is_main():
         return
     if as_json:

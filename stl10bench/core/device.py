@@ -153,7 +153,12 @@ def make_accelerator(device: str, precision: str, *, timeout_minutes: float = 10
                 f"{name}={os.environ[name]} in the environment: mpirun does not launch runs; unset "
                 "it, or launch with torchrun"
             )
-    world = count_of("WORLD_SIZE")
+    world, here = count_of("WORLD_SIZE"), count_of("LOCAL_WORLD_SIZE")
+    if device == "cuda" and world > 1 and here > (cards := torch.cuda.device_count()):
+        raise UsageError(  # NCCL would fail at the first message, and not say why
+            f"{here} processes on this machine, but {cards} GPU{'s' if cards != 1 else ''}: start "
+            "one for each GPU (--nproc_per_node, --num_processes), or use --device cpu"
+        )
     # A singleton: without a reset, a second run in this process could not have another precision.
     AcceleratorState._reset_state(reset_partial_state=world == 1)
     try:
@@ -178,6 +183,12 @@ def make_accelerator(device: str, precision: str, *, timeout_minutes: float = 10
             "launch CPU processes with torchrun --nproc_per_node N -m stl10bench ..."
         )
     return accelerator
+
+
+def leave_process_group() -> None:
+    """Leave the process group, if there is one: NCCL complains of processes that end in it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def describe_machine(accelerator: Accelerator, precision: str) -> str:

@@ -195,7 +195,10 @@ class Predictor(nn.Module):
         its data and then cropped in the centre.
         """
         size = (self.side, self.side)  # an image of that size is left as it is
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        # As a run's images are: on the CPU, in uint8, for which torch has no other kernel.
+        there = images if images.device.type == "cpu" else images.cpu()
+        there = F.interpolate(there, size=size, mode="bilinear", antialias=True)
+        images = there if images.device.type == "cpu" else there.to(images.device)
         images = augment.centre(images, self.header.config.image_size)
         logits: Tensor = self.model((images - self.mean) / self.std)
         return logits

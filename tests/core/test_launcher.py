@@ -165,6 +165,14 @@ def test_a_launcher_that_asks_for_the_cpu_gets_it(monkeypatch: pytest.MonkeyPatc
         make_accelerator("mps", "no")
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = torch.cuda.device_count()
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(cards + 2))
+    with pytest.raises(UsageError, match=f"{cards + 2} processes on this machine, but {cards} GPU"):
+        make_accelerator("cuda", "no")
+
+
 def test_fewer_processes_than_asked_of_accelerate_are_told_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
