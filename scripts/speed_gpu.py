@@ -16,7 +16,7 @@ from rich.table import Table
 from speed_sides import MODELS, child, machine
 
 SIDES = ("loop", "step", "peer", "peer-tuned", "evaluate", "forward")
-_MORE = 6  # times as many batches an epoch as on a CPU
+_BATCHES = 64  # an epoch: several for each of the peers' workers
 _SESSIONS = 20  # that a run may be interrupted in
 
 PARTS = ("rows", "compiled", "resumed", "processes", "speeds")
@@ -33,6 +33,7 @@ class Check(NamedTuple):
     reduced: bool
     data: list[str]  # options of every run
     weights: Path
+    models: tuple[str, ...]  # of MODELS, for rows and speeds
     folder: Path  # for runs
 
     def train(
@@ -56,8 +57,8 @@ class Check(NamedTuple):
 
 
 def rows(check: Check) -> dict[str, Figures]:
-    """The five rows in each precision."""
-    models = [model for model in MODELS if not (check.reduced and model == "cnn")]
+    """The rows in each precision."""
+    models = [model for model in check.models if not (check.reduced and model == "cnn")]
     return {
         f"{model} {precision}": check.train(model, "rows", "--precision", precision)
         for model in models
@@ -125,8 +126,8 @@ def speeds(check: Check, turns: int) -> dict[str, Figures]:
     import statistics
 
     results: dict[str, Figures] = {}
-    for model in ("mlp", "frozen") if check.reduced else MODELS:
-        batches = 2 if check.reduced else MODELS[model][1] * _MORE
+    for model in ("mlp", "frozen") if check.reduced else check.models:
+        batches = 2 if check.reduced else _BATCHES
         options = ("--device", check.device, "--precision", check.precisions[0])
         values: dict[str, list[float]] = {}
         for _ in range(turns):
@@ -194,6 +195,9 @@ def gpu(
     weights: Annotated[
         Path | None, typer.Option(help="timm's weights of mobilenetv2_100; else random ones.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Some of {', '.join(MODELS)}.", metavar="MODEL")
+    ] = None,
     turns: Annotated[int, typer.Option(help="Times that each side is measured.", min=1)] = 3,
     reduced: Annotated[
         bool, typer.Option("--reduced", help="Fewer and smaller runs: minutes on a CPU.")
@@ -204,8 +208,10 @@ def gpu(
     import torch
 
     chosen = chosen or list(PARTS)
-    if unknown := set(chosen) - set(PARTS):
-        sys.exit(f"error: unknown part {min(unknown)!r}: choose from {', '.join(PARTS)}")
+    models = tuple(only or MODELS)
+    for kind, names, known in (("part", chosen, PARTS), ("model", models, MODELS)):
+        if unknown := set(names) - set(known):
+            sys.exit(f"error: unknown {kind} {min(unknown)!r}: choose from {', '.join(known)}")
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: torch finds no CUDA device: rehearse with --device cpu --reduced")
     cards = torch.cuda.device_count() if device == "cuda" else 0
@@ -216,9 +222,8 @@ def gpu(
         if data_dir is not None:
             data = ["--data-dir", str(data_dir), "--no-verify"]
         precisions = ("bf16", "fp16") if device == "cuda" else ("bf16", "no")
-        check = Check(
-            device, precisions, reduced, data, weights or random_weights(folder), folder / "runs"
-        )
+        file = weights or random_weights(folder)
+        check = Check(device, precisions, reduced, data, file, models, folder / "runs")
         result: dict[str, Any] = {
             "machine": machine()
             | {"card": card, "cards": cards, "cuda": torch.version.cuda, "reduced": reduced},
