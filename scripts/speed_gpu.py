@@ -2,10 +2,11 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -23,6 +24,7 @@ PARTS = ("rows", "compiled", "resumed", "processes", "speeds")
 OUTPUT = Path("gpu_check.json")
 
 Figures = dict[str, Any]
+Results = Iterator[tuple[str, Figures]]  # what was measured, its figures
 
 
 class Check(NamedTuple):
@@ -56,19 +58,15 @@ class Check(NamedTuple):
         return {"exit_code": ended.returncode, "error": ended.stderr[-500:]}
 
 
-def rows(check: Check) -> dict[str, Figures]:
+def rows(check: Check) -> Results:
     """The rows in each precision."""
-    models = [model for model in check.models if not (check.reduced and model == "cnn")]
-    return {
-        f"{model} {precision}": check.train(model, "rows", "--precision", precision)
-        for model in models
-        for precision in check.precisions
-    }
+    for model in check.models:
+        for precision in () if check.reduced and model == "cnn" else check.precisions:
+            yield f"{model} {precision}", check.train(model, "rows", "--precision", precision)
 
 
-def compiled(check: Check) -> dict[str, Figures]:
+def compiled(check: Check) -> Results:
     """Rows with --compile, and as many images/s as their last epoch had, without its compiling."""
-    results = {}
     for model in ("mlp",) if check.reduced else ("fine-tuned", "cnn"):
         row = check.train(model, "compiled", "--precision", check.precisions[0], "--compile")
         if "run" in row:
@@ -76,22 +74,20 @@ def compiled(check: Check) -> dict[str, Figures]:
             lines = map(json.loads, log.read_text().splitlines())
             speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
             row["last_images_per_second"] = speeds[-1]
-        results[model] = row
-    return results
+        yield model, row
 
 
-def resumed(check: Check) -> dict[str, Figures]:
+def resumed(check: Check) -> Results:
     """The same run again, and interrupted in the middle: how far its weights are from the first's.
 
     The largest difference of a weight; 0: the same bits.
     """
     model = "mlp" if check.reduced else "fine-tuned"
-    results = {}
     for kind, options in (("as it is", ()), ("--deterministic", ("--deterministic",))):
         precision = ("--precision", check.precisions[0])
         first = check.train(model, f"first {kind}", *precision, *options)
         if "run" not in first:
-            results[kind] = first
+            yield kind, first
             continue
         again = check.train(model, f"again {kind}", *precision, *options)
         minutes = str(first["train_seconds"] / 2 / 60)
@@ -101,15 +97,16 @@ def resumed(check: Check) -> dict[str, Figures]:
             )
             if row.get("exit_code") not in (130, 143):
                 break
-        results[kind] = {
-            "again": difference(check.folder, first, f"first {kind}", f"again {kind}")
-            if "run" in again
-            else again,
-            "resumed": difference(check.folder, first, f"first {kind}", f"resumed {kind}")
-            if "run" in row
-            else row,
-        }
-    return results
+        ended = {"again": again, "resumed": row}
+        yield (
+            kind,
+            {
+                how: difference(check.folder, first, f"first {kind}", f"{how} {kind}")
+                if "run" in its
+                else its
+                for how, its in ended.items()
+            },
+        )
 
 
 def difference(folder: Path, row: Figures, one: str, other: str) -> float:
@@ -121,11 +118,8 @@ def difference(folder: Path, row: Figures, one: str, other: str) -> float:
     return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
 
 
-def speeds(check: Check, turns: int) -> dict[str, Figures]:
+def speeds(check: Check, turns: int) -> Results:
     """Images/s of our loop, the bare step, the peers and evaluation; medians of some turns."""
-    import statistics
-
-    results: dict[str, Figures] = {}
     for model in ("mlp", "frozen") if check.reduced else check.models:
         batches = 2 if check.reduced else _BATCHES
         options = ("--device", check.device, "--precision", check.precisions[0])
@@ -134,21 +128,18 @@ def speeds(check: Check, turns: int) -> dict[str, Figures]:
             for side in SIDES:
                 value = child("side", side, model, str(batches), *options)
                 values.setdefault(side, []).append(value)
-        results[model] = {side: statistics.median(some) for side, some in values.items()}
-    return results
+        yield model, {side: statistics.median(some) for side, some in values.items()}
 
 
-def together(check: Check, cards: int) -> dict[str, Figures]:
+def together(check: Check, cards: int) -> Results:
     """The same run by one process and by two, where there are two GPUs or no GPU is asked for."""
     if check.device != "cpu" and cards < 2:
-        return {}
+        return
     model = "mlp" if check.reduced else "fine-tuned"
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     precision = ("--precision", check.precisions[0])
-    return {
-        "1 process": check.train(model, "one", *precision),
-        "2 processes": check.train(model, "two", *precision, launcher=launcher),
-    }
+    yield "1 process", check.train(model, "one", *precision)
+    yield "2 processes", check.train(model, "two", *precision, launcher=launcher)
 
 
 def show(title: str, result: dict[str, Any]) -> None:
@@ -230,7 +221,7 @@ def gpu(
             "data": "demo" if data_dir is None else "STL-10 layout",
             "weights": "random" if weights is None else weights.name,
         }
-        parts: dict[str, Callable[[], Figures]] = {
+        parts: dict[str, Callable[[], Results]] = {
             "rows": lambda: rows(check),
             "compiled": lambda: compiled(check),
             "resumed": lambda: resumed(check),
@@ -238,9 +229,11 @@ def gpu(
             "speeds": lambda: speeds(check, turns),
         }
         for part in chosen:
-            print(part, file=sys.stderr, flush=True)
-            result[part] = parts[part]()
-            to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            result[part] = {}
+            for name, figures in parts[part]():
+                print(f"{part}: {name}", file=sys.stderr, flush=True)
+                result[part][name] = figures  # written at once: a check that is stopped keeps it
+                to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     result["load_average_after"] = os.getloadavg()
     to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     show(f"{card}, {result['data']} data, {result['weights']} weights", result)

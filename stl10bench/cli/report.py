@@ -76,7 +76,13 @@ def report(
     stl10bench report cnn mlp-3c4d --format markdown
     stl10bench report --template study --author "A. Student"
     """
-    path = output or Path(f"{_STEMS[template]}.{'html' if style == 'html' else 'md'}")
+    suffix = ".html" if style == "html" else ".md"
+    path = output or Path(_STEMS[template] + suffix)
+    if path.suffix != suffix:
+        raise UsageError(
+            f"--output {path}: --format {style} is written to a file that ends in {suffix}"
+            + ("; a browser prints the page as a PDF" if path.suffix == ".pdf" else "")
+        )
     if template == "study":
         if run or shared:
             raise UsageError("--template study is made from the whole runs folder: name no runs")

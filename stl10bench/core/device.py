@@ -86,7 +86,7 @@ def keep_freed_memory() -> None:
 def be_deterministic() -> None:
     """Let torch use deterministic kernels only; it fails where it has none.
 
-    For the whole process. No change on a CPU; on a GPU it costs speed (untested).
+    For the whole process. No change on a CPU; on a GPU it costs speed (how much is not measured).
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of cuBLAS
     torch.use_deterministic_algorithms(True)
@@ -141,7 +141,7 @@ def make_accelerator(device: str, precision: str, *, timeout_minutes: float = 10
     """
     check_environment()
     check_torch(device)
-    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")  # TF32; untested
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")  # TF32
     if device == "cuda" and os.environ.get("NVIDIA_TF32_OVERRIDE", "1") != "1":
         raise UsageError(  # a row's device tells of TF32
             "NVIDIA_TF32_OVERRIDE in the environment: fp32 on a GPU is computed in TF32; unset "

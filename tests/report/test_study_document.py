@@ -147,6 +147,18 @@ def test_neither_template_replaces_what_the_other_wrote(cli: Any) -> None:
             assert (code, out) == (0, f"{written}.{suffix}\n")
 
 
+def test_a_report_is_not_written_under_a_name_of_another_format(cli: Any) -> None:
+    add_run(Path("runs"), "mlp-aa", 1.0)
+    for template in ("dashboard", "study"):
+        for form, name, remedy in (
+            ("html", "x.pdf", "ends in .html; a browser prints the page as a PDF"),
+            ("markdown", "x.html", "ends in .md"),
+        ):
+            code, _, err = cli("report", "--template", template, "--format", form, "--output", name)
+            assert (code, Path(name).exists()) == (2, False)
+            assert remedy in err
+
+
 def code_blocks(markdown: str, heading: str) -> list[str]:
     """The lines of the shell below a heading."""
     (block,) = re.findall(rf"### {heading}\n+```sh\n(.*?)```", markdown, re.DOTALL)
