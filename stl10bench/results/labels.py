@@ -37,7 +37,9 @@ def row_labels(rows: Sequence[Row | Failure]) -> list[str]:
     settings = []
     for row in rows:
         config = {} if row.config is None else dict(row.config)
-        values = {**config, **row.model_options, **config.get("method_options", {})}
+        given = config.get("method_options", {})
+        options = row.method_options if isinstance(row, Row) else given
+        values = {**config, **row.model_options, **options}
         settings.append({key: value for key, value in values.items() if key not in left_out})
     return tell_apart([clean(model_label(row)) for row in rows], settings)
 

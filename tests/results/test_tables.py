@@ -508,6 +508,16 @@ def test_of_two_rows_all_is_said_in_which_they_differ() -> None:
     ]
 
 
+def test_a_default_of_the_method_is_told_from_another_value() -> None:
+    rows = [
+        row_of(config={"method": "probe", "method_options": given}).model_copy(
+            update={"method_options": {"power": 0.5, "views": 1} | given}
+        )
+        for given in ({}, {"views": 2})
+    ]
+    assert row_labels(rows) == ["mlp (probe), views 1", "mlp (probe), views 2"]
+
+
 def test_table_compare_and_plot_call_a_run_by_the_same_label(tmp_path: Path) -> None:
     rows = [row_of("mlp", run=f"mlp-{lr}", config={"model": "mlp", "lr": lr}) for lr in (0.1, 1e-4)]
     expected = ["mlp, lr 0.1", "mlp, lr 1e-4"]
