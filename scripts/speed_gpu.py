@@ -20,7 +20,6 @@ SIDES = ("loop", "step", "peer", "peer-tuned", "evaluate", "forward")
 _BATCHES = 64  # an epoch: several for each of the peers' workers
 _SESSIONS = 20  # that a run may be interrupted in
 
-PARTS = ("rows", "compiled", "resumed", "processes", "speeds")
 OUTPUT = Path("gpu_check.json")
 
 Figures = dict[str, Any]
@@ -36,6 +35,8 @@ class Check(NamedTuple):
     data: list[str]  # options of every run
     weights: Path
     models: tuple[str, ...]  # of MODELS, for rows and speeds
+    turns: int  # of speeds
+    cards: int
     folder: Path  # for runs
 
     def train(
@@ -60,8 +61,9 @@ class Check(NamedTuple):
 
 def rows(check: Check) -> Results:
     """The rows in each precision."""
-    for model in check.models:
-        for precision in () if check.reduced and model == "cnn" else check.precisions:
+    models = [model for model in check.models if not (check.reduced and model == "cnn")]
+    for model in models:
+        for precision in check.precisions:
             yield f"{model} {precision}", check.train(model, "rows", "--precision", precision)
 
 
@@ -118,28 +120,37 @@ def difference(folder: Path, row: Figures, one: str, other: str) -> float:
     return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
 
 
-def speeds(check: Check, turns: int) -> Results:
+def speeds(check: Check) -> Results:
     """Images/s of our loop, the bare step, the peers and evaluation; medians of some turns."""
     for model in ("mlp", "frozen") if check.reduced else check.models:
         batches = 2 if check.reduced else _BATCHES
         options = ("--device", check.device, "--precision", check.precisions[0])
         values: dict[str, list[float]] = {}
-        for _ in range(turns):
+        for _ in range(check.turns):
             for side in SIDES:
                 value = child("side", side, model, str(batches), *options)
                 values.setdefault(side, []).append(value)
         yield model, {side: statistics.median(some) for side, some in values.items()}
 
 
-def together(check: Check, cards: int) -> Results:
+def together(check: Check) -> Results:
     """The same run by one process and by two, where there are two GPUs or no GPU is asked for."""
-    if check.device != "cpu" and cards < 2:
+    if check.device != "cpu" and check.cards < 2:
         return
     model = "mlp" if check.reduced else "fine-tuned"
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     precision = ("--precision", check.precisions[0])
     yield "1 process", check.train(model, "one", *precision)
     yield "2 processes", check.train(model, "two", *precision, launcher=launcher)
+
+
+PARTS: dict[str, Callable[[Check], Results]] = {
+    "rows": rows,
+    "compiled": compiled,
+    "resumed": resumed,
+    "processes": together,
+    "speeds": speeds,
+}
 
 
 def show(title: str, result: dict[str, Any]) -> None:
@@ -214,23 +225,17 @@ def gpu(
             data = ["--data-dir", str(data_dir), "--no-verify"]
         precisions = ("bf16", "fp16") if device == "cuda" else ("bf16", "no")
         file = weights or random_weights(folder)
-        check = Check(device, precisions, reduced, data, file, models, folder / "runs")
+        runs = folder / "runs"
+        check = Check(device, precisions, reduced, data, file, models, turns, cards, runs)
         result: dict[str, Any] = {
             "machine": machine()
             | {"card": card, "cards": cards, "cuda": torch.version.cuda, "reduced": reduced},
             "data": "demo" if data_dir is None else "STL-10 layout",
             "weights": "random" if weights is None else weights.name,
         }
-        parts: dict[str, Callable[[], Results]] = {
-            "rows": lambda: rows(check),
-            "compiled": lambda: compiled(check),
-            "resumed": lambda: resumed(check),
-            "processes": lambda: together(check, cards),
-            "speeds": lambda: speeds(check, turns),
-        }
         for part in chosen:
             result[part] = {}
-            for name, figures in parts[part]():
+            for name, figures in PARTS[part](check):
                 print(f"{part}: {name}", file=sys.stderr, flush=True)
                 result[part][name] = figures  # written at once: a check that is stopped keeps it
                 to_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -136,8 +136,8 @@ def make_accelerator(device: str, precision: str, *, timeout_minutes: float = 10
     """Accelerate's state for one run: device, process group and mixed precision.
 
     Processes wait `timeout_minutes` for one that hangs, then the run fails. Raises UsageError when
-    a launcher started more processes than found each other, and for an environment that would give
-    the run another device or other numbers.
+    a launcher started more processes than found each other or than there are GPUs, and for an
+    environment that would give the run another device or other numbers.
     """
     check_environment()
     check_torch(device)
