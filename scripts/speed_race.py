@@ -2,7 +2,8 @@
 
 All sides fine-tune the same backbone from the same weights, on the same images, and are validated
 on the same ones after each epoch. Each tests its best epoch on the test split, once, when its clock
-has stopped. timm's programs are not part of its package:
+has stopped. Turns differ in the seed, that of the split included. timm's programs are not part of
+its package:
 
     git clone --depth 1 https://github.com/huggingface/pytorch-image-models
 """
@@ -261,22 +262,36 @@ def figures(ends: list[float], accuracies: list[float], target: float) -> dict[s
     }
 
 
-def show(results: dict[str, dict[str, Any]], target: float) -> None:
-    """Print a line for each side, and the commands."""
+def spread(values: list[float | None], digits: int) -> str:
+    """Median, minimum and maximum; `None`, a target never reached, counts as infinite."""
+    ordered = sorted(float("inf") if value is None else value for value in values)
+    words = [
+        "never" if value == float("inf") else f"{value:.{digits}f}"
+        for value in (statistics.median(ordered), ordered[0], ordered[-1])
+    ]
+    return words[0] if len(values) == 1 else "{} [{}, {}]".format(*words)
+
+
+def show(results: dict[str, list[dict[str, Any]]], target: float) -> None:
+    """Print a line for each side, median over the turns, and the commands of the first turn."""
     grid = Table(title=f"validation accuracy {target}", title_justify="left", box=box.SIMPLE_HEAD)
-    columns = ("seconds to it", "without setup", "epoch", "seconds in all", "best", "test")
+    columns = {
+        "seconds to it": ("seconds_to", 1),
+        "without setup": ("seconds_to_without_setup", 1),
+        "an epoch": ("epoch_seconds", 1),
+        "in all": ("seconds", 1),
+        "best": ("val_accuracy", 4),
+        "test": ("test_accuracy", 4),
+    }
     for column in ("", *columns):
         grid.add_column(column, justify="right" if column else "left")
-    for name, result in results.items():
-        seconds = [result["seconds_to"], result["seconds_to_without_setup"]]
-        cells = ["never" if value is None else f"{value:.1f}" for value in seconds]
-        cells += [str(result["epoch"] or "-"), f"{result['seconds']:.1f}"]
-        cells += [f"{result[key]:.4f}" for key in ("val_accuracy", "test_accuracy")]
+    for name, turns in results.items():
+        cells = [spread([turn[key] for turn in turns], d) for key, d in columns.values()]
         grid.add_row(name, *cells)
     console = Console()
     console.print(grid)
-    for name, result in results.items():
-        console.print(f"{name}: {result['command']}", soft_wrap=True, highlight=False)
+    for name, turns in results.items():
+        console.print(f"{name}: {turns[0]['command']}", soft_wrap=True, highlight=False)
 
 
 def race(
@@ -289,7 +304,8 @@ def race(
     epochs: Annotated[int, typer.Option(help="Epochs of each side.", min=2)] = 12,
     image_size: Annotated[int, typer.Option(help="Pixels.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of the split and of each side.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the split and of each side; the first turn's.")] = 0,
+    turns: Annotated[int, typer.Option(help="Races, each with a seed of its own.", min=1)] = 1,
     dataset: Annotated[str, typer.Option(help="stl10 or demo.")] = "stl10",
     our_flags: Annotated[str, typer.Option(help="Options of `stl10bench train`.")] = OURS,
     timm_flags: Annotated[str, typer.Option(help="Options of train.py.")] = TIMMS,
@@ -300,23 +316,23 @@ def race(
     from stl10bench.training.resolve import check_settings
 
     data = open_data(dataset, data_dir, download=False, verify=False, console=Console(stderr=True))
-    config, _ = check_settings("mobilenetv2", settings={"seed": seed, "freeze": False})
-    results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_folders(data, config, folder / "images")
-        words = ["--dataset", dataset, "--data-dir", str(data_dir), "--no-verify"]
-        words += ["--device", "cpu"]
-        shared = Race(folder / "images", words, weights, epochs, image_size, batch_size, seed)
-        sides = {"stl10bench": ours(shared, our_flags, folder / "ours")}
-        if timm is not None:
-            sides["timm train.py"] = timms(shared, timm_flags, folder / "timm", timm)
-        (folder / "accelerate").mkdir()
-        sides["Accelerate's loop"] = accelerates(shared, folder / "accelerate")
-        for name, side in sides.items():
-            print(f"{name}: {epochs} epochs", file=sys.stderr, flush=True)
-            results[name] = run(side, target)
+    words = ["--dataset", dataset, "--data-dir", str(data_dir), "--no-verify", "--device", "cpu"]
+    results: dict[str, list[dict[str, Any]]] = {}
+    for turn in range(seed, seed + turns):
+        config, _ = check_settings("mobilenetv2", settings={"seed": turn, "freeze": False})
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            write_folders(data, config, folder / "images")
+            shared = Race(folder / "images", words, weights, epochs, image_size, batch_size, turn)
+            sides = {"stl10bench": ours(shared, our_flags, folder / "ours")}
+            if timm is not None:
+                sides["timm train.py"] = timms(shared, timm_flags, folder / "timm", timm)
+            (folder / "accelerate").mkdir()
+            sides["Accelerate's loop"] = accelerates(shared, folder / "accelerate")
+            for name, side in sides.items():
+                print(f"seed {turn}, {name}: {epochs} epochs", file=sys.stderr, flush=True)
+                results.setdefault(name, []).append(run(side, target))
+        if to_json:  # after each turn: a stop loses the last one only
+            content = {"machine": machine(), "target": target, "sides": results}
+            to_json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     show(results, target)
-    if to_json:
-        content = {"machine": machine(), "target": target, "sides": results}
-        to_json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ hue), RandomGrayscale, RandomCrop or RandomResizedCrop, RandomHorizontalFlip and
 (bilinear, black outside), GaussianBlur, and Cutout, in that order.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ class Draws(NamedTuple):
 
     def rows(self, start: int, stop: int, device: torch.device) -> "Draws":
         """The draws of images `start` to `stop`, on `device`."""
-        return Draws(*(draw[start:stop].to(device, non_blocking=True) for draw in self))
+        # In one copy: on a GPU each costs a launch.
+        return Draws(*torch.stack(self)[:, start:stop].to(device, non_blocking=True))
 
 
 def draw(
@@ -142,7 +144,7 @@ def jitter(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     if config.brightness:
         images.mul_(per_image(draws.brightness)).clamp_(0, 1)
     if config.contrast:
-        mean = images.mean((2, 3)) @ images.new_tensor(GREY)  # of each image's grey version
+        mean = images.mean((2, 3)) @ _grey(images.device)  # of each image's grey version
         images.mul_(per_image(draws.contrast)).add_(per_image(mean * (1 - draws.contrast)))
         images.clamp_(0, 1)
     if config.saturation:
@@ -152,6 +154,12 @@ def jitter(images: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     if config.hue:
         images = shift_hue(images, draws.hue)
     return images
+
+
+@functools.cache
+def _grey(device: torch.device) -> Tensor:
+    """GREY, float32 (3,); made once, for a GPU waits for all its work before such a copy."""
+    return torch.tensor(GREY, device=device)
 
 
 def _luma(images: Tensor) -> Tensor:

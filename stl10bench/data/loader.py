@@ -83,11 +83,11 @@ def augmented_batches(
     Yields normalised float input (B / processes, 3, image_size, image_size) and int64 labels.
     """
     device, size = accelerator.device, train.images.shape[-1]
-    for batch, first, rows in _shares(len(train.labels), config, accelerator, epoch, start):
+    order = _order(len(train.labels), config, epoch).to(train.images.device)
+    for batch, first, rows in _shares(order, config, accelerator, start):
         # Drawn for the global batch, so that the number of processes changes no draw.
         draws = augment.draw(config, config.batch_size, size, epoch=epoch, batch=batch)
-        images = train.images.index_select(0, rows.to(train.images.device))
-        images = images.to(device, non_blocking=True)
+        images = train.images.index_select(0, rows).to(device, non_blocking=True)
         draws = draws.rows(first, first + len(rows), device)
         yield normalise(augment.apply(images, draws, config)), train.labels[rows.to(device)]
 
@@ -106,23 +106,26 @@ def cached_batches(
     Epoch e takes view (e - 1) mod K. Yields float32 features (B / processes, ...) and int64 labels.
     """
     view = views[(epoch - 1) % len(views)]
-    for _, _, rows in _shares(len(labels), config, accelerator, epoch, start):
-        rows = rows.to(labels.device)
+    order = _order(len(labels), config, epoch).to(labels.device)
+    for _, _, rows in _shares(order, config, accelerator, start):
         yield view[rows], labels[rows]
 
 
+def _order(count: int, config: RunConfig, epoch: int) -> Tensor:
+    """A permutation of `count`, int64, that depends on (seed, epoch) alone."""
+    return torch.randperm(count, generator=generator(config.seed, ORDER, epoch))
+
+
 def _shares(
-    count: int, config: RunConfig, accelerator: Accelerator, epoch: int, start: int
+    order: Tensor, config: RunConfig, accelerator: Accelerator, start: int
 ) -> Iterator[tuple[int, int, Tensor]]:
     """The number of each global batch, this process's first place in it, and its int64 rows.
 
-    Batch k has rows k*B to (k+1)*B of a permutation of `count` that depends on (seed, epoch) alone.
-    A partial last batch is left out.
+    Batch k has the places k*B to (k+1)*B of the order. A partial last batch is left out.
     """
     share = config.batch_size // accelerator.num_processes
     first = share * accelerator.process_index
-    order = torch.randperm(count, generator=generator(config.seed, ORDER, epoch))
-    for batch in range(start, count // config.batch_size):
+    for batch in range(start, len(order) // config.batch_size):
         yield batch, first, order[batch * config.batch_size + first :][:share]
 
 
