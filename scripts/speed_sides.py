@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
     # -> the package's name, batches per epoch (a few seconds), settings beside the recipe `tuned`
     "cnn": ("cnn", 3, {"batch_size": 64}),
-    "fine-tuned": ("mobilenetv2", 8, {"batch_size": 128, "freeze": False}),
+    "fine-tuned": ("mobilenetv2", 3, {"batch_size": 128, "freeze": False}),
     # Batch norms fused; with cached views, as in the recipe, no step would run the backbone.
-    "frozen": ("mobilenetv2", 25, {"batch_size": 128, "freeze": True, "cache_views": 0}),
+    "frozen": ("mobilenetv2", 8, {"batch_size": 128, "freeze": True, "cache_views": 0}),
     "mlp": ("mlp", 30, {"batch_size": 128}),
     "logistic": ("logistic", 60, {"batch_size": 128}),
 }
