@@ -4,7 +4,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +28,9 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
     N, H and W are free; the resize, the crop and the normalisation are in the graph. `metadata` is
     in the file's metadata, each value as JSON.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the exporter's own calls; the result is compared
+    # torch 2.10 prints its progress, whatever `verbose` says; its warnings are about its own calls.
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the result is compared
         program = torch.onnx.export(
             trace_program(predictor),
             input_names=["images"],
