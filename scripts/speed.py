@@ -155,6 +155,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
             axes.plot([row["min"], row["max"]], [height, height], color="black")
         axes.set_title(model)
         axes.set_xlabel("images/s")
+        axes.locator_params(axis="x", nbins=3)
         axes.set_yticks(range(len(bars)), [*reversed(bars)])
     picture.savefig(path, dpi=120)
 
