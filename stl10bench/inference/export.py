@@ -84,7 +84,9 @@ def read_program(path: Path) -> Callable[[Tensor], Tensor]:
 
     Not for the files of others: a .pt2 is an archive that may hold pickles, which can run code.
     """
-    module: Callable[[Tensor], Tensor] = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.10 warns of the buffers that it reads
+        module: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return module
 
 
