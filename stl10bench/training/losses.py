@@ -63,8 +63,8 @@ def fixmatch(
     Sohn et al. (2020), "FixMatch: simplifying semi-supervised learning with consistency and
     confidence", arXiv:2001.07685, with the names and defaults of USB (Wang et al. 2022). `weak`
     and `strong` are views (B, R, 3, S, S) of the same unlabelled images, R = `uratio` to each
-    labelled one. As in the paper the model itself predicts, and the average of its weights
-    (`ema`, 0.999) is what is tested.
+    labelled one. As in the paper the model itself predicts, labels are not smoothed, and the
+    average of the weights (`ema`, 0.999) is what is tested.
 
     Departures: the weak view is a random resized crop of three quarters or more, mirrored or not,
     instead of a padded crop; the strong one is not RandAugment's two or three operations of

@@ -13,6 +13,7 @@ import stl10bench
 from stl10bench.core.errors import UsageError
 from stl10bench.training import epoch
 from stl10bench.training.losses import consistency
+from stl10bench.training.resolve import check_settings
 
 SETTINGS: dict[str, Any] = {
     **{"method": "fixmatch", "unlabeled": "rest", "labels_per_class": 4, "image_size": 8},
@@ -44,6 +45,16 @@ def test_the_consistency_loss_is_that_computed_by_hand() -> None:
     gradient = torch.autograd.grad(consistency(weak, strong, 0.9), strong)[0]
     assert not gradient[:2].any()
     assert gradient[2].any()
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet9"])
+def test_labels_are_not_smoothed_or_no_prediction_would_be_confident(model: str) -> None:
+    chosen = {"method": "fixmatch", "unlabeled": "rest"}
+    assert check_settings(model, settings=chosen)[0].label_smoothing == 0
+    assert check_settings(model, settings={**chosen, "unlabeled": None})[0].label_smoothing == 0
+    asked = {**chosen, "label_smoothing": 0.1}
+    assert check_settings(model, settings=asked)[0].label_smoothing == 0.1
+    assert check_settings(model, settings={})[0].label_smoothing == 0.1
 
 
 def test_without_a_confident_prediction_the_loss_is_the_supervised_one(
