@@ -195,8 +195,8 @@ def wrapped(text: str, width: float, size: float = 9, *, most: int = 3) -> list[
         length = max(1, _length(rest, width, size))
         space = rest.rfind(" ", 1, length + 1)
         length = space if space > 0 else length
-        lines.append(rest[:length].rstrip())
-        rest = rest[length:].lstrip()
+        lines.append(rest[:length].rstrip(" "))
+        rest = rest[length:].lstrip(" ")
     if rest and text_width(rest, size) > width:
         rest = f"{rest[: _length(rest, width, size, '…')]}…"
     return [*lines, rest] if rest or not lines else lines

@@ -9,7 +9,7 @@ import pytest
 from helpers.forks import Forks
 from helpers.logs import make_run
 from helpers.pictures import check_texts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -117,6 +117,7 @@ def test_a_long_name_keeps_its_beginning() -> None:
 
 
 @given(st.text(max_size=60), st.integers(1, 4))
+@example("000000000000I\N{NO-BREAK SPACE}", 2)
 def test_wrapped_lines_fit_and_lose_nothing_but_spaces(text: str, most: int) -> None:
     lines = style.wrapped(text, 1.0, most=most)
     assert 1 <= len(lines) <= most
