@@ -284,7 +284,7 @@ def show(results: dict[str, list[dict[str, Any]]], target: float) -> None:
         "test": ("test_accuracy", 4),
     }
     for column in ("", *columns):
-        grid.add_column(column, justify="right" if column else "left")
+        grid.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for name, turns in results.items():
         cells = [spread([turn[key] for turn in turns], d) for key, d in columns.values()]
         grid.add_row(name, *cells)
