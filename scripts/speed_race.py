@@ -280,8 +280,8 @@ def show(results: dict[str, list[dict[str, Any]]], target: float) -> None:
         "without setup": ("seconds_to_without_setup", 1),
         "an epoch": ("epoch_seconds", 1),
         "in all": ("seconds", 1),
-        "best": ("val_accuracy", 4),
-        "test": ("test_accuracy", 4),
+        "best": ("val_accuracy", 3),
+        "test": ("test_accuracy", 3),
     }
     for column in ("", *columns):
         grid.add_column(column, justify="right" if column else "left", no_wrap=not column)
