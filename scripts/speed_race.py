@@ -277,7 +277,6 @@ def show(results: dict[str, list[dict[str, Any]]], target: float) -> None:
     grid = Table(title=f"validation accuracy {target}", title_justify="left", box=box.SIMPLE_HEAD)
     columns = {
         "seconds to it": ("seconds_to", 1),
-        "without setup": ("seconds_to_without_setup", 1),
         "an epoch": ("epoch_seconds", 1),
         "in all": ("seconds", 1),
         "best": ("val_accuracy", 3),
