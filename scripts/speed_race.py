@@ -311,10 +311,15 @@ def race(
     to_json: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
 ) -> None:
     """Seconds until a validation accuracy: ours, timm's train.py, Accelerate's loop; CPU."""
+    from stl10bench.core.errors import BenchError
     from stl10bench.data.load import open_data
     from stl10bench.training.resolve import check_settings
 
-    data = open_data(dataset, data_dir, download=False, verify=False, console=Console(stderr=True))
+    told = Console(stderr=True)
+    try:
+        data = open_data(dataset, data_dir, download=False, verify=False, console=told)
+    except BenchError as error:
+        sys.exit(f"error: {error}")
     words = ["--dataset", dataset, "--data-dir", str(data_dir), "--no-verify", "--device", "cpu"]
     results: dict[str, list[dict[str, Any]]] = {}
     for turn in range(seed, seed + turns):
