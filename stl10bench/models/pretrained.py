@@ -151,8 +151,8 @@ def contamination(source: str, seen: tuple[str, ...] | None) -> str:
     "ImageNet", from which STL-10's images were taken, of timm's weights on the hub; "unknown" of a
     file that does not say; "data <fingerprint>" of other data that a checkpoint of ours was trained
     on; "validation images" where it was trained on those that now choose; "unlabelled images" of a
-    backbone that was pretrained on them. `seen` is None in
-    checkpoints of 0.1.0, which know the `source` alone.
+    backbone that was pretrained on them; "test images" where copies of them were not dropped.
+    `seen` is None in checkpoints of 0.1.0, which know the `source` alone.
     """
     return " + ".join(_seen_by(source) if seen is None else seen) or "none"
 

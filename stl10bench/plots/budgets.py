@@ -17,7 +17,7 @@ from stl10bench.studies.study import Study
 
 _SEEDS = "Lines: means over the seeds; shaded: lowest to highest seed."
 
-Lines = dict[str, dict[int, list[float]]]  # setting -> labels a class -> accuracies of the seeds
+Lines = dict[str, dict[int, list[float]]]  # setting -> labels per class -> accuracies of the seeds
 
 
 def over_labels(

@@ -140,5 +140,5 @@ def _labelled_images(row: Row | Failure, config: RunConfig) -> str:
     if config.k_fold is not None:
         return f", {config.k_fold}-fold cross-validation: each run validates on another part"
     if config.labels_per_class:
-        return f", {config.labels_per_class:,} labelled images a class"
+        return f", {config.labels_per_class:,} labelled images per class"
     return "" if config.val_fraction else ", last epoch (without validation images)"

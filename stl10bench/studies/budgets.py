@@ -1,7 +1,7 @@
 """The runs of a study over numbers of labels -> a table for each number, and what was gained.
 
 Rows that know different things never share a table: labels only, labels and unlabelled images, or
-weights from elsewhere, whatever else they have.
+external weights, whatever else they have.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from stl10bench.results.table import Table
 from stl10bench.studies.ranking import Trained
 
 LABELS, UNLABELLED = "labels only", "labels and unlabelled images"
-ELSEWHERE = "weights from elsewhere"
-KINDS = (LABELS, UNLABELLED, ELSEWHERE)
+EXTERNAL = "external weights"
+KINDS = (LABELS, UNLABELLED, EXTERNAL)
 _OWN = {"none", "test images", "validation images"}  # of the same data
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "labels_used", "unlabeled_used"),
@@ -31,13 +31,13 @@ def kind(row: Row) -> str:
     """Which of KINDS a row is of, by what its model has learned from."""
     seen = set(row.contamination.split(" + "))
     if seen - _OWN - {UNLABELLED_IMAGES}:
-        return ELSEWHERE
+        return EXTERNAL
     learned = row.config.unlabeled is not None or UNLABELLED_IMAGES in seen
     return UNLABELLED if learned else LABELS
 
 
 def labels_of(row: Row) -> int:
-    """The labels a class of a run, which every run of a study over labels sets."""
+    """The labels per class of a run, which every run of a study over labels sets."""
     budget = row.config.labels_per_class
     assert budget is not None
     return budget
@@ -48,7 +48,7 @@ def tables(trained: Sequence[Trained]) -> list[Table]:
     made = []
     for name, budget, rows in _parts(trained):
         shown = sorted(ranking.annotate(aggregate(rows)), key=ranking.best_first)
-        title = f"{name}, {budget} a class: {data_title(rows[0])}"
+        title = f"{name}, {budget} per class: {data_title(rows[0])}"
         made.append(rows_to_table(title, shown, columns.informative(_COLUMNS, shown)))
     return made
 
@@ -82,7 +82,7 @@ def gains(trained: Sequence[Trained]) -> list[str]:
         seeds = f"{row.runs} seeds" if (row.runs or 1) > 1 else "1 seed"
         budget = row.config.labels_per_class
         lines.append(
-            f"{row_label(row)} with unlabelled images, {budget} labels a class: {text} ({seeds})"
+            f"{row_label(row)} with unlabelled images, {budget} labels per class: {text} ({seeds})"
         )
     failed = [run.row for run in trained if isinstance(run.row, Failure)]
     return lines + [f"{row.run or row.model}: {row.state}: {row.error}" for row in failed]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A new user's walk, from drawn data to a model that runs without this program.
 #
-#   tests/walk.sh [FOLDER]      in FOLDER (default: a new one that is removed at the end)
+#   tests/cli/walk.sh [FOLDER]      in FOLDER (default: a new one that is removed at the end)
 #
 # stl10bench must be on the PATH (make install; . .venv/bin/activate). Every command is held to the
 # time that its own --help states ("Under N s"), and to the file that it says it has written.

@@ -112,7 +112,7 @@ def test_full_data_folds_and_label_budgets_are_never_in_one_table() -> None:
     parts = by_protocol(rows)
     assert sorted(len(part) for _, part in parts) == [1, 1, 1, 2]
     titles = " ".join(title for title, _ in parts)
-    assert "10 labelled images a class" in titles
+    assert "10 labelled images per class" in titles
     assert "pre-defined folds, which share 20.0% of their images pairwise" in titles
 
 

@@ -31,7 +31,7 @@ STUDY = Study(
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Record:
-    """Two seeds of each learner with 4 and 10 labels a class; no validation images."""
+    """Two seeds of each learner with 4 and 10 labels per class; no validation images."""
     entries = []
     for seed in STUDY.seeds:
         for budget in (4, 10):
@@ -61,7 +61,7 @@ def test_what_knows_different_things_never_shares_a_table(
     tables = summary.study_to_tables(stored, trained)
     found = {table.title.partition(":")[0]: [line[0] for line in table.lines] for table in tables}
     assert {title: len(lines) for title, lines in found.items()} == {
-        f"{name}, {budget} a class": 1 if name == budgets.UNLABELLED else 2
+        f"{name}, {budget} per class": 1 if name == budgets.UNLABELLED else 2
         for name in budgets.KINDS
         for budget in (4, 10)
     }
@@ -80,7 +80,7 @@ def test_a_gain_is_said_for_each_number_of_labels_against_the_same_without_them(
     lines = summary.findings(stored, trained)
     assert len(lines) == 4
     for budget in (4, 10):
-        of = [line for line in lines if f", {budget} labels a class: " in line]
+        of = [line for line in lines if f", {budget} labels per class: " in line]
         assert "helped by" in next(line for line in of if line.startswith("kmeans"))
         assert "no gain" in next(line for line in of if line.startswith("mobilenetv2"))
     assert all(line.endswith("(2 seeds)") for line in lines)
