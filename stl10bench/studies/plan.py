@@ -22,7 +22,7 @@ from stl10bench.models.pretrained import Weights, find_weights, is_checkpoint
 from stl10bench.results.rows import Failure
 from stl10bench.studies.study import Point, Range, Settings, Study, label, levels, point, points
 from stl10bench.training.job import OPTIONS, Job, make_job
-from stl10bench.training.resolve import check_settings, resolve_config
+from stl10bench.training.resolve import check_settings, fit_batch, resolve_config
 
 REPORT_MODELS = ("logistic", "mlp", "cnn", "mobilenetv2")  # five rows: the last counts twice
 PROTOCOLS = ("full", "folds", "k-fold")
@@ -32,6 +32,10 @@ FOLDS = 10
 
 _ALL = 64  # runs, up to which all of them are checked beforehand
 _TORCH_OPTIMIZERS = ("sgd", "adam", "adamw")  # others are asked of timm, which takes seconds
+
+
+# Split -> images to train and to validate on: splitting takes longer than all else of a plan.
+Counts = dict[tuple[Any, ...], tuple[int, int]]
 
 
 class Start(NamedTuple):
@@ -121,30 +125,32 @@ def prepare(
 
 def plan_runs(points: Sequence[Point], recipe: str, common: Common) -> list[Planned]:
     """The run of each point; one that cannot be says why."""
-    counts: dict[tuple[Any, ...], tuple[int, int]] = {}  # splitting takes longer than all the rest
+    counts: Counts = {}
     planned = []
     for place in points:
         job, failure, trained, validated = None, None, 0, 0
         try:
-            job = _job(place, recipe, common)
-            config = job.config
-            split = tuple(getattr(config, key) for key in _OF_SPLIT)
-            if split not in counts:
-                train, val = training_rows(config, common.data)
-                counts[split] = len(train), len(val)
-            trained, validated = counts[split]
+            job, trained, validated = _job(place, recipe, common, counts)
         except BenchError as error:
-            job, failure = None, Failure(model=place.model, error=str(error))
+            failure = Failure(model=place.model, error=str(error))
         run = Planned(place.title, place.labels, place.seed, validated, job, failure, trained)
         planned.append(run)
     return planned
 
 
-def _job(place: Point, recipe: str, common: Common) -> Job:
+def _job(place: Point, recipe: str, common: Common, counts: Counts) -> tuple[Job, int, int]:
+    """The run of a point, and how many images it trains and validates on."""
     config, weights = _choose(place, recipe, common.start)
     config = resolve_config(config, common.data, weights, common.device)
+    split = tuple(getattr(config, key) for key in _OF_SPLIT)
+    if split not in counts:
+        train, val = training_rows(config, common.data)
+        counts[split] = len(train), len(val)
+    trained, validated = counts[split]
+    config = fit_batch(config, place.settings, trained)
     file = None if weights.file is None else weights.file.absolute()
-    return make_job(config, weights=file, recipe=recipe, **common.options)
+    job = make_job(config, weights=file, recipe=recipe, **common.options)
+    return job, trained, validated
 
 
 def _choose(place: Point, recipe: str, start: Start) -> tuple[RunConfig, Weights]:
@@ -161,7 +167,7 @@ def base_run(study: Study, common: Common) -> str | None:
     """The name of the run of the first seed with nothing varied; None where there is none."""
     try:
         base = Point("", (), study.model, study.settings, study.seeds[0])
-        return _job(base, study.recipe, common).config.name
+        return _job(base, study.recipe, common, {})[0].config.name
     except BenchError:
         return None
 

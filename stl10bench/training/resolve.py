@@ -122,6 +122,19 @@ def resolve_config(config: RunConfig, dataset: "Dataset", start: Weights, device
     )
 
 
+def fit_batch(config: RunConfig, settings: Mapping[str, Any], images: int) -> RunConfig:
+    """The config with a batch that the training images fill: a recipe's is halved until they do.
+
+    One of the `settings` stays as it is: too large a one is an error when the run starts.
+    """
+    if "batch_size" in settings or not config.takes_steps:
+        return config
+    size = config.batch_size
+    while size > images > 0:
+        size //= 2
+    return config.model_copy(update={"batch_size": size})
+
+
 def unlabelled_fingerprint(config: RunConfig, dataset: "Dataset") -> str:
     """What unlabeled_X.bin contains, for a run that uses it; empty for others."""
     if config.unlabeled in (None, "rest"):

@@ -15,6 +15,7 @@ from stl10bench.config import DEFAULT_RECIPE, SELF_SUPERVISED, Limits, make_limi
 from stl10bench.core.errors import DataError, UsageError
 from stl10bench.core.launcher import check_environment
 from stl10bench.data.load import open_data
+from stl10bench.data.splits import training_rows
 from stl10bench.data.stl10 import Dataset
 from stl10bench.models import hub_files, registry
 from stl10bench.models.pretrained import (
@@ -28,6 +29,7 @@ from stl10bench.results.rows import Row
 from stl10bench.training.job import OPTIONS, Job, make_job
 from stl10bench.training.resolve import (
     check_settings,
+    fit_batch,
     is_frozen,
     resolve_config,
     unlabelled_fingerprint,
@@ -140,6 +142,15 @@ def prepare(
 
     device = choose_device(job.device)
     config = resolve_config(config, dataset, start, device)
+    if not pretraining:
+        images = len(training_rows(config, dataset)[0])
+        asked, config = config.batch_size, fit_batch(config, options, images)
+        if config.batch_size < asked:
+            console.print(
+                f"Batch size {config.batch_size}, not the recipe's {asked}: there are {images} "
+                "training images.",
+                soft_wrap=True,
+            )
     return job.model_copy(update={"config": config, "device": device}), dataset, start
 
 

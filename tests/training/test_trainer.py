@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.layout import write_layout
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 import stl10bench
@@ -313,6 +314,20 @@ def test_settings_that_cannot_be_are_refused(
     with pytest.raises(UsageError, match=text):
         train(data_dir, tmp_path, **options)
     assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_a_recipes_batch_is_halved_until_the_training_images_fill_it(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was asked for is refused: see above."""
+    options = {**TINY, "data_dir": data_dir, "runs_dir": tmp_path, "epochs": 1, "hidden": (8,)}
+    del options["batch_size"]
+    row = stl10bench.train("mlp", labels_per_class=4, console=Console(width=200), **options)
+    images = row.labels_used
+    assert images < 64
+    assert images // 2 < row.config.batch_size <= images
+    said = capsys.readouterr().out
+    assert f"Batch size {row.config.batch_size}, not the recipe's 128: there are {images}" in said
 
 
 def test_a_hold_out_of_no_image_is_refused(data_dir: Path, tmp_path: Path) -> None:
