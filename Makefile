@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 
 install: $(READY)  ## Make .venv and install the package with its development tools
 
-demo: $(READY)  ## Draw the demo data, train the five models on them, print the table
+demo: $(READY)  ## Draw the demo data, train the models on them, print the table
 	$(BIN)/stl10bench benchmark --all --dataset demo --no-pretrained --recipe quick --tracker none $(ARGS)
 
 benchmark: $(READY)  ## The report's five rows on STL-10 (first: stl10bench data download)

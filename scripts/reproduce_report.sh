@@ -20,6 +20,7 @@ heading=()
 pictures=()
 while [ $# -gt 0 ]; do
   case $1 in
+    -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit ;;
     --reduced | --quick) form=${1#--} ;;
     --dry-run) dry=true ;;
     --runs-dir=*) runs_dir=${1#*=} ;;

@@ -39,6 +39,7 @@ from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError
 from stl10bench.core.launcher import count_of
 from stl10bench.metrics.significance import SIGNIFICANCE
+from stl10bench.models import registry
 from stl10bench.models.factory import check_freeze
 from stl10bench.models.methods import SUPERVISED
 from stl10bench.results import comparison
@@ -285,6 +286,10 @@ def benchmark(
     freeze = keywords.pop("freeze", None)
     if keywords.get("method", SUPERVISED) not in STEPPED and freeze is None:
         freeze = True  # the other row of a backbone cannot be
+    if not keywords.get("pretrained", True) and freeze is None:
+        freeze = False
+        if any(registry.backbone_name(name) is not None for name in names):
+            stderr().print("frozen backbones left out: with random weights they cannot learn")
     points = plan.benchmark_points(
         names,
         run_settings(keywords),

@@ -134,12 +134,17 @@ def forecast(
     forecasts = []
     timings: Timings | None = None
     for place in planned:
-        outcome = place.failure if place.job is None else jobs.known_outcome(place.job, tidy=False)
+        if place.job is None:
+            assert place.failure is not None
+            text = f"cannot run: {place.failure.error}"
+            forecasts.append(Forecast(place.run, place.title, text, None, False))
+            continue
+        outcome = jobs.known_outcome(place.job, tidy=False)
         if isinstance(outcome, Row):
             seconds = outcome.train_seconds
             forecasts.append(Forecast(place.run, place.title, "done", seconds, False))
-        elif outcome is not None or place.job is None:
-            text = "" if outcome is None else f"{outcome.state}: {outcome.error}"
+        elif outcome is not None:
+            text = f"{outcome.state}: {outcome.error}"
             forecasts.append(Forecast(place.run, place.title, text, None, False))
         else:
             timings = timings or Timings(place.job, say)

@@ -256,3 +256,11 @@ def test_the_forecast_of_all_commands_times_each_cost_once_and_counts_each_run_o
         assert shown.err.count("timings.json is damaged") >= said
         assert shown.err.count("timing logistic, 8 px") == 1
         assert "Estimated time left for all: 7 min" in shown.out
+
+
+def test_the_report_script_prints_its_help_and_does_nothing(tmp_path: Path) -> None:
+    command = ["bash", str(SCRIPTS / "reproduce_report.sh"), "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert ended.stdout.startswith("Reproduce the course report")
+    assert "set -euo" not in ended.stdout
+    assert not list(tmp_path.iterdir())
