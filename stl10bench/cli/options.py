@@ -189,6 +189,14 @@ RunName = Annotated[
 RunNames = Annotated[
     list[str] | None,
     typer.Argument(
+        help="Names of runs, their beginnings, folders, or files in them; a model's name means all "
+        "of its runs.",
+        autocompletion=_runs,
+    ),
+]
+SingleRunNames = Annotated[  # to remove: no name means more than one run
+    list[str] | None,
+    typer.Argument(
         help="Names of runs, their beginnings, folders, or files in them.", autocompletion=_runs
     ),
 ]

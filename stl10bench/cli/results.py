@@ -176,9 +176,11 @@ def compare(
     loaded.sort(key=lambda run: run.row.test_accuracy, reverse=True)
     pairs = comparison.differences(loaded, stderr())
     _show_differences(loaded, pairs, "json" if as_json else style)
-    if not as_json and style == "table" and len(runs or []) == 1:
+    if not as_json and style == "table" and len(loaded) == 2:
         run, without = sorted(loaded, key=lambda run: run.row.config.unlabeled is None)
-        typer.echo(f"unlabelled images: {comparison.verdict(run, without)}")
+        config = run.row.config
+        if config.unlabeled and config.without_unlabelled().name == without.row.config.name:
+            typer.echo(f"unlabelled images: {comparison.verdict(run, without)}")
     end_with(damaged)
 
 

@@ -12,7 +12,15 @@ from rich import table as rich_table
 from rich.filesize import decimal
 from rich.markup import escape
 
-from stl10bench.cli.options import JSON, RUNS, RunName, RunNames, RunsDir, choice, with_options
+from stl10bench.cli.options import (
+    JSON,
+    RUNS,
+    RunName,
+    RunsDir,
+    SingleRunNames,
+    choice,
+    with_options,
+)
 from stl10bench.core import files
 from stl10bench.core.console import clean, stdout
 from stl10bench.core.errors import CheckpointError, UsageError
@@ -137,7 +145,7 @@ def _print_facts(parts: Mapping[str, Mapping[str, Any]]) -> None:
 @app.command()
 @with_options(JSON)
 def rm(
-    run: RunNames = None,
+    run: SingleRunNames = None,
     *,
     runs_dir: RunsDir = RUNS,
     state: Annotated[

@@ -15,7 +15,7 @@ from stl10bench.metrics.significance import PairedCounts
 from stl10bench.results.labels import model_label
 from stl10bench.results.ranking import input_rule
 from stl10bench.results.rows import Row
-from stl10bench.results.run_folder import RunFolder, current_folders, find_run
+from stl10bench.results.run_folder import RunFolder, current_folders, runs_of
 
 
 class Run(NamedTuple):
@@ -40,11 +40,15 @@ class Difference(NamedTuple):
 def finished_folders(runs_dir: Path, names: Sequence[str], *, fewest: int = 2) -> list[RunFolder]:
     """The run folders that `names` mean; all finished ones below `runs_dir` without names.
 
-    A name is a run's below `runs_dir`, the path of a run folder, or the beginning of one run's
-    name. One run alone with unlabelled images is joined by the one without. Raises UsageError for a
-    name that is none of these, and for fewer than `fewest` runs.
+    A name is a run's below `runs_dir`, the path of a run folder, the beginning of one run's name,
+    or a model's, which means all of its finished runs. One run alone with unlabelled images is
+    joined by the one without. Raises UsageError for a name that is none of these, and for fewer
+    than `fewest` runs.
     """
-    folders = [find_run(runs_dir, name) for name in names]
+    folders: list[RunFolder] = []
+    for name in names:
+        runs = runs_of(runs_dir, name)
+        folders += [folder for folder in runs if folder.is_finished] or runs
     if len(folders) == 1 and fewest == 2 and (without := without_unlabelled(folders[0])):
         if not without.is_finished:
             raise UsageError(

@@ -12,7 +12,7 @@ from stl10bench.core import files
 from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results.labels import tell_apart
-from stl10bench.results.run_folder import RunFolder, find_run, run_folders
+from stl10bench.results.run_folder import RunFolder, run_folders, runs_of
 
 _LOG_LIMIT = 64 << 20  # bytes
 _LISTED = 20  # runs that an error names
@@ -33,7 +33,7 @@ class History(NamedTuple):
 
 
 def find_runs(runs_dir: Path, names: Sequence[str]) -> list[RunFolder]:
-    """The folder of each run, as `find_run` finds it; each once.
+    """The folders of the runs, as `runs_of` finds them; each once.
 
     Raises UsageError with the runs that there are, also where no name is given at all.
     """
@@ -42,7 +42,7 @@ def find_runs(runs_dir: Path, names: Sequence[str]) -> list[RunFolder]:
         listed = ", ".join(stored[:_LISTED]) + (", ..." if len(stored) > _LISTED else "")
         there = f"in {runs_dir} are {listed}" if stored else f"there is none in {runs_dir}"
         raise UsageError(f"Missing run: pass a name or its beginning; {there}")
-    return list(dict.fromkeys(find_run(runs_dir, name) for name in names))
+    return list(dict.fromkeys(folder for name in names for folder in runs_of(runs_dir, name)))
 
 
 def read(folder: RunFolder, *, live: bool = False) -> History:

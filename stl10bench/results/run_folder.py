@@ -434,18 +434,30 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
 
     Raises UsageError with the nearest name.
     """
+    matching = _matching(runs_dir, name)
+    if len(matching) > 1:
+        names = ", ".join(folder.name for folder in matching)
+        raise UsageError(f"run {name!r} is ambiguous: {names}; type more of the name")
+    return matching[0]
+
+
+def runs_of(runs_dir: Path, name: str) -> list[RunFolder]:
+    """The runs that a `name` means: all runs of a model, or else the one of `find_run`."""
+    matching = _matching(runs_dir, name)
+    of_model = [folder for folder in matching if folder.name.rpartition("-")[0] == name]
+    return of_model or [find_run(runs_dir, name)]
+
+
+def _matching(runs_dir: Path, name: str) -> list[RunFolder]:
+    """The run that a `name` says in full, or all whose names begin with it; at least one."""
     for path in (Path(name), Path(name).parent):
         if Path(name).exists() and RunFolder(path).config_file.is_file():
-            return RunFolder(path)
+            return [RunFolder(path)]
     names = [folder.name for folder in run_folders(runs_dir)]
     if not names:
         raise UsageError(f"no run {name!r}: {runs_dir} holds no runs; pass --runs-dir")
     begun = [other for other in names if other.startswith(name) and OLD not in other]
     matching = [name] if name in names else begun
-    if len(matching) > 1:
-        raise UsageError(
-            f"run {name!r} is ambiguous: {', '.join(sorted(matching))}; type more of the name"
-        )
     if not matching:
         raise unknown("run", name, names, remedy=f"(runs are looked for in {runs_dir})")
-    return RunFolder(runs_dir / matching[0])
+    return [RunFolder(runs_dir / other) for other in matching]

@@ -118,13 +118,24 @@ def test_a_run_is_found_by_its_name_and_by_how_it_begins(tmp_path: Path, name: s
     assert history.find_runs(tmp_path, [name, path, "mlp-2", name]) == folders
 
 
+def test_the_name_of_a_model_means_all_of_its_runs_unless_a_run_is_called_so(
+    tmp_path: Path,
+) -> None:
+    for run in ("mlp-1", "mlp-2", "mlp-wide-1", "mlp-3.old-1"):
+        make_run(tmp_path, run)
+    folders = [RunFolder(tmp_path / "mlp-1"), RunFolder(tmp_path / "mlp-2")]
+    assert history.find_runs(tmp_path, ["mlp", "mlp-2"]) == folders
+    make_run(tmp_path, "mlp")
+    assert history.find_runs(tmp_path, ["mlp"]) == [RunFolder(tmp_path / "mlp")]
+
+
 def test_an_ambiguous_and_an_unknown_name_say_what_there_is(tmp_path: Path) -> None:
     for run in ("mlp-1", "mlp-2", "logistic-12345678"):
         make_run(tmp_path, run)
     with pytest.raises(
-        UsageError, match="run 'mlp' is ambiguous: mlp-1, mlp-2; type more of the name"
+        UsageError, match="run 'ml' is ambiguous: mlp-1, mlp-2; type more of the name"
     ):
-        history.find_runs(tmp_path, ["mlp"])
+        history.find_runs(tmp_path, ["ml"])
     with pytest.raises(UsageError, match="did you mean 'logistic-12345678'"):
         history.find_runs(tmp_path, ["lgistic-1234"])
 

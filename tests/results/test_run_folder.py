@@ -155,6 +155,17 @@ def test_a_name_that_is_none_is_refused(runs_dir: Path, name: str, text: str) ->
         find_run(runs_dir, name)
 
 
+def test_the_name_of_a_model_removes_nothing_where_it_has_several_runs(
+    cli: Any, tmp_path: Path
+) -> None:
+    for name in ("mlp-1", "mlp-2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text("{}")
+    code, _, err = cli("runs", "rm", "mlp")
+    assert (code, "run 'mlp' is ambiguous" in err) == (2, True)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
 def test_runs_are_removed_by_name_and_by_state(cli: Any, data_dir: Path, tmp_path: Path) -> None:
     rows = [
         stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, seed=seed, **TINY)

@@ -374,7 +374,8 @@ def test_a_table_shows_the_runs_that_are_named_or_sought(
     tmp_path: Path, cli: Any, words: list[str], models: set[str]
 ) -> None:
     backbone = row_of("timm:x", run="timm-x", model_options={"freeze": True})
-    for row in (row_of("cnn"), row_of("mlp", config={"lr": 0.001}), backbone):
+    mlps = [row_of("mlp", config={"lr": 0.001}), row_of("mlp", run="mlp-1")]
+    for row in (row_of("cnn"), *mlps, backbone):
         folder = store(tmp_path / "runs", with_hits(row))
         folder.config_file.write_text("{}")
     code, out, err = cli("table", *words, "--format", "json", "--no-baselines")
@@ -422,6 +423,7 @@ def test_the_table_needs_no_torch(tmp_path: Path) -> None:
     assert "best" in ended.stdout
     assert "worse" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "[]"
+        (["mlp", "--where", "lr=0.001"], {"mlp"}),
 
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"test_accuracy": "high"}', "{}"])
