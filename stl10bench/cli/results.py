@@ -147,9 +147,10 @@ def compare(
     as_json: bool,
 ) -> None:
     """Without names the best run of each model is compared, by its
-    validation accuracy. They must be tested on the same images, at
-    any resolution. One run alone that has unlabelled images is
-    compared with the same one without them.
+    validation accuracy; a model with several runs that have none is
+    left out. All must be tested on the same images, at any
+    resolution. One run alone that has unlabelled images is compared
+    with the same one without them.
 
     Examples:
     stl10bench compare
@@ -169,7 +170,14 @@ def compare(
         except CheckpointError as error:
             damaged.append(error)
     if not runs and not everything:
-        loaded = comparison.best_of_each_model(loaded)
+        loaded, left_out = comparison.best_of_each_model(loaded)
+        if left_out:
+            stderr().print(
+                f"left out: {', '.join(left_out)}: which run is the best is not known without "
+                "validation images; name the runs to compare",
+                markup=False,
+                highlight=False,
+            )
     if damaged and len(loaded) < 2:
         raise damaged[0]
     comparison.check_same_images(loaded)

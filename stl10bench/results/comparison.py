@@ -13,7 +13,7 @@ from stl10bench.core.errors import UsageError
 from stl10bench.metrics import significance
 from stl10bench.metrics.significance import PairedCounts
 from stl10bench.results.labels import model_label
-from stl10bench.results.ranking import input_rule
+from stl10bench.results.ranking import best_validated, input_rule
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder, current_folders, runs_of
 
@@ -107,15 +107,31 @@ def load_run(folder: RunFolder) -> Run:
     return Run(row, predicted.labels.tobytes(), significance.decode_hits(predicted.hits()))
 
 
-def best_of_each_model(runs: Sequence[Run]) -> list[Run]:
+def best_of_each_model(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """The run of each model with the highest validation accuracy; all where there is one model.
 
-    Not by the test split, on which they are compared then.
+    Not by the test split, on which they are compared then. Second come the models that are left
+    out: of several runs none has a validation accuracy. Raises UsageError where fewer than two
+    runs remain.
     """
-    best: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: run.row.val_accuracy or 0.0):
-        best[model_label(run.row)] = run
-    return list(best.values()) if len(best) > 1 else list(runs)
+    models: dict[str, list[Run]] = {}
+    for run in runs:
+        models.setdefault(model_label(run.row), []).append(run)
+    if len(models) == 1:
+        return list(runs), []
+    best, left_out = [], []
+    for model, group in models.items():
+        validated = [run for run in group if run.row.val_accuracy is not None]
+        if validated or len(group) == 1:
+            best.append(min(validated or group, key=lambda run: best_validated(run.row)))
+        else:
+            left_out.append(f"{clean(model)} ({len(group)} runs)")
+    if left_out and len(best) < 2:
+        raise UsageError(
+            f"{', '.join(left_out)}: which run is the best is not known without validation images; "
+            "name the runs to compare, or pass --all (stl10bench table compares seeds and folds)"
+        )
+    return best, left_out
 
 
 def check_same_images(runs: Sequence[Run]) -> None:

@@ -3,13 +3,14 @@
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from stl10bench.metrics.significance import Z95
 from stl10bench.results.aggregate import hit_matrix
-from stl10bench.results.ranking import input_rule
+from stl10bench.results.ranking import best_validated, input_rule
 from stl10bench.results.rows import Row
 
 POWER = 0.8  # of the runs that are planned: the share in which a difference is found
@@ -71,11 +72,12 @@ def noise_between(first: Row, second: Row) -> Noise | None:
 def settings_to_plan(rows: Sequence[Row]) -> list[tuple[Row, Row, Noise]]:
     """Of aggregated rows, the best by validation accuracy with each other, and their noise.
 
-    Those that saw another part of the images than the best are left out, as in `ranking.annotate`.
+    All pairs where none has a validation accuracy. Pairs that saw different parts of the images
+    are left out, as in `ranking.annotate`.
     """
-    ranked = sorted(rows, key=lambda row: -(row.val_accuracy or 0.0))
-    pairs = (
-        (ranked[0], other) for other in ranked[1:] if input_rule(other) == input_rule(ranked[0])
-    )
-    found = ((first, second, noise_between(first, second)) for first, second in pairs)
+    ranked = sorted(rows, key=best_validated)
+    is_known = any(row.val_accuracy is not None for row in rows)
+    pairs = product(ranked[:1], ranked[1:]) if is_known else combinations(ranked, 2)
+    alike = (pair for pair in pairs if input_rule(pair[0]) == input_rule(pair[1]))
+    found = ((first, second, noise_between(first, second)) for first, second in alike)
     return [(first, second, noise) for first, second, noise in found if noise is not None]

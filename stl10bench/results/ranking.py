@@ -128,3 +128,9 @@ def best_first(row: Row | Failure) -> tuple[float, float]:
     if isinstance(row, Failure):
         return math.inf, math.inf
     return -row.test_accuracy, math.inf if row.test_loss is None else row.test_loss
+
+
+def best_validated(row: Row) -> tuple[float, float]:
+    """The key that sorts rows by falling validation accuracy, then by rising validation loss."""
+    loss = math.inf if row.val_loss is None else row.val_loss
+    return (math.inf if row.val_accuracy is None else -row.val_accuracy), loss
