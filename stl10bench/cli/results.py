@@ -24,7 +24,7 @@ from stl10bench.results.aggregate import aggregate, hits_of
 from stl10bench.results.columns import p_value
 from stl10bench.results.comparison import Difference, Run
 from stl10bench.results.detectable import POWER, settings_to_plan
-from stl10bench.results.labels import data_title, row_labels
+from stl10bench.results.labels import common_title, row_labels, trained_on
 from stl10bench.results.row_archive import shared_rows
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import current_folders
@@ -254,7 +254,8 @@ def _show_differences(runs: Sequence[Run], pairs: Sequence[Difference], style: s
     elif style == "markdown":
         typer.echo(f"{to_markdown(matrix)}\n{to_markdown(listed)}", nl=False)
     else:
-        print_table(matrix, stdout(), expendable=["model", *reversed(matrix.header[3:])])
+        differences = [name for name in matrix.header if name.startswith("minus ")]
+        print_table(matrix, stdout(), expendable=differences[::-1])
         print_table(listed, stdout(), expendable=("only second", "only first"))
 
 
@@ -265,9 +266,12 @@ def _matrix(runs: Sequence[Run], pairs: Sequence[Difference]) -> Table:
     lines = []
     for i, (row, label) in enumerate(zip(rows, row_labels(rows), strict=True)):
         differences = (cells.get((i, j), "") for j in others)
-        lines.append((f"{i + 1} {row.run}", label, f"{row.test_accuracy:.3f}", *differences))
-    header = ("run", "model", "test accuracy", *(f"minus {j + 1}" for j in others))
-    return Table(data_title(runs[0].row), header, tuple(lines), left=("model",))
+        facts = (f"{i + 1} {row.run}", label, trained_on(row), f"{row.test_accuracy:.3f}")
+        lines.append((*facts, *differences))
+    header = ("run", "model", "trained on", "test accuracy", *(f"minus {j + 1}" for j in others))
+    text = ("model", "trained on")
+    table = Table(common_title(rows), header, tuple(lines), left=text, wrapped=text)
+    return table if len({trained_on(row) for row in rows}) > 1 else table.without("trained on")
 
 
 def _pairs(pairs: Sequence[Difference]) -> Table:

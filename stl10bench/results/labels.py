@@ -142,3 +142,23 @@ def _labelled_images(row: Row | Failure, config: RunConfig) -> str:
     if config.labels_per_class:
         return f", {config.labels_per_class:,} labelled images per class"
     return "" if config.val_fraction else ", last epoch (without validation images)"
+
+
+def common_title(rows: Sequence[Row]) -> str:
+    """Which images rows were tested on; and trained on, where this is the same for all of them."""
+    titles = {data_title(row) for row in rows}
+    return titles.pop() if len(titles) == 1 else tested_on(rows[0])
+
+
+def trained_on(row: Row) -> str:
+    """Which images a row was trained on, as a cell: fold 3 and unlabelled images."""
+    config = row.config
+    if config.fold is not None:
+        images = f"fold {config.fold}"
+    elif config.k_fold is not None:
+        images = f"all labels but part {config.k_fold_part} of {config.k_fold}"
+    elif config.labels_per_class is not None:
+        images = f"{config.labels_per_class:,} labels per class"
+    else:
+        images = "all labels" if config.val_fraction else "all labels, last epoch"
+    return images + " and unlabelled images" * (config.unlabeled is not None)

@@ -46,6 +46,7 @@ class Table:
     left: tuple[str, ...] = ()  # columns of text beside the first; others are right-aligned
     sorted_by: str = ""  # the column by which the lines stand, the highest first
     minor: tuple[str, ...] = ()  # columns for which a printed page has no room
+    wrapped: tuple[str, ...] = ()  # columns that a narrow terminal wraps in place of the first
 
     def without(self, title: str) -> "Table":
         """The table without one of its columns."""
@@ -71,13 +72,16 @@ def print_table(
 ) -> None:
     """Print a table; on a narrow terminal the columns `expendable` go first, in their order.
 
-    Then a line says that the option `whole` shows them. Long names are wrapped before that.
+    Then a line says that the option `whole` shows them. Long names are wrapped before that, and
+    every cell where names would be left without room.
     """
     hidden = []
     for title in expendable:
-        if title in table.header and _width(table, console) > console.width:
+        if title in table.header and _width(table, console, _LONG) > console.width:
             table = table.without(title)
             hidden.append(title)
+    if _width(table, console, _SHORTEST) > console.width:
+        table = replace(table, wrapped=table.header)
     console.print(_to_rich(table))
     if hidden:
         names = escape(", ".join(reversed(hidden)))
@@ -86,20 +90,22 @@ def print_table(
         console.print(clean(note), markup=False, highlight=False)
 
 
-def _width(table: Table, console: Console) -> int:
-    """The characters of a line, where names longer than `_LONG` are wrapped."""
+def _width(table: Table, console: Console, longest: int) -> int:
+    """The characters of a line, where names longer than `longest` are wrapped."""
     options = console.options.update(max_width=10_000)
-    return console.measure(_to_rich(table, _LONG), options=options).maximum
+    return console.measure(_to_rich(table, longest), options=options).maximum
 
 
 def _to_rich(table: Table, longest: int | None = None) -> rich_table.Table:
-    """The table for rich; the first column is at most `longest` characters wide."""
+    """The table for rich; columns that wrap share `longest` characters."""
+    wrapped = [name for name in table.header if name in table.wrapped] or table.header[:1]
+    width = longest and max(_SHORTEST, longest // len(wrapped))
     title = escape(clean(table.title))
     shown = rich_table.Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, (name, left) in enumerate(zip(table.header, table.is_left(), strict=True)):
+    for name, left in zip(table.header, table.is_left(), strict=True):
         justify: Any = "left" if left else "right"
-        width = longest if number == 0 else None
-        shown.add_column(escape(name), justify=justify, no_wrap=number > 0, max_width=width)
+        wraps: Any = {"max_width": width} if name in wrapped else {"no_wrap": True}
+        shown.add_column(escape(name), justify=justify, overflow="fold", **wraps)
     for line in table.lines:
         shown.add_row(*(escape(clean(cell)) for cell in line))
     return shown
@@ -142,6 +148,7 @@ _CSS = Markup(
 )
 _HEAT_STEPS = 10  # the classes h0 to h10 of the report's style
 _LONG = 30  # characters of a cell that may wrap
+_SHORTEST = 10  # characters of a cell that wraps and is still read
 
 
 def to_html(tables: Sequence[Table], title: str) -> str:

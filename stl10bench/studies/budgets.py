@@ -12,7 +12,7 @@ from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate, hits_of, mean_difference
 from stl10bench.results.benchmark_table import rows_to_table
 from stl10bench.results.comparison import gain
-from stl10bench.results.labels import data_title, row_label
+from stl10bench.results.labels import row_label, tested_on
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.table import Table
 from stl10bench.studies.ranking import Trained
@@ -48,7 +48,7 @@ def tables(trained: Sequence[Trained]) -> list[Table]:
     made = []
     for name, budget, rows in _parts(trained):
         shown = sorted(ranking.annotate(aggregate(rows)), key=ranking.best_first)
-        title = f"{name}, {budget} per class: {data_title(rows[0])}"
+        title = f"{name}, {budget} per class: {tested_on(rows[0])}"
         made.append(rows_to_table(title, shown, columns.informative(_COLUMNS, shown)))
     return made
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from stl10bench.core.console import escape_markdown
 from stl10bench.metrics.significance import SIGNIFICANCE
-from stl10bench.results.labels import data_title, tested_on
+from stl10bench.results.labels import common_title
 from stl10bench.results.rows import Row
 from stl10bench.results.table import Table, to_csv, to_markdown
 from stl10bench.studies import budgets, study
@@ -28,8 +28,7 @@ _FACTS = (
 def title(record: Record, trained: Sequence[Trained]) -> str:
     """The study and the data, which are called STL-10 only if they are."""
     rows = [run.row for run in trained if isinstance(run.row, Row)]
-    of_rows = tested_on if record.study.over_labels else data_title
-    data = of_rows(rows[0]) if rows else f"{record.dataset} {record.data[:12]}"
+    data = common_title(rows) if rows else f"{record.dataset} {record.data[:12]}"
     return f"{record.study.name} ({record.study.model}, {record.study.recipe}): {data}"
 
 

@@ -58,6 +58,89 @@ def test_without_names_the_best_run_of_each_model_is_compared(compare: Any, runs
     assert [run["run"] for run in report["runs"]] == ["mlp-bb", "mlp-aa"], "of one model: all"
 
 
+def change_row(folder: Path, **facts: Any) -> None:
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_a_model_of_which_no_run_is_known_to_be_the_best_is_left_out_and_named(
+    compare: Any, runs_dir: Path
+) -> None:
+    for name in ("mlp-aa", "mlp-bb"):
+        change_row(runs_dir / name, val_accuracy=None)
+    code, out, err = compare()
+    assert (code, out) == (2, "")
+    text = "mlp (2 runs): which run is the best is not known without validation images"
+    assert f"{text}; name the runs to compare, or pass --all" in " ".join(err.split())
+    make_run(runs_dir, "logistic-dd", 0.5, val_accuracy=None)  # its only run
+    code, out, err = compare("--json")
+    assert [run["run"] for run in json.loads(out)["runs"]] == ["cnn-cc", "logistic-dd"]
+    assert f"left out: {text}" in " ".join(err.split())
+    assert compare("--all")[::2] == (0, "")
+
+
+def test_of_runs_with_the_same_validation_accuracy_the_lowest_loss_is_the_best(
+    compare: Any, runs_dir: Path
+) -> None:
+    change_row(runs_dir / "mlp-aa", val_loss=0.5)
+    change_row(runs_dir / "mlp-bb", val_loss=0.6)
+    assert "mlp-aa" in (out := compare("--json")[1])
+    assert "mlp-bb" not in out
+
+
+def test_the_caption_is_true_of_all_runs_and_a_column_says_what_each_was_trained_on(
+    compare: Any, runs_dir: Path
+) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "logistic-dd": {"fold": 2, "val_fraction": 0.0},
+        "resnet9-ee": {"labels_per_class": 10, "val_fraction": 0.0, "unlabeled": "rest"},
+        "kmeans-ff": {"k_fold": 5, "k_fold_part": 3},
+    }
+    for name, config in settings.items():
+        make_run(runs_dir, name, 0.5, config=config_of(**config))
+    code, out, err = compare("--format", "markdown", "mlp-aa", *settings)
+    assert (code, err) == (0, "")
+    assert out.startswith("STL-10, 600 test images\n")
+    table = out.partition("Pair by pair")[0]
+    cells = [
+        [c.strip() for c in line.split("|")[1:4]] for line in table.splitlines() if "|" in line
+    ]
+    assert {tuple(line[1:]) for line in cells[2:]} == {
+        ("mlp", "all labels"),
+        ("logistic", "fold 2"),
+        ("resnet9", "10 labels per class and unlabelled images"),
+        ("kmeans", "all labels but part 3 of 5"),
+    }
+    make_run(runs_dir, "mlp-gg", 0.5, config=config_of(fold=2, val_fraction=0.0))
+    out = compare("--format", "markdown", "logistic-dd", "mlp-gg")[1]
+    assert "fold" in out.splitlines()[0]
+    assert "trained on |" not in out, "it is the same for both"
+
+
+def test_eighty_columns_wrap_the_model_and_what_it_was_trained_on(
+    compare: Any, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, freeze in (("mobilenetv2-1a2b3c4d", True), ("mobilenetv2-5e6f7a8b", False)):
+        options = {"model_options": {"freeze": freeze}, "pretrained": True}
+        make_run(runs_dir, name, 2.0 + freeze, **options)
+    table = compare("mobilenetv2-1", "mobilenetv2-5")[1].partition("Pair by pair")[0]
+    assert all(word in table for word in ("(frozen)", "(fine-tuned)", "minus 2"))
+    make_run(runs_dir, "resnet9-dd", 2.0, config=config_of(unlabeled="rest"))
+    table = compare("mobilenetv2-1", "resnet9")[1].partition("Pair by pair")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert all(word in table for word in ("mobilenetv2-1a2b3c4d", "(frozen)", "unlabelled images"))
+
+
+def test_the_name_of_a_model_means_all_of_its_finished_runs(compare: Any, runs_dir: Path) -> None:
+    (runs_dir / "mlp-dd").mkdir()
+    (runs_dir / "mlp-dd" / "config.json").write_text("{}")  # not finished
+    make_run(runs_dir, "mlp-wide-ee", 1.0)
+    report = json.loads(compare("mlp", "cnn", "--json")[1])
+    assert [run["run"] for run in report["runs"]] == ["cnn-cc", "mlp-bb", "mlp-aa"]
+    assert "unlabelled images:" not in compare("mlp")[1]
+
+
 def test_all_finished_runs_are_compared_pair_by_pair(compare: Any, runs_dir: Path) -> None:
     (runs_dir / "unfinished").mkdir()
     make_run(runs_dir, "mlp-aa.old-1", 3.0)
@@ -123,7 +206,7 @@ def test_a_run_is_named_by_its_name_a_beginning_of_it_or_a_path(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["mlp", "cnn"], "run 'mlp' is ambiguous: mlp-aa, mlp-bb; type more of the name"),
+        (["ml", "cnn"], "run 'ml' is ambiguous: mlp-aa, mlp-bb; type more of the name"),
         (["mlp-ax", "cnn"], "unknown run 'mlp-ax': did you mean 'mlp-aa'"),
         (["cnn", "cnn-cc"], "compare needs two finished runs or more; 1 given"),
         (["unfinished", "cnn"], "has no result.json: the run is not finished"),

@@ -68,6 +68,13 @@ def test_what_knows_different_things_never_shares_a_table(
     assert all("2" in line for table in tables for line in table.lines)  # seeds are combined
 
 
+def test_a_caption_says_nothing_that_is_true_of_some_rows_alone(
+    stored: Record, trained: list[Trained]
+) -> None:
+    titles = [table.title for table in summary.study_to_tables(stored, trained)]
+    assert all(title.endswith("per class: STL-10, 600 test images") for title in titles)
+
+
 def test_a_study_whose_runs_do_not_all_set_a_number_of_labels_is_ranked_as_any_other() -> None:
     bundles = {"few": {"labels_per_class": 4}, "all": {}}  # of which tables had lost the second
     assert STUDY.over_labels
