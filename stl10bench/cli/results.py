@@ -193,10 +193,12 @@ def compare(
 
 
 _PLAN = (
-    f"detectable: the smallest true difference that {POWER:.0%} of such comparisons would call "
-    "significant (p < 0.05, the test of the means of 'vs best'), with that many seeds of each "
-    "setting; the last one is the limit that this test split sets, whatever the number of seeds"
+    "1 seed, 3, 5, 10: the smallest true difference that {power:.0%} of such comparisons would "
+    "call significant (p < 0.05, the test of the means of 'vs best') with that many seeds of each "
+    "setting; limit: the same with any number of seeds, which this test split sets; needed: the "
+    "seeds of each setting that show a difference of {detect:g}"
 )
+_PLANNED = ("settings", "difference", "1 seed", "3", "5", "10", "limit", "needed")
 _SEEDS = (1, 3, 5, 10)
 
 
@@ -219,17 +221,16 @@ def _plan(runs_dir: Path, names: Sequence[str], detect: float, style: str) -> No
                     _signed(first.test_accuracy - second.test_accuracy),
                     *(f"{noise.detectable(seeds):.3f}" for seeds in _SEEDS),
                     f"{noise.detectable(10**9):.3f}",
-                    "none is enough" if needed is None else str(needed),
+                    "none" if needed is None else str(needed),
                 )
             )
         counts = (f"detectable: {seeds} seed{'s'[: seeds - 1]}" for seeds in _SEEDS)
-        header = ("settings", "difference", *counts, "any number", f"seeds for {detect:g}")
-        table = Table(f"{title}: seeds to plan", header, tuple(lines), (("settings", _PLAN),))
-        plans += [{"data": title, **dict(zip(header, line, strict=True))} for line in lines]
+        keys = ("settings", "difference", *counts, "any number", f"seeds for {detect:g}")
+        plans += [{**dict(zip(keys, line, strict=True)), "data": title} for line in lines]
+        note = _PLAN.format(power=POWER, detect=detect)
+        table = Table(f"{title}: seeds to plan", _PLANNED, tuple(lines), (("settings", note),))
         if style == "table":
             print_table(table, stdout())
-        elif style == "csv":
-            typer.echo(to_csv(header, lines), nl=False)
         elif style == "markdown":
             typer.echo(to_markdown(table), nl=False)
     if not plans:
@@ -237,7 +238,9 @@ def _plan(runs_dir: Path, names: Sequence[str], detect: float, style: str) -> No
             "--plan needs two settings on the same test images, one of them with two seeds or "
             "more: stl10bench benchmark MODEL... --seeds 3"
         )
-    if style == "json":
+    if style == "csv":
+        typer.echo(to_csv(plans[0], (line.values() for line in plans)), nl=False)
+    elif style == "json":
         typer.echo(json.dumps({"detect": detect, "power": POWER, "plans": plans}))
     end_with(damaged)
 

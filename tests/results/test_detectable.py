@@ -1,5 +1,9 @@
 """How small a difference a test split and a number of seeds can show, against draws."""
 
+import csv
+import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +119,50 @@ def test_the_plan_says_how_many_seeds_are_needed(cli: Any, tmp_path: Path) -> No
     assert code == 0
     header, line = out.splitlines()
     assert header.startswith("settings,difference,detectable: 1 seed,detectable: 3 seeds")
-    assert header.endswith("any number,seeds for 0.05")
+    assert header.endswith("any number,seeds for 0.05,data")
     detectable = list(map(float, line.split(",")[2:7]))
     assert detectable == sorted(detectable, reverse=True)
     make_run(tmp_path / "one", "mlp-0", 1.0)
     make_run(tmp_path / "one", "cnn-0", 1.0)
     code, _, err = cli("compare", "--plan", "--runs-dir", "one")
     assert (code, "--seeds 3" in err) == (2, True)
+
+
+def make_settings(runs_dir: Path, *models: str, **other: Any) -> None:
+    """Two seeds of each model."""
+    for strength, model in enumerate(models, 1):
+        for seed in range(2):
+            config = {"data": "0f", "seed": seed}
+            make_run(runs_dir, f"{model}-{seed}", strength, config=config, **other)
+
+
+def test_without_a_validation_accuracy_all_pairs_of_settings_are_planned(
+    cli: Any, tmp_path: Path
+) -> None:
+    make_settings(tmp_path / "runs", "mlp", "cnn", "resnet9", val_accuracy=None)
+    plans = json.loads(cli("compare", "--plan", "--json")[1])["plans"]
+    assert len({frozenset(plan["settings"].split(" - ")) for plan in plans}) == 3
+
+
+def test_eighty_columns_have_room_for_a_plan(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    make_settings(tmp_path / "runs", "mobilenetv2", "logistic")
+    code, out, _ = cli("compare", "--plan", "--detect", "0.02")
+    assert (code, "\N{HORIZONTAL ELLIPSIS}" in out) == (0, False)
+    assert max(map(len, out.splitlines())) <= 80
+    names = ["settings", "difference", "1 seed", "3", "5", "10", "limit", "needed"]
+    assert re.split(r"\s{2,}", out.splitlines()[2].strip()) == names
+    assert "mobilenetv2" in out
+    assert "a difference of 0.02" in " ".join(out.split())
+
+
+def test_a_plan_as_csv_is_one_table_that_says_the_data_of_each_line(
+    cli: Any, tmp_path: Path
+) -> None:
+    make_settings(tmp_path / "runs", "mlp", "cnn")
+    make_settings(tmp_path / "runs", "resnet9", "logistic", selection="last epoch")
+    lines = list(csv.DictReader(io.StringIO(cli("compare", "--plan", "--format", "csv")[1])))
+    assert len(lines) == 2
+    assert all("test images" in line["data"] for line in lines)
