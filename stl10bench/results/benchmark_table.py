@@ -139,16 +139,16 @@ def show_rows(
         console.out(text, end="", highlight=False)
         return
     parts = _parts(rows, view)
-    shown = [row for _, part in parts for row in part]
-    chosen = columns.choose(view.columns, shown) or columns.informative(columns.DEFAULT, shown)
+    asked = columns.choose(view.columns, [row for _, part in parts for row in part])
+    asked = [column for column in asked if column.title != columns.LABEL]  # every table has it
     reasons = apart_notes(rows, [part for _, part in parts])
     part_tables = [
-        rows_to_table(title, part, chosen, reason)
+        rows_to_table(title, part, asked if view.columns else _default(part), reason)
         for (title, part), reason in zip(parts, reasons, strict=True)
     ]
     if style == "table":
         for table in part_tables:
-            print_table(table, console, expendable=columns.EXPENDABLE)
+            print_table(table, console, expendable=() if view.columns else columns.EXPENDABLE)
         return
     if style == "csv":
         text = rows_to_csv(_listed(parts), view.columns)
@@ -158,6 +158,10 @@ def show_rows(
         render = to_markdown if style == "markdown" else to_latex
         text = "".join(f"{render(table)}\n" for table in part_tables)
     console.out(text, end="", highlight=False)
+
+
+def _default(part: Sequence[Row | Failure]) -> list[Column]:
+    return columns.informative(columns.DEFAULT, part)
 
 
 def shown_records(rows: Sequence[Row | Failure], view: View = View()) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ def value(row: Row | Failure, key: str) -> Any:
     """What the row says under `key`: itself, its settings, or its model's options; None if not."""
     if isinstance(row, Row) and key in _DERIVED:
         return _DERIVED[key](row)
+    if key == "protocol":
+        return row.protocol
     if key in type(row).model_fields:
         return getattr(row, key)
     if row.config is not None and key in RunConfig.model_fields:
@@ -139,6 +141,9 @@ _DERIVED: dict[str, Callable[[Row], Any]] = {
     "balanced_accuracy": _balanced_accuracy,
     "accuracy_low": lambda row: (row.test_accuracy_interval or (None, None))[0],
     "accuracy_high": lambda row: (row.test_accuracy_interval or (None, None))[1],
+    "protocol": lambda row: None if row.baseline else row.protocol,
+    "fold": lambda row: None if len(row.repeats) > 1 else row.config.fold,
+    "k_fold_part": lambda row: None if len(row.repeats) > 1 else row.config.k_fold_part,
 }
 COLUMNS = {
     column.key: column
@@ -153,6 +158,7 @@ COLUMNS = {
         Column("p_vs_best", "p vs best", p_value),
         Column("group", "group", str),
         Column("verified", "verified", str),
+        Column("protocol", "protocol", str),
         Column("at_chance", "at chance", plain),
         Column("accuracy_low", "accuracy low", _share),
         Column("accuracy_high", "accuracy high", _share),
@@ -198,7 +204,7 @@ DEFAULT = (
 # On a narrow terminal these go first, in this order; never the model and its accuracy.
 EXPENDABLE = (
     *("copies dropped", "precision", "trainable", "MACs", "images/s", "contamination", "px"),
-    *("parameters", "train s", "SD over runs", "runs", "vs best", "test loss"),
+    *("parameters", "train s", "SD over runs", "unlabelled", "runs", "vs best", "test loss"),
 )
 CSV = (
     *("run", "model", "label", "baseline", "dataset", "test_loss", "test_accuracy"),
@@ -208,5 +214,6 @@ CSV = (
     *("test_ece_scaled", "test_brier_scaled", "val_accuracy", "parameters"),
     *("trainable_parameters", "macs", "image_size", "pretrained", "selection", "epochs", "seed"),
     *("precision", "processes", "stacked", "train_seconds", "images_per_second"),
-    *("group", "source", "verified", "error"),
+    *("group", "source", "verified", "error", "protocol", "method", "fold", "labels_per_class"),
+    *("labels_used", "unlabeled_used", "copies_dropped", "contamination"),
 )

@@ -158,6 +158,60 @@ def test_a_default_column_without_any_value_is_left_out() -> None:
     assert chosen[0] == ["model", "MACs", "seed"]
 
 
+def test_a_column_of_which_only_another_table_has_values_is_left_out() -> None:
+    config = {"data": "0123456789abcdef", "unlabeled": "rest"}
+    rows = [row_of(), row_of("cnn", unlabeled_used=4000, config=config)]
+    first, second = shown(rows, "markdown").split("and unlabelled")
+    assert ("unlabelled |" in first, "unlabelled |" in second) == (False, True)
+
+
+def test_columns_that_were_asked_for_are_all_there_on_a_narrow_terminal() -> None:
+    keys = ("vs_best", "train_seconds", "note", "optimizer", "parameters", "contamination")
+    rows = [
+        with_hits(row_of(model, note=f"first try of {model} " * 3, precision="bf16"))
+        for model in ("mobilenetv2", "logistic")
+    ]
+    for width in (60, 80):
+        text = shown(rows, "table", width, columns=keys)
+        assert max(map(len, text.splitlines())) <= width
+        assert "no room for" not in text
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert "".join(text.split()).count("try") == 6
+    assert "note" in text.splitlines()[3]
+
+
+def test_the_model_is_no_column_twice() -> None:
+    assert cells_of(shown([row_of()], "markdown", columns=("model", "note")), "markdown") == [
+        ["model", "note"],
+        ["mlp", "-"],
+    ]
+    assert shown([row_of()], "markdown", columns=("model",)).count("model") == 1
+
+
+def test_csv_tells_protocols_and_folds_apart() -> None:
+    few = {"data": "0123456789abcdef", "labels_per_class": 10, "unlabeled": "rest"}
+    folds = [
+        row_of("mlp", run=f"mlp-{fold}", config={"data": "0f", "fold": fold, "val_fraction": 0.0})
+        for fold in (3, 4)
+    ]
+    facts = {"unlabeled_used": 4900, "labels_used": 100, "copies_dropped": 1, "method": "fixmatch"}
+    rows = [row_of("cnn"), row_of("cnn", run="cnn-1", config=few, **facts), *folds]
+
+    def told(*keys: str, **view: Any) -> list[tuple[str, ...]]:
+        lines = csv.DictReader(io.StringIO(shown(rows, "csv", **view)))
+        return sorted(tuple(line[key] for key in keys) for line in lines)
+
+    assert told("model", "protocol", "fold", "labels_per_class", combine=False) == [
+        ("cnn", "0123456789ab-10-per-class-and-unlabelled-validation-m1", "", "10"),
+        ("cnn", "0123456789ab-full-validation-m1", "", ""),
+        ("mlp", "0f-fold-validation-m1", "3", ""),
+        ("mlp", "0f-fold-validation-m1", "4", ""),
+    ]
+    assert told("model", "fold")[-1] == ("mlp", ""), "the mean of both is of none of them"
+    keys = ("method", "labels_used", "unlabeled_used", "copies_dropped", "contamination")
+    assert told(*keys)[0] == ("fixmatch", "100", "4900", "1", "none")
+
+
 def test_a_failed_run_says_why_in_its_place() -> None:
     text = shown([row_of(), failed(), row_of("cnn")], "table")
     table, _, reason = text.partition("cnn #2: ")
@@ -368,6 +422,7 @@ def test_a_row_whose_counts_do_not_agree_is_refused(
         (["--where", "lr=1e-3", "--where", "model=MLP"], {"mlp"}),
         (["--where", "freeze=yes"], {"timm:x"}),
         (["runs/timm-x"], {"timm:x"}),
+        (["mlp", "--where", "lr=0.001"], {"mlp"}),
     ],
 )
 def test_a_table_shows_the_runs_that_are_named_or_sought(
@@ -423,7 +478,6 @@ def test_the_table_needs_no_torch(tmp_path: Path) -> None:
     assert "best" in ended.stdout
     assert "worse" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "[]"
-        (["mlp", "--where", "lr=0.001"], {"mlp"}),
 
 
 @pytest.mark.parametrize("content", ['{"model": "x"}', '{"test_accuracy": "high"}', "{}"])
