@@ -262,6 +262,7 @@ MACHINE = {
     **_job_options("threads", panel=_MACHINE, hidden=True),
 }
 PLUGIN = _job_options("plugin", panel=_MODEL, hidden=True)
+OVERWRITE = _job_options("overwrite", panel=OUTPUT)
 _Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)
 ]

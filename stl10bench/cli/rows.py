@@ -12,6 +12,7 @@ from stl10bench.cli.options import (
     DATA,
     JSON,
     MACHINE,
+    OVERWRITE,
     PLUGIN,
     RUNS,
     RunNames,
@@ -71,7 +72,7 @@ def share(
 
 
 @app.command()
-@with_options(DATA, MACHINE, PLUGIN, JSON)
+@with_options(DATA, MACHINE, PLUGIN, OVERWRITE, JSON)
 def verify(
     archive: Annotated[Path, typer.Argument(help="A file from 'rows share'.")],
     run: Annotated[

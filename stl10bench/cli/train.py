@@ -18,6 +18,7 @@ from stl10bench.cli.options import (
     MACHINE,
     MODEL,
     MODELS,
+    OVERWRITE,
     PLUGIN,
     RUNS,
     TRAINING,
@@ -362,7 +363,7 @@ def show_forecast(
 
 
 @app.command()
-@with_options(DATA, MACHINE, PLUGIN, JSON)
+@with_options(DATA, MACHINE, PLUGIN, OVERWRITE, JSON)
 def reproduce(
     run: RunName,
     *,
@@ -376,7 +377,8 @@ def reproduce(
     **options: Any,
 ) -> None:
     """Compares weights and predictions bit by bit, then the
-    accuracies. Exits with 8 if these differ significantly.
+    accuracies. Exits with 8 if these differ significantly. A run
+    that this code trained again before counts, with its date.
 
     Examples:
     stl10bench reproduce logistic-1a2b
@@ -395,16 +397,17 @@ def reproduce(
     if as_json:
         facts = {"run": folder.name, "bits": outcome.bits, "p": outcome.p}
         facts |= {"accuracies": [first, second], "differences": outcome.differences}
+        facts["earlier"] = outcome.earlier
         code = DifferentError.exit_code if differs else 0
         typer.echo(json.dumps({**facts, "exit_code": code}))
         raise typer.Exit(code)
     if outcome.bits:
         same = "predictions" if outcome.weights is None else "weights and predictions"
-        typer.echo(f"{folder.name}: {same} are bitwise identical")
+        typer.echo(f"{folder.name}: {same} are bitwise identical{outcome.note}")
     else:
         typer.echo(
             f"{folder.name}: not bitwise identical; test accuracy {first:.4f} and {second:.4f}, "
-            f"exact McNemar p = {outcome.p:.3f}"
+            f"exact McNemar p = {outcome.p:.3f}{outcome.note}"
         )
         for key, (stored, new) in outcome.differences.items():
             typer.echo(f"  {key}: {stored} then, {new} now")

@@ -38,9 +38,8 @@ from stl10bench.results.rows import LEVELS, Level, Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training.evaluate import score
 from stl10bench.training.job import make_job
-from stl10bench.training.reproduce import reproduce_run
+from stl10bench.training.reproduce import reproduce_run, train_again
 from stl10bench.training.row import attempt, describe_config, describe_model
-from stl10bench.training.run import run_job
 
 # What each level proves, and what it cannot see.
 PROVES: dict[Level, tuple[str, str]] = {
@@ -320,16 +319,17 @@ def reproduce(shared: SharedRun, verifier: Verifier) -> str:
     outcome = reproduce_run(folder, job, verifier.console)
     if outcome.bits:
         same = "predictions" if outcome.weights is None else "weights and predictions"
-        return f"{same} are bitwise identical"
+        return f"{same} are bitwise identical{outcome.note}"
     p, test = outcome.p, "exact McNemar test"
     if verifier.seeds > 1:
         first = job.config.seed
         configs = [
             job.config.model_copy(update={"seed": first + number})
-            for number in range(verifier.seeds)
+            for number in range(1, verifier.seeds)
         ]
-        jobs = [job.model_copy(update={"config": config}) for config in configs]
-        rows = [each.folder.with_hits(run_job(each, verifier.console)) for each in jobs]
+        rows = [job.folder.with_hits(outcome.second)]
+        for each in (job.model_copy(update={"config": config}) for config in configs):
+            rows.append(each.folder.with_hits(train_again(each, verifier.console)[0]))
         (ours,), (theirs,) = aggregate(rows), aggregate([folder.with_hits(outcome.first)])
         assert isinstance(ours, Row)
         assert isinstance(theirs, Row)
@@ -337,5 +337,5 @@ def reproduce(shared: SharedRun, verifier: Verifier) -> str:
     accuracies = f"{outcome.first.test_accuracy:.4f} in the row, {outcome.second.test_accuracy:.4f}"
     text = f"test accuracy {accuracies} here, p = {p:.3f} ({test})"
     if p < SIGNIFICANCE:
-        raise DifferentError(f"{text}: they differ significantly")
-    return f"not the same bits, but the same within noise: {text}"
+        raise DifferentError(f"{text}: they differ significantly{outcome.note}")
+    return f"not the same bits, but the same within noise: {text}{outcome.note}"

@@ -1,5 +1,6 @@
 """A stored run -> the same run again, and whether its bits, or only its statistics, agree."""
 
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from stl10bench.models import checkpoint
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
 from stl10bench.training.job import Job
+from stl10bench.training.row import made_by_this_code
 from stl10bench.training.run import run_job
 
 _MADE_ON = ("device", "cpu", "threads", "processes", "python", "libraries", "version", "commit")
@@ -26,25 +28,33 @@ class Outcome(NamedTuple):
     first: Row  # the stored row
     second: Row  # the new one
     differences: dict[str, tuple[Any, Any]]  # of what the rows were made on: stored, new
+    earlier: str | None  # local time at which the new one was trained, if that was not now
 
     @property
     def bits(self) -> bool:
         """Whether all that can be compared is equal, bit by bit."""
         return self.predictions and self.weights is not False
 
+    @property
+    def note(self) -> str:
+        """What to add to a result whose new run was not trained now."""
+        if self.earlier is None:
+            return ""
+        return f"; trained again on {self.earlier}, not now: pass --overwrite to train it anew"
+
 
 def reproduce_run(folder: RunFolder, job: Job, console: Console | None = None) -> Outcome:
     """Train the job, which has the config of the finished run in `folder`, and compare.
 
-    A copy that is finished already is compared as it is. Raises UsageError for a copy beside the
-    run itself, and what `run_job` raises, also for data or weights that are not those of the run.
+    See `train_again` for a copy that is there already. Raises UsageError for a copy beside the run
+    itself, and what `run_job` raises, also for data or weights that are not those of the run.
     """
     first = folder.row()
     if job.runs_dir.resolve() == folder.path.parent.resolve():
         raise UsageError(
             f"{job.runs_dir} contains the run itself: choose another folder with --into"
         )
-    second = run_job(job, console or Console(quiet=True))
+    second, earlier = train_again(job, console or Console(quiet=True))
     theirs, ours = folder.predictions(first), job.folder.predictions(second)
     hits = [decode_hits(predicted.hits()) for predicted in (theirs, ours)]
     files = [run.tested_file(job.config) for run in (folder, job.folder)]
@@ -57,7 +67,24 @@ def reproduce_run(folder: RunFolder, job: Job, console: Console | None = None) -
         differences={
             key: (first[key], second[key]) for key in _MADE_ON if first[key] != second[key]
         },
+        earlier=earlier,
     )
+
+
+def train_again(job: Job, console: Console) -> tuple[Row, str | None]:
+    """The row of the job, and when it was trained, if that was not now.
+
+    A finished run in its folder counts if the code and the libraries of now trained it.
+    """
+    if job.overwrite or not job.folder.is_finished:
+        return run_job(job, console), None
+    if made_by_this_code(job.folder.row()):
+        seconds = job.folder.result_file.stat().st_mtime
+        row = run_job(job, console)  # which checks that it is of this config
+        return row, time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    text = f"{job.folder.path} is of other code or libraries, or of changed files: training it anew"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return run_job(job.model_copy(update={"overwrite": True}), console), None
 
 
 def _same_weights(first: Path, second: Path) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stl10bench.config import RunConfig
-from stl10bench.core import files
+from stl10bench.core import __version__, files
 from stl10bench.core.device import memory_format
 from stl10bench.core.errors import cause
 from stl10bench.data import augment
@@ -151,6 +151,13 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "libraries": dict(_libraries()),
         **_code(),
     }
+
+
+def made_by_this_code(row: Row) -> bool:
+    """Whether the code and the libraries here made the row; changes without a commit are unknown."""
+    here = {"version": __version__, "libraries": _libraries(), **_code()}
+    here["python"] = platform.python_version()
+    return not here["dirty"] and all(row[key] == value for key, value in here.items())
 
 
 def describe_config(config: RunConfig) -> dict[str, Any]:

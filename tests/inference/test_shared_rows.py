@@ -309,6 +309,10 @@ def test_other_seeds_of_ones_own_say_what_noise_is(
     assert code == 0, err
     assert "not the same bits, but the same within noise: test accuracy " in out
     assert "(test against 2 seeds trained here)" in out
+    trained = len(list(Path("reproduced").glob("*/")))
+    code, out, _ = verify("--level", "reproduced", "--overwrite")
+    assert "not now" not in out
+    assert len(list(Path("reproduced").glob("*/"))) == trained + 1
 
 
 def test_a_damaged_file_of_ones_own_is_no_fault_of_the_row(

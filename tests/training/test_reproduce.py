@@ -1,6 +1,7 @@
 """A stored run is made again: the same bits, the same statistics, or neither."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,17 @@ from helpers.layout import write_layout
 import stl10bench
 from stl10bench.core.errors import DataError, UsageError
 from stl10bench.results.run_folder import RunFolder
+from stl10bench.training import row as row_module
 from stl10bench.training.job import Job
 from stl10bench.training.reproduce import Outcome, reproduce_run
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}
+
+
+@pytest.fixture(autouse=True)
+def _committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code is that of a commit, whatever the checkout of these tests."""
+    monkeypatch.setattr(row_module, "_code", lambda: {"commit": "c" * 40, "dirty": False})
 
 
 @pytest.fixture
@@ -42,6 +50,22 @@ def test_the_same_machine_gives_the_same_bits(run: Path, data_dir: Path, tmp_pat
     assert outcome.p == 1
     assert outcome.differences == {}
     assert (tmp_path / "again" / run.name / "result.json").exists()
+
+
+def test_a_run_trained_again_before_counts_with_its_date_until_the_code_is_another(
+    run: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (reproduce(run, tmp_path / "again", data_dir) for _ in range(2))
+    assert (first.earlier, first.note) == (None, "")
+    assert re.search(r"trained again on 20.*, not now: pass --overwrite to train", second.note)
+    assert second.bits
+    assert len(list((tmp_path / "again").glob("*/"))) == 1
+    for commit, dirty in (("d" * 40, False), ("d" * 40, True)):
+        monkeypatch.setattr(row_module, "_code", lambda: {"commit": commit, "dirty": dirty})  # noqa: B023
+        third = reproduce(run, tmp_path / "again", data_dir)
+        assert third.earlier is None
+        assert third.second["commit"] == commit
+    assert len(list((tmp_path / "again").glob("*.old-*"))) == 2
 
 
 def test_other_weights_with_the_same_answers_are_the_same_statistics(
