@@ -25,8 +25,8 @@ from stl10bench.core import files
 from stl10bench.core.console import clean, stdout
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results import columns
-from stl10bench.results.labels import tell_apart
-from stl10bench.results.rows import Row
+from stl10bench.results.labels import row_labels
+from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import STATES, RunFolder, find_run, run_folders
 from stl10bench.results.table import Table, print_table
 
@@ -79,14 +79,16 @@ def _to_table(runs: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
     """The model of each run, and its settings that tell it from the others."""
-    settings: list[dict[str, Any]] = []
+    runs = []
     for folder in folders:
-        config: dict[str, Any] = {}
+        config, options = None, {}
         with suppress(CheckpointError):  # the state says so
-            config = dict(folder.config())
-        settings.append({**config, **config.pop("model_options", {})})
-    names = [str(config.pop("model", "")) for config in settings]
-    return tell_apart(names, settings)
+            config = folder.config()
+            options = config.model_options
+        model = "" if config is None else config.model
+        # With a row or without: a failure has what a label is made of.
+        runs.append(Failure(model=model, model_options=options, config=config, error=""))
+    return row_labels(runs)
 
 
 def _date(since: Any) -> str:

@@ -88,8 +88,11 @@ def labels(histories: Sequence[History]) -> tuple[str, list[str]]:
 def _settings(folder: RunFolder) -> dict[str, Any]:
     path = folder.config_file
     settings = files.read_json(path, CheckpointError) if path.exists() else {}
-    options = settings.pop("model_options", {})
-    return settings | (options if isinstance(options, dict) else {})
+    settings.pop("unlabeled_data", None)  # a fingerprint
+    options = [settings.pop(f"{kind}_options", {}) for kind in ("model", "method")]
+    for each in options:
+        settings |= each if isinstance(each, dict) else {}
+    return settings
 
 
 def _number(value: Any) -> float:

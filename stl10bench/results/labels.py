@@ -12,6 +12,7 @@ from stl10bench.results.rows import Failure, Row
 _SHOWN = 3  # settings that tell rows of one model apart
 _LONGEST = 20  # characters of a setting's value
 _NO_WORDS = ("data", "weights", "unlabeled")  # fingerprints, that say nothing alone
+_WITHOUT = {"ema": "no EMA", "unlabeled": "no unlabelled images", "labels_per_class": "all labels"}
 
 
 def row_label(row: Row | Failure) -> str:
@@ -61,8 +62,9 @@ def model_label(row: Row | Failure, marks: Sequence[str] = ()) -> str:
 def tell_apart(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label for each name that no other has: the name, what differs among equal names, a number.
 
-    Of settings in which one differs from the most common value, the `_SHOWN` that vary most; what
-    has only common values is told by the settings in which several others differ from it.
+    Up to `_SHOWN` settings that vary are all said. Of more, those in which one differs from the most
+    common value, the `_SHOWN` that vary most; what has only common values is told by the settings
+    in which several others differ from it.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -83,6 +85,8 @@ def _differing(texts: Sequence[Mapping[str, str]]) -> list[list[str]]:
     keys = dict.fromkeys(key for each in texts for key in each)
     counts = {key: Counter(each[key] for each in texts if key in each) for key in keys}
     varying = [key for key in keys if len(counts[key]) > 1]
+    if len(varying) <= _SHOWN:  # what one row leaves out, a reader takes from the row above
+        return [[each[key] for key in varying if key in each] for each in texts]
     usual = {}
     for key in varying:
         (text, most), (_, second) = counts[key].most_common(2)
@@ -103,6 +107,8 @@ def _text(key: str, value: Any) -> str:
     """A setting in a label: `lr 1e-4`, but a word alone where it says what it is: `adam`."""
     if key == "precision" and value == "no":
         return "fp32"
+    if value is None:
+        return _WITHOUT.get(key, f"no {key.replace('_', ' ')}")
     is_word = isinstance(value, str) and key not in _NO_WORDS and value != "auto"
     return plain(value) if is_word else f"{key.replace('_', ' ')} {plain(value)[:_LONGEST]}"
 

@@ -159,7 +159,7 @@ def test_runs_are_labelled_by_what_they_do_not_share(tmp_path: Path) -> None:
         make_run(tmp_path, "c", lr=0.001, seed=1, data="y"),
     ]
     logged = [history.read(folder) for folder in folders]
-    names = ["lr 0.1, data x, hidden 8-4", "hidden 8", "lr 0.001, data y"]
+    names = ["lr 0.1, data x, hidden 8-4", "lr 0.001, data y, hidden 8", "lr 0.001, data y"]
     assert history.labels(logged) == ("mlp", names)
     assert history.labels(logged[:1]) == ("mlp", ["a"])
 

@@ -70,6 +70,20 @@ def test_the_list_is_a_table_with_a_total(cli: Any, runs_dir: Path) -> None:
     assert out.strip().endswith("in 5 runs")
 
 
+def test_the_list_says_each_setting_once_and_no_fingerprint(cli: Any, tmp_path: Path) -> None:
+    configs = {
+        "a": {"unlabeled": None, "method": "probe"},
+        "b": {"unlabeled": "100", "unlabeled_data": "f" * 64, "model_options": {"centroids": 20}},
+        "c": {"unlabeled": "100", "unlabeled_data": "f" * 64, "model_options": {"centroids": 30}},
+    }
+    for name, config in configs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model": "kmeans", **config}))
+    _, out, _ = cli("runs", "list", "--runs-dir", str(tmp_path))
+    labels = [line.split("  ")[0].strip() for line in out.splitlines()[4:7]]
+    assert labels == ["kmeans (probe)", "kmeans, centroids 20", "kmeans, centroids 30"]
+
+
 def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_path: Path) -> None:
     row = stl10bench.train("logistic", data_dir=data_dir, runs_dir=tmp_path, threads=1, **TINY)
     folder = tmp_path / row["run"]

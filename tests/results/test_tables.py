@@ -525,7 +525,14 @@ def test_names_are_as_short_as_tells_them_apart_and_never_the_same() -> None:
 
     rows = [row(lr=1, epochs=2), row(lr=1, epochs=5), row(lr=1, epochs=5, warmup=0.5)]
     names = row_labels(rows)
-    assert names == ["mlp, epochs 2", "mlp, epochs 5, warmup 0", "mlp, warmup 0.5"]
+    assert names == [
+        *("mlp, epochs 2, warmup 0", "mlp, epochs 5, warmup 0", "mlp, epochs 5, warmup 0.5"),
+    ]
+    rows = [row(epochs=3), row(epochs=2), row(epochs=2, ema=0.999)]
+    names = ["mlp, epochs 3, no EMA", "mlp, epochs 2, no EMA", "mlp, epochs 2, ema 0.999"]
+    assert row_labels(rows) == names, "what a row leaves out would seem to be as above"
+    names = labels({"unlabeled": "rest"}, {"unlabeled": None}, model="kmeans")
+    assert names == ["kmeans, unlabeled rest", "kmeans, no unlabelled images"]
     assert row_labels([row(lr=1)] * 3) == ["mlp", "mlp #2", "mlp #3"]
 
 
@@ -547,12 +554,13 @@ def test_rows_of_one_model_say_what_differs_and_only_that() -> None:
 
 
 def test_the_one_run_with_adam_is_called_adam() -> None:
-    sgd = [{"optimizer": "sgd", "lr": lr, "batch_size": 128} for lr in (0.1, 0.01, 0.0001)]
-    sgd += [{"optimizer": "sgd", "lr": 0.0001, "batch_size": size} for size in (32, 64)]
-    names = labels(*sgd, {"optimizer": "adam", "lr": 0.0001, "batch_size": 128})
-    assert names == [
+    usual = {"optimizer": "sgd", "lr": 0.0001, "batch_size": 128, "epochs": 30}
+    others: list[dict[str, Any]] = [{"lr": 0.1}, {"lr": 0.01}, {}, {"batch_size": 32}]
+    others += [{"batch_size": 64}, {"epochs": 60}, {"optimizer": "adam"}]
+    assert labels(*(usual | other for other in others)) == [
         *("logistic, lr 0.1", "logistic, lr 0.01", "logistic, batch size 128, lr 1e-4"),
-        *("logistic, batch size 32", "logistic, batch size 64", "logistic, adam"),
+        *("logistic, batch size 32", "logistic, batch size 64", "logistic, epochs 60"),
+        "logistic, adam",
     ]
 
 
