@@ -62,7 +62,7 @@ def final_table(runs_dir: Path, data: str | None) -> tuple[Final, list[Checkpoin
         *("the report's loss", "the report's accuracy"),
     )
     table = Table("The final table", header, tuple(lines), (("setting", _NOTE),), ("setting",))
-    title = data_title(next(iter(best.values()))) if best else ""
+    title = data_title(list(best.values())) if best else ""
     return Final(table, title, tuple(runs), tuple(missing)), damaged
 
 

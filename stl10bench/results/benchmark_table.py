@@ -202,11 +202,15 @@ def by_protocol(rows: Sequence[Row | Failure]) -> list[tuple[str, list[Row | Fai
     Reference rows stand apart from one's own. A failure that does not say on which data it was is
     in each part.
     """
-    titles = {_part_key(row): data_title(row) for row in rows if isinstance(row, Row)}
+    groups: dict[tuple[str, str], list[Row | Failure]] = {}
+    for row in rows:
+        if isinstance(row, Row):
+            groups.setdefault(_part_key(row), []).append(row)
+    titles = {key: data_title(group) for key, group in groups.items()}
     protocols = {protocol for protocol, _ in titles}
     for row in rows:
         if isinstance(row, Failure) and row.config is not None and row.protocol not in protocols:
-            titles[str(row.protocol), ""] = data_title(row)
+            titles[str(row.protocol), ""] = data_title([row])
 
     def belongs(row: Row | Failure, key: tuple[str, str]) -> bool:
         if isinstance(row, Failure):

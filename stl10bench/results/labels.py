@@ -113,11 +113,23 @@ def _text(key: str, value: Any) -> str:
     return plain(value) if is_word else f"{key.replace('_', ' ')} {plain(value)[:_LONGEST]}"
 
 
-def data_title(row: Row | Failure) -> str:
-    """Which images a row was tested and trained on."""
-    if isinstance(row, Failure):  # which does not say whose images they are
-        return "" if row.config is None else f"data {row.config.data[:12]}{_training_images(row)}"
-    return f"{tested_on(row)}{_training_images(row)}"
+def data_title(rows: Sequence[Row | Failure]) -> str:
+    """Which images the rows of one protocol were tested and trained on."""
+    row = rows[0]
+    if row.config is None:
+        return ""
+    labelled = _labelled_images(row, row.config)
+    folds = {(each.config and each.config.fold, _is_one_run(each)) for each in rows}
+    if row.config.fold is not None and folds == {(row.config.fold, True)}:
+        labelled = f", trained on fold {row.config.fold}"
+    unlabelled = "; unlabelled images are used too" * (row.config.unlabeled is not None)
+    # A failure does not say whose images its data are.
+    data = tested_on(row) if isinstance(row, Row) else f"data {row.config.data[:12]}"
+    return f"{data}{labelled}{unlabelled}"
+
+
+def _is_one_run(row: Row | Failure) -> bool:
+    return isinstance(row, Failure) or (row.runs or 1) == 1
 
 
 def tested_on(row: Row) -> str:
@@ -130,15 +142,8 @@ def tested_on(row: Row) -> str:
     return clean(f"{row.dataset}{note}, {row.test_images:,} test images")
 
 
-def _training_images(row: Row | Failure) -> str:
-    """How the protocol differs from training on all images but those of validation."""
-    config = row.config
-    if config is None:
-        return ""
-    return _labelled_images(row, config) + ", and unlabelled ones" * (config.unlabeled is not None)
-
-
 def _labelled_images(row: Row | Failure, config: RunConfig) -> str:
+    """How the protocol differs from training on all images but those of validation."""
     if config.fold is not None:
         shared = row.fold_overlap if isinstance(row, Row) else None
         overlap = "" if shared is None else f", which share {shared:.1%} of their images pairwise"
@@ -152,7 +157,7 @@ def _labelled_images(row: Row | Failure, config: RunConfig) -> str:
 
 def common_title(rows: Sequence[Row]) -> str:
     """Which images rows were tested on; and trained on, where this is the same for all of them."""
-    titles = {data_title(row) for row in rows}
+    titles = {data_title([row]) for row in rows}
     return titles.pop() if len(titles) == 1 else tested_on(rows[0])
 
 

@@ -204,6 +204,8 @@ def test_folds_are_ten_runs_and_one_row(cli: Any) -> None:
     options = [*TINY, "--dataset", "demo", "--data-dir", "data", "--runs-dir", "folds"]
     for fold in ("0", "9"):
         assert cli("train", "logistic", *options, "--fold", fold, "--batch-size", "8").code == 0
+        shown = cli("table", "--runs-dir", "folds").out
+        assert (", trained on fold 0" in shown) == (fold == "0")
     batch = ["--batch-size", "8", "--protocol", "folds"]
     plan = cli("benchmark", "logistic", *options, *batch, "--dry-run").out
     assert [int(fold) for fold in re.findall(r"--fold (\d)", plan)] == list(range(10))

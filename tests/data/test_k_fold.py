@@ -98,4 +98,4 @@ def test_the_parts_are_one_row_apart_from_other_protocols(tmp_path: Path) -> Non
     assert one.runs == 2
     assert one.test_accuracy == (rows[0].test_accuracy + rows[1].test_accuracy) / 2
     assert one.protocol != full.protocol
-    assert "2-fold cross-validation" in data_title(one)
+    assert "2-fold cross-validation" in data_title([one])

@@ -276,6 +276,17 @@ def test_only_the_official_images_are_called_stl10() -> None:
     assert demo == "demo 0123456789ab: drawn images, not STL-10, 8,000 test images"
 
 
+def test_a_title_says_that_unlabelled_images_are_used_too_and_on_which_fold() -> None:
+    config = {"data": "0" * 64, "val_fraction": 0.0, "unlabeled": "all", "fold": 3}
+    row = row_of(config=config, fold_overlap=0.175)
+    title = shown([row], "markdown").splitlines()[0]
+    assert title.endswith("test images, trained on fold 3; unlabelled images are used too")
+    other = row_of("cnn", config=config | {"fold": 4}, fold_overlap=0.175)
+    assert "pairwise; unlabelled images are" in shown([row, other], "markdown").splitlines()[0]
+    combined = row.model_copy(update={"runs": 10})
+    assert "which share 17.5% of their images" in shown([combined], "markdown").splitlines()[0]
+
+
 def test_data_are_never_mixed_in_one_table() -> None:
     text = shown([row_of(), row_of("cnn", dataset="demo")], "table")
     first, second = text.split("demo 0123456789ab: drawn")
