@@ -7,7 +7,7 @@ import re
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -266,6 +266,7 @@ class RunFolder:
         freed: int = self.describe()["bytes"]
         with self.lock(), files.storage_errors(f"cannot remove {self.path}"):
             files.remove_folder(self.path)
+            self._remove_lock()
         return freed
 
     def is_owned(self) -> bool:
@@ -282,6 +283,11 @@ class RunFolder:
     def _lock_file(self) -> Path:
         """Beside the folder, so that --overwrite can move the folder away."""
         return self.path.with_name(f".{self.name}.lock")
+
+    def _remove_lock(self) -> None:
+        """Remove the lock file, which is ours; who waits for it sees that and makes another."""
+        with suppress(PermissionError):  # Windows removes no file that is open
+            self._lock_file.unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -353,6 +359,8 @@ class RunFolder:
             files.remove_folder(self.path)
             if aside is not None:
                 aside.rename(self.path)
+            else:
+                self._remove_lock()
         return True
 
     def _check_same(self, stored: RunConfig, config: RunConfig, path: Path) -> None:

@@ -22,7 +22,7 @@ from stl10bench.data.stl10 import Dataset
 from stl10bench.data.unlabelled import Unlabelled
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.factory import build_run_model, check_options
-from stl10bench.models.methods import SEMI_SUPERVISED
+from stl10bench.models.methods import FIXMATCH, SEMI_SUPERVISED
 from stl10bench.models.pretrained import UNLABELLED_IMAGES, Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.training.evaluate import EVALUATION_BATCH
@@ -183,9 +183,11 @@ def fit_modules(model: nn.Module, batches: InputBatches, *, fitted: bool = False
     config = batches.config
     learns = config.method in (*SEMI_SUPERVISED, SELF_SUPERVISED)
     if batches.unlabelled is not None and (fitted or not fits) and not learns:
+        # FixMatch trains every model; the others need the frozen backbone that a probe has.
+        method = FIXMATCH if config.takes_steps else SEMI_SUPERVISED[0]
         raise UsageError(
             f"unlabeled = {config.unlabeled}: no effect with model {config.model!r} and --method "
-            f"{config.method}; leave it out, or use kmeans or --method {SEMI_SUPERVISED[0]}"
+            f"{config.method}; leave it out, or use --method {method}"
         )
     if fitted or not fits:
         return

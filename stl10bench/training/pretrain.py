@@ -68,7 +68,7 @@ def pretrain(
         at, header = state.position, state.header
     signalled = defer_signals()
     with (
-        Log(run.folder, accelerator, mirrors, state and state.mark) as log,
+        Log(run.folder, accelerator, mirrors, state and state.mark, console) as log,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         watch = Watch(accelerator, signalled, job.limits)

@@ -56,7 +56,7 @@ def train(
     prepared = run.seconds()
     signalled = defer_signals()
     with (
-        Log(run.folder, accelerator, mirrors) as log,
+        Log(run.folder, accelerator, mirrors, console=console) as log,
         console.status("features of the training images") as status,
     ):
         watch = Watch(accelerator, signalled, job.limits)

@@ -258,9 +258,7 @@ def _in_its_folder(
         considerate_threads(),
     ):
         accelerator.wait_for_everyone()  # until the folder is there, and ours
-        places = ", ".join([str(folder.log_file), *(mirror.where for mirror in mirrors)])
-        line = f"{describe_machine(accelerator, job.config.precision)}; logs to {places}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(describe_machine(accelerator, job.config.precision), highlight=False)
         quiet = Console(quiet=True)
         return method(job, accelerator, dataset, start, console if main else quiet, mirrors)
 

@@ -91,7 +91,7 @@ class Log:
 
     Every row goes to `metrics.jsonl` first (a failure there is a StorageError) and then to the
     mirrors. The run does not wait for these, but for at most 10 s at its end (minutes where its
-    result has pictures or a checkpoint to upload).
+    result has pictures or a checkpoint to upload). Where all of it goes is said on the `console`.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Log:
         accelerator: Accelerator,
         mirrors: Sequence[Mirror] = (),
         mark: LogMark | None = None,
+        console: Console | None = None,
     ) -> None:
         self._path = folder.log_file
         self._is_main = accelerator.is_main_process
@@ -109,6 +110,9 @@ class Log:
         self._file = _open(self._path, mark)
         for mirror in self._mirrors:
             mirror.start()
+        if console is not None:  # only now: a run that is refused has no folder
+            places = ", ".join([str(self._path), *(mirror.where for mirror in self._mirrors)])
+            console.print(f"logs to {places}", markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "Log":
         return self

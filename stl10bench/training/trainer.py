@@ -53,7 +53,7 @@ def train(
         at, header, best = state.position, state.header, state.best
     signalled = defer_signals()
     with (
-        Log(run.folder, accelerator, mirrors, state and state.mark) as log,
+        Log(run.folder, accelerator, mirrors, state and state.mark, console) as log,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         watch = Watch(accelerator, signalled, job.limits)

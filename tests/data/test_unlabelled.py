@@ -162,7 +162,7 @@ def test_a_row_counts_labels_unlabelled_images_and_copies(
         (
             {"unlabeled": "rest", "fold": 0, "model": "logistic", "batch_size": 8},
             UsageError,
-            "unlabeled = rest: no effect with model 'logistic' and --method supervised",
+            "'logistic' and --method supervised; leave it out, or use --method fixmatch",
         ),
     ],
 )

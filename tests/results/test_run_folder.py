@@ -1,5 +1,6 @@
 """Run folders: listed, shown and removed, whatever state they are in."""
 
+import io
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.forks import Forks
+from rich.console import Console
 
 import stl10bench
 from stl10bench.config import RunConfig, make_config
@@ -96,6 +98,7 @@ def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_pa
     assert folder.exists()
 
 
+REPAIRED = {"batch_size": 8, "optimizer": "sgd", "fold": None, "labels_per_class": None}
 REFUSED = {  # settings -> what is said
     "optimizer": ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
     "batch": ({"batch_size": 1000}, "larger than the 36 training images"),
@@ -105,13 +108,18 @@ REFUSED = {  # settings -> what is said
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_run_that_is_refused_leaves_no_folder(data_dir: Path, tmp_path: Path, kind: str) -> None:
+def test_a_run_that_is_refused_leaves_nothing_and_names_no_log(
+    data_dir: Path, tmp_path: Path, kind: str
+) -> None:
     settings, text = REFUSED[kind]
+    console = Console(file=io.StringIO())
     options = {**TINY, "threads": 1, "data_dir": data_dir, "runs_dir": tmp_path, **settings}
     with pytest.raises(BenchError, match=text):
-        stl10bench.train("logistic", **options)
-    assert run_folders(tmp_path) == current_folders(tmp_path) == []
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+        stl10bench.train("logistic", console=console, **options)
+    assert list(tmp_path.iterdir()) == []
+    assert "logs to" not in console.file.getvalue()  # type: ignore[attr-defined]
+    stl10bench.train("logistic", console=console, **options | REPAIRED)
+    assert "metrics.jsonl" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def refuse(folder: RunFolder, config: RunConfig, *, overwrite: bool) -> None:

@@ -49,15 +49,15 @@ def run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return row, console.file.getvalue(), wandb_file.read(runs_dir / str(row.run))
 
 
-def test_wandbs_variables_are_obeyed_and_the_first_line_says_where_it_logs(run: Any) -> None:
+def test_wandbs_variables_are_obeyed_and_a_line_says_where_it_logs(run: Any) -> None:
     row, printed, logged = run
     assert (logged.run.project, logged.run.entity) == ("photos", "team")
     assert (logged.run.notes, list(logged.run.tags)) == ("first try", ["a", "b"])
     assert (logged.run.display_name, logged.run.run_group) == ("mine", "mlp")
     assert logged.run.job_type == "train"
-    first = printed.splitlines()[0]
-    assert f"{row.run}/metrics.jsonl, W&B project photos, offline (WANDB_MODE)" in first
-    assert first.endswith("offline-run-*")
+    line = printed.splitlines()[1]
+    assert f"{row.run}/metrics.jsonl, W&B project photos, offline (WANDB_MODE)" in line
+    assert line.endswith("offline-run-*")
 
 
 def test_the_config_has_settings_dataset_recipe_and_protocol(run: Any) -> None:
