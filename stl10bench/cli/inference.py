@@ -99,7 +99,8 @@ def export(
     *,
     to: Annotated[str, choice("format", ("onnx", "torch", "hub"))],
     output: Annotated[
-        Path | None, typer.Option(help="File to write; with --to hub, a folder.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; with --to hub, a folder."),
     ] = None,
     push: Annotated[
         str | None,

@@ -210,7 +210,10 @@ RunsDir = Annotated[
         metavar="DIR",
     ),
 ]
-Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .jpg.", metavar="FILE")]
+Picture = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="File to write: .png, .svg or .jpg.", metavar="FILE"),
+]
 DataDir = Annotated[
     Path,
     typer.Option(

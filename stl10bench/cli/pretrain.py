@@ -1,17 +1,25 @@
 """pretrain: images without labels -> a backbone for --weights."""
 
+import shlex
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from stl10bench.cli.options import FIRST, JSON, PRETRAINING, completing, with_options
-from stl10bench.cli.settings import settings
+from stl10bench.cli.settings import Setting, as_keywords, collect
 from stl10bench.config import SELF_SUPERVISED
 from stl10bench.core.console import is_main, stderr
 from stl10bench.core.errors import UsageError, unknown
 from stl10bench.models import registry
 
 app = typer.Typer()
+
+# What `train` must have as well, to find the run and the data, and for the same input.
+_REPEATED = {
+    *("dataset", "data_dir", "verify", "runs_dir", "plugin"),
+    *("image_size", "input", "seed"),
+}
 
 
 @app.command()
@@ -47,7 +55,8 @@ def pretrain(
 
     if method != SELF_SUPERVISED:
         raise unknown("method of pretraining", method, [SELF_SUPERVISED])
-    keywords = settings(context, options, [backbone])
+    collected = collect(context, options, [backbone])
+    keywords = as_keywords(collected)
     if keywords.pop("method", SELF_SUPERVISED) != SELF_SUPERVISED:
         raise UsageError("method: pretrain has its own: leave it out")
     named = keywords.pop("model", backbone)
@@ -64,5 +73,21 @@ def pretrain(
         knn = f", kNN {result.knn_accuracy:.4f} [{low:.4f}, {high:.4f}] (it chose nothing)"
     typer.echo(
         f"{result.unlabeled_used:,} images without labels, {result.seconds:,.0f} s{knn}\n"
-        f"stl10bench train {backbone} --weights {result.run}"
+        f"{_next_command(named, str(result.run), collected)}"
     )
+
+
+def _next_command(model: str, run: str, collected: Mapping[str, Setting]) -> str:
+    """The command that trains a classifier on the backbone, with the settings that it needs."""
+    words = ["stl10bench", "train", model, "--weights", run]
+    for key, (value, source) in collected.items():
+        kind, _, name = key.rpartition(".")
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if source == "default" or source.startswith("STL10BENCH_") or value is None:
+            continue
+        if kind == "model_options":
+            words += ["--model-option", f"{name}={text}"]
+        elif key in _REPEATED and value is not True:
+            option = f"--{key.replace('_', '-')}"
+            words += ["--no-verify"] if value is False else [option, text]
+    return shlex.join(words)

@@ -35,7 +35,9 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help=r"File to write \[default: report.html, or study.html of the template study; .md]."
+            "--output",
+            "-o",
+            help=r"File to write \[default: report.html, or study.html of the template study; .md].",
         ),
     ] = None,
     style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
@@ -143,7 +145,11 @@ def plot(
     *,
     output: Annotated[
         Path | None,
-        typer.Option(help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png]."),
+        typer.Option(
+            "--output",
+            "-o",
+            help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png].",
+        ),
     ] = None,
     runs_dir: RunsDir = RUNS,
     as_json: bool,

@@ -249,7 +249,10 @@ def run(
     output: Annotated[
         Path | None,
         typer.Option(
-            help=r"Folder for figures and CSV \[default: RUNS_DIR/studies/NAME].", hidden=True
+            "--output",
+            "-o",
+            help=r"Folder for figures and CSV \[default: RUNS_DIR/studies/NAME].",
+            hidden=True,
         ),
     ] = None,
     dry_run: Annotated[

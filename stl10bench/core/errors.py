@@ -133,6 +133,8 @@ def suggest(name: str, names: Iterable[str], *, otherwise: str) -> str:
     nearest = get_close_matches(word, list(spellings), n=1, cutoff=0.5)
     if _OURS.get(word) in spellings and word not in spellings:
         nearest = [_OURS[word]]
+    begun = [spelling for spelling in spellings if spelling.startswith(word)]
+    nearest = nearest or begun[: len(begun) == 1]  # too short to be near
     return f"did you mean {spellings[nearest[0]]!r}?" if nearest else otherwise
 
 

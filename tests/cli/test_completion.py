@@ -93,7 +93,9 @@ def test_a_command_has_a_line_of_help_and_examples_of_its_own(name: str) -> None
     assert line[0].isupper()
     assert line[-1] == "."
     assert any(example.startswith(f"stl10bench {name}") for _, example in EXAMPLES)
-    assert {"quiet", "verbose"} <= {option.name for option in LEAVES[name].params}
+    options = {option.name: option.opts for option in LEAVES[name].params}
+    assert {"quiet", "verbose"} <= options.keys()
+    assert options.get("output", ["--output", "-o"]) == ["--output", "-o"]
 
 
 @pytest.mark.parametrize(("name", "line"), EXAMPLES)

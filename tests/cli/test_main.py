@@ -333,6 +333,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train cnn --learning-rate 1", 2, "No such option: --learning-rate: did you mean '--lr'"),
         ("train cnn --bs 1", 2, "No such option: --bs: did you mean '--batch-size'"),
         ("train cnn --epoch 1", 2, "No such option: --epoch: did you mean '--epochs'"),
+        ("table -b", 2, "No such option: -b: did you mean '--baselines'"),
         ("evaluate x --zzzz", 2, "No such option: --zzzz: --help lists the options"),
         ("train timm:resnet999 --no-pretrained", 2, "unknown timm model 'resnet999': did you mean"),
         ("trian cnn", 2, "No such command 'trian'. Did you mean 'train', "),
