@@ -71,8 +71,11 @@ def pretrain(
     if result.knn_accuracy is not None and result.knn_interval is not None:
         low, high = result.knn_interval
         knn = f", kNN {result.knn_accuracy:.4f} [{low:.4f}, {high:.4f}] (it chose nothing)"
+    dropped = ""
+    if result.copies_dropped:
+        dropped = f" ({result.copies_dropped:,} copies of test images were dropped)"
     typer.echo(
-        f"{result.unlabeled_used:,} images without labels, {result.seconds:,.0f} s{knn}\n"
+        f"{result.unlabeled_used:,} images without labels{dropped}, {result.seconds:,.0f} s{knn}\n"
         f"{_next_command(named, str(result.run), collected)}"
     )
 

@@ -37,7 +37,7 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help=r"File to write \[default: report.html, or study.html of the template study; .md].",
+            help=r"File to write \[default: report.html, or study.html for --template study; .md].",
         ),
     ] = None,
     style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",

@@ -1,6 +1,7 @@
 """train, evaluate, benchmark and reproduce."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -43,6 +44,7 @@ from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.models import registry
 from stl10bench.models.factory import check_freeze
 from stl10bench.models.methods import SUPERVISED
+from stl10bench.models.pretrained import TEST_IMAGES
 from stl10bench.results import comparison
 from stl10bench.results.benchmark_table import FORMATS, read_rows, show_rows, shown_records
 from stl10bench.results.rows import Failure, Row, has_damage
@@ -96,6 +98,7 @@ def train(
         _name_next(runs_dir, str(row.run))
         if row.config.unlabeled is not None:
             typer.echo(_verdict(RunFolder(Path(runs_dir) / str(row.run))))
+        _name_copies(row)
 
 
 def _name_next(runs_dir: Path, name: str) -> None:
@@ -116,6 +119,20 @@ _NEXT = {
     "predict {} IMAGE": "your own images",
     "report": "a page of all runs",
 }
+
+
+def _name_copies(row: Row) -> None:
+    """What became of copies of test images, whose columns a narrow terminal leaves out."""
+    if row.copies_dropped:
+        one = row.copies_dropped == 1
+        were = "copy of a test image was" if one else "copies of test images were"
+        typer.echo(f"{row.copies_dropped:,} {were} dropped from the unlabelled images")
+    if TEST_IMAGES in row.contamination.split(" + "):
+        warnings.warn(
+            "the model has learned from copies of test images, so its test accuracy cannot be "
+            "compared with others: train, and pretrain, without --keep-copies",
+            stacklevel=2,
+        )
 
 
 def _verdict(folder: RunFolder) -> str:

@@ -17,6 +17,7 @@ from stl10bench.models import checkpoint, registry
 from stl10bench.models.checkpoint import Header
 from stl10bench.models.classifier import Classifier, joined_features
 from stl10bench.models.hub_files import CONFIG, HEAD, HUB, MODEL
+from stl10bench.models.pretrained import contamination
 from stl10bench.models.timm_backbone import create_arguments
 from stl10bench.results.labels import row_label
 from stl10bench.results.rows import Row
@@ -136,6 +137,7 @@ def _notice(row: Row | None) -> str:
 
 def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
     config, metrics = header.config, header.metrics
+    seen = contamination(config.weights, header.seen)
     rule = f"resized to {config.image_size} px, bilinear with antialiasing"
     if config.input == "crop":
         rule = f"resized to {config.data_size} px, then the central {config.image_size} px"
@@ -165,6 +167,7 @@ def _facts(header: Header, row: Row | None) -> list[tuple[str, str]]:
         if config.takes_steps
         else ("seed, method", f"{config.seed}, {config.method}"),
         ("starts from", config.weights),
+        *([] if seen == "none" else [("contamination", seen)]),
         ("settings", json.dumps(config.changed())),
         ("made by", f"stl10bench {header.version}"),
     ]

@@ -57,7 +57,7 @@ PROVES: dict[Level, tuple[str, str]] = {
         "what the checkpoint was trained on: training on test images",
     ),
     "reproduced": (
-        "its settings, trained again on your data, give it",
+        "its settings, trained again on your data, give the same result",
         "whether its settings were chosen by looking at the test split",
     ),
 }

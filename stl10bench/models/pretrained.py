@@ -13,7 +13,8 @@ from stl10bench.models import hub_files, registry
 from stl10bench.results.pretraining import pretraining_seconds
 
 NO_WEIGHTS = "none"
-IMAGENET, UNKNOWN, UNLABELLED_IMAGES = "ImageNet", "unknown", "unlabelled images"
+IMAGENET, UNKNOWN = "ImageNet", "unknown"
+UNLABELLED_IMAGES, TEST_IMAGES = "unlabelled images", "test images"
 _KEY = "stl10bench"  # of the header in a checkpoint's metadata
 
 

@@ -62,9 +62,9 @@ def model_label(row: Row | Failure, marks: Sequence[str] = ()) -> str:
 def tell_apart(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label for each name that no other has: the name, what differs among equal names, a number.
 
-    Up to `_SHOWN` settings that vary are all said. Of more, those in which one differs from the most
-    common value, the `_SHOWN` that vary most; what has only common values is told by the settings
-    in which several others differ from it.
+    Up to `_SHOWN` settings that vary are all said. Of more, those in which one differs from the
+    most common value, the `_SHOWN` that vary most; what has only common values is told by the
+    settings in which several others differ from it.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):

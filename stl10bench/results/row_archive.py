@@ -208,7 +208,7 @@ class _Archive(NamedTuple):
     file: BinaryIO
 
     def error(self, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self.path} is no whole archive of rows: {reason}")
+        return CheckpointError(f"{self.path} is damaged, or not from 'rows share': {reason}")
 
 
 @contextmanager
@@ -275,7 +275,8 @@ def _take(archive: _Archive, name: str, expected: _File, target: Path) -> None:
             file.write(chunk)
             left -= len(chunk)
     if left or digest.hexdigest() != expected.sha256:
-        raise archive.error(f"{name} {'is cut off' if left else 'does not have its checksum'}")
+        reason = f"{name} is cut off" if left else f"the checksum of {name} does not match"
+        raise CheckpointError(f"{archive.path} is damaged: {reason}")
     _skip_padding(archive, name, size)
 
 

@@ -123,7 +123,8 @@ class Row(BaseModel):
     """Accuracy of each class; null for a class without test images."""
 
     parameters: Count | None = None
-    """Parameters of the model."""
+    """Parameters of the model, frozen ones too; not its buffers: of kmeans, only the classifier
+    counts, not the centroids."""
     trainable_parameters: Count | None = None
     """Parameters that training changes."""
     macs: Count | None = None
@@ -147,8 +148,9 @@ class Row(BaseModel):
     pretrained: bool = False
     """Whether the backbone started from trained weights."""
     contamination: str = "none"
-    """Whether the initial weights have seen the test images: none, ImageNet, unknown, or what
-    an earlier run had seen."""
+    """What the model saw beside its own training images: none, or, joined by " + ", ImageNet (which
+    contains the test images), unknown, test images (copies of them were kept), validation images,
+    unlabelled images (in pretraining), data FINGERPRINT (of an earlier run)."""
     weights: dict[str, str | None] | None = None
     """Source and checksum of the initial weights."""
     fold_overlap: Share | None = None

@@ -7,7 +7,7 @@ external weights, whatever else they have.
 from collections.abc import Sequence
 
 from stl10bench.metrics.significance import Z95
-from stl10bench.models.pretrained import UNLABELLED_IMAGES
+from stl10bench.models.pretrained import TEST_IMAGES, UNLABELLED_IMAGES
 from stl10bench.results import columns, ranking
 from stl10bench.results.aggregate import aggregate, hits_of, mean_difference
 from stl10bench.results.benchmark_table import rows_to_table
@@ -20,7 +20,7 @@ from stl10bench.studies.ranking import Trained
 LABELS, UNLABELLED = "labels only", "labels and unlabelled images"
 EXTERNAL = "external weights"
 KINDS = (LABELS, UNLABELLED, EXTERNAL)
-_OWN = {"none", "test images", "validation images"}  # of the same data
+_OWN = {"none", TEST_IMAGES, "validation images"}  # of the same data
 _COLUMNS = (
     *("test_accuracy", "runs", "test_accuracy_sd", "vs_best", "labels_used", "unlabeled_used"),
     *("copies_dropped", "contamination", "image_size", "train_seconds"),

@@ -23,7 +23,7 @@ from stl10bench.data.unlabelled import Unlabelled
 from stl10bench.models import checkpoint, registry
 from stl10bench.models.factory import build_run_model, check_options
 from stl10bench.models.methods import FIXMATCH, SEMI_SUPERVISED
-from stl10bench.models.pretrained import UNLABELLED_IMAGES, Weights
+from stl10bench.models.pretrained import TEST_IMAGES, UNLABELLED_IMAGES, Weights
 from stl10bench.models.timm_backbone import freeze_stages, load_pretrained
 from stl10bench.training.evaluate import EVALUATION_BATCH
 
@@ -136,7 +136,7 @@ def seen_before(
         if before.method == SELF_SUPERVISED:
             seen.add(UNLABELLED_IMAGES)
     if unlabelled is not None and unlabelled.kept:
-        seen.add("test images")
+        seen.add(TEST_IMAGES)
     return tuple(sorted(seen))
 
 

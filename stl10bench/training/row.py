@@ -154,7 +154,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def made_by_this_code(row: Row) -> bool:
-    """Whether the code and the libraries here made the row; changes without a commit are unknown."""
+    """Whether the code and libraries here made the row; changes without a commit could be any."""
     here = {"version": __version__, "libraries": _libraries(), **_code()}
     here["python"] = platform.python_version()
     return not here["dirty"] and all(row[key] == value for key, value in here.items())

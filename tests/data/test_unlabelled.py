@@ -177,6 +177,26 @@ def test_what_cannot_be_is_said_and_leaves_no_run(
     assert not list((tmp_path / "runs").glob("*/"))
 
 
+@pytest.mark.filterwarnings("default")
+def test_train_says_what_became_of_copies_and_the_card_that_they_were_seen(
+    folder: Path, cli: Any
+) -> None:
+    words = ["train", "kmeans", "--fold", "0", "--unlabeled", "all", "--image-size", "8"]
+    words += ["--model-option", "centroids=4", "--model-option", "patch=3", "--tracker", "none"]
+    words += ["--data-dir", str(folder.parent), "--runs-dir"]
+    _, out, err = cli(*words, "dropped")
+    assert "3 copies of test images were dropped from the unlabelled images" in out
+    assert "warning" not in err
+    _, out, err = cli(*words, "kept", "--keep-copies")
+    assert "were dropped" not in out
+    assert "warning: the model has learned from copies of test images" in err
+    for runs_dir, seen in (("dropped", False), ("kept", True)):
+        (run,) = Path(runs_dir).glob("kmeans-*")
+        assert cli("export", str(run), "--to", "hub", "-o", f"{runs_dir}-hub")[0] == 0
+        card = Path(f"{runs_dir}-hub/README.md").read_text()
+        assert ("| contamination | test images |" in card) == seen
+
+
 def test_without_the_file_the_rest_is_named(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unlabeled_X\.bin is missing: get it with"):
         stl10bench.train(

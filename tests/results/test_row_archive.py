@@ -129,6 +129,10 @@ def test_a_changed_bit_anywhere_is_refused(archive: Path, tmp_path: Path) -> Non
         archive.write_bytes(changed)
         with pytest.raises(CheckpointError):
             unpack(archive, tmp_path / "into")
+    changed = bytearray(whole)
+    changed[whole.rindex(b"predictions.safetensors") + 1024] ^= 1  # beyond the member's header
+    archive.write_bytes(changed)
+    refused(archive, "rows.tar is damaged: the checksum of .*safetensors does not match")
     archive.write_bytes(whole)
     assert unpack(archive, tmp_path / "into")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 import stl10bench
 from stl10bench.config import RunConfig, make_config
 from stl10bench.core.errors import BenchError, BusyError, UsageError
-from stl10bench.results.run_folder import RunFolder, current_folders, find_run, run_folders
+from stl10bench.results.run_folder import RunFolder, find_run
 from stl10bench.training.resolve import check_settings
 
 TINY: dict[str, Any] = {"image_size": 8, "epochs": 2, "batch_size": 8, "tracker": "none"}

@@ -195,7 +195,9 @@ def test_train_refuses_the_method_of_pretraining(data_dir: Path, tmp_path: Path)
         stl10bench.train("cnn", method="simclr", data_dir=data_dir, runs_dir=tmp_path)
 
 
-def test_the_command_says_a_next_one_that_works_and_no_table_has_it(cli: Any, data_dir: Path) -> None:
+def test_the_command_says_a_next_one_that_works_and_no_table_has_the_run(
+    cli: Any, data_dir: Path
+) -> None:
     words = ["pretrain", "simclr", "--backbone", "resnet9", "--model-option", "channels=4"]
     words += ["--image-size", "8", "--epochs", "1", "--batch-size", "8", "--tracker", "none"]
     words += ["--set", "val_fraction=0.2", "--data-dir", str(data_dir), "--runs-dir", "my runs"]
