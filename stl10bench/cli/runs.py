@@ -93,6 +93,8 @@ def _labels(folders: Sequence[RunFolder]) -> list[str]:
 
 def _date(since: Any) -> str:
     """Local time, to the minute; nothing for what is no time."""
+    if since is None:  # which localtime takes for now
+        return ""
     try:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(since))
     except (TypeError, ValueError, OverflowError, OSError):

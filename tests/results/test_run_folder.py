@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def test_the_list_says_each_setting_once_and_no_fingerprint(cli: Any, tmp_path: 
     _, out, _ = cli("runs", "list", "--runs-dir", str(tmp_path))
     labels = [line.split("  ")[0].strip() for line in out.splitlines()[4:7]]
     assert labels == ["kmeans (probe)", "kmeans, centroids 20", "kmeans, centroids 30"]
+    assert time.strftime("%Y-%m-") not in out, "no status says since when"
 
 
 def test_a_run_that_is_at_work_is_running_and_not_removed(data_dir: Path, tmp_path: Path) -> None:
