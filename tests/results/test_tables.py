@@ -161,7 +161,7 @@ def test_a_default_column_without_any_value_is_left_out() -> None:
 def test_a_column_of_which_only_another_table_has_values_is_left_out() -> None:
     config = {"data": "0123456789abcdef", "unlabeled": "rest"}
     rows = [row_of(), row_of("cnn", unlabeled_used=4000, config=config)]
-    first, second = shown(rows, "markdown").split("and unlabelled")
+    first, second = shown(rows, "markdown").split("unlabelled images are used too")
     assert ("unlabelled |" in first, "unlabelled |" in second) == (False, True)
 
 
