@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ from stl10bench.results.row_archive import shared_rows
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import current_folders
 from stl10bench.results.table import Table, print_table, to_csv, to_markdown
+
+if TYPE_CHECKING:
+    from stl10bench.studies.record import StudyRuns
 
 app = typer.Typer()
 With = Annotated[
@@ -83,7 +86,8 @@ def table(
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
-    varied, unread = varied_runs(runs_dir, wanted=bool(run or studies))
+    of_studies, unread = study_runs(runs_dir, shown=bool(run or studies))
+    varied = of_studies.varied
     rows, damaged = benchmark_table.read_rows(f for f in folders if f.name not in varied)
     damaged += unread
     rows += benchmark_table.all_reference_rows() if reference else []
@@ -99,7 +103,7 @@ def table(
         raise UsageError(f"no finished run{sought}{kind} in {runs_dir}: {remedy}")
     keys = tuple(key.strip() for key in columns.split(",")) if columns else ()
     view = benchmark_table.View(
-        keys, sort, descending=descending, baselines=baselines, combine=combine
+        keys, sort, descending, baselines=baselines, combine=combine, of_studies=of_studies.seeds
     )
     if as_json:
         typer.echo(json.dumps({"rows": benchmark_table.shown_records(rows, view)}))
@@ -108,18 +112,21 @@ def table(
     end_with(damaged)
 
 
-def varied_runs(runs_dir: Path, *, wanted: bool) -> tuple[frozenset[str], list[CheckpointError]]:
-    """The runs that `--studies` would add, and the records of studies that are damaged."""
+def study_runs(runs_dir: Path, *, shown: bool) -> tuple["StudyRuns", list[CheckpointError]]:
+    """Of the studies: the varied runs that `--studies` would add, and the damaged records.
+
+    Neither where the varied runs are shown: then nothing is left out.
+    """
     from stl10bench.studies import record
 
-    if wanted:
-        return frozenset(), []
-    varied, damaged = record.varied_runs(runs_dir)
-    varied = frozenset(name for name in varied if (runs_dir / name).exists())
+    runs, damaged = record.study_runs(runs_dir)
+    if shown:
+        return runs._replace(varied=frozenset()), []
+    varied = frozenset(name for name in runs.varied if (runs_dir / name).exists())
     if varied:
-        runs = f"{len(varied):,} run{'s' * (len(varied) > 1)}"
-        stderr().print(f"{runs} of studies left out (--studies adds them)", highlight=False)
-    return varied, damaged
+        count = f"{len(varied):,} run{'s' * (len(varied) > 1)}"
+        stderr().print(f"{count} of studies left out (--studies adds them)", highlight=False)
+    return runs._replace(varied=varied), damaged
 
 
 _NOTE = (

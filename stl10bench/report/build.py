@@ -1,6 +1,6 @@
 """Run folders -> a report on each group of runs that can be compared."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from stl10bench.core.errors import DataError
@@ -13,6 +13,7 @@ from stl10bench.report.results import costs, curves, results_table, summary
 from stl10bench.report.studies import load_studies, study_section
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
+from stl10bench.studies.record import StudyRuns
 
 
 def build_report(
@@ -21,11 +22,11 @@ def build_report(
     *,
     data_dir: Path | None,
     shared: Sequence[tuple[RunFolder, Row]] = (),
-    left_out: Collection[str] = (),
+    of_studies: StudyRuns = StudyRuns(),  # noqa: B008  frozen
 ) -> list[GroupReport]:
     """A report on each set of test images and protocol, of the runs `names` or all, and `shared`.
 
-    Of all runs those `left_out` are not read.
+    Of all runs those that a study varied are not read.
 
     The data folder is the default one where `data_dir` is None. Raises what `load_groups` raises,
     and DataError for a `data_dir` that has the images of no run.
@@ -33,7 +34,7 @@ def build_report(
     reports = []
     said: dict[str, None] = {}  # a note on the folder belongs to all groups, and is said once
     has_pictures = False
-    groups = load_groups(runs_dir, names, shared, left_out)
+    groups = load_groups(runs_dir, names, shared, of_studies)
     studies, damaged = ([], []) if names else load_studies(runs_dir, groups)
     study_notes = [without_folder(runs_dir, error) for error in damaged]
     for number, group in enumerate(groups):

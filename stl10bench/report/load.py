@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from stl10bench.results.history import History
 from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import OLD, RunFolder, copy_error, run_folders
+from stl10bench.studies.record import StudyRuns
 
 _EPOCHS = 10**9  # beyond which an epoch cannot be drawn
 
@@ -78,11 +79,12 @@ def load_groups(
     runs_dir: Path,
     names: Sequence[str],
     shared: Sequence[tuple[RunFolder, Row]] = (),
-    left_out: Collection[str] = (),
+    of_studies: StudyRuns = StudyRuns(),  # noqa: B008  frozen
 ) -> list[RunGroup]:
     """The runs that `names` mean, or all below `runs_dir`, in groups that can be compared.
 
-    Runs `left_out` are not read. `shared` are runs of others, see `row_archive.shared_rows`.
+    Runs that a study varied are not read. `shared` are runs of others, see
+    `row_archive.shared_rows`.
 
     Raises UsageError for a name that is none, for one run named twice, and when there is no run;
     CheckpointError where no result.json holds a row, and for labels that differ within a group.
@@ -91,7 +93,7 @@ def load_groups(
     damaged: list[CheckpointError] = []
     runs: dict[str, LoadedRun] = {}
     for folder in finished_folders(runs_dir, names, fewest=0):
-        if folder.name in left_out:
+        if folder.name in of_studies.varied:
             continue
         try:
             row = folder.row()
@@ -115,14 +117,14 @@ def load_groups(
     if not runs and not failures:
         if damaged:
             raise damaged[0]
-        if left_out:
+        if of_studies.varied:
             raise UsageError(f"no finished run that no study varied in {runs_dir}: add --studies")
         raise UsageError(f"no finished run in {runs_dir}: train one, or pass --runs-dir")
     rows = sorted((run.row for run in runs.values()), key=ranking.best_first)
     parts = by_protocol([*rows, *failures])
     apart = apart_notes(rows, [part for _, part in parts])
     groups = [
-        _group(title, part, runs, [*notes, *([reason] if reason else [])])
+        _group(title, part, runs, [*notes, *([reason] if reason else [])], of_studies)
         for (title, part), reason in zip(parts, apart, strict=True)
     ]
     return [group._replace(damaged=(*damaged, *group.damaged)) for group in groups]
@@ -194,9 +196,14 @@ def _unfinished(runs_dir: Path, notes: list[str], damaged: list[CheckpointError]
 
 
 def _group(
-    title: str, part: Sequence[Row | Failure], runs: dict[str, LoadedRun], notes: Sequence[str]
+    title: str,
+    part: Sequence[Row | Failure],
+    runs: dict[str, LoadedRun],
+    notes: Sequence[str],
+    of_studies: StudyRuns,
 ) -> RunGroup:
-    annotated = ranking.annotate([*ranking.baselines(part), *aggregate(part)])
+    combined = aggregate(part, of_studies.seeds)
+    annotated = ranking.annotate([*ranking.baselines(part), *combined])
     named = list(zip(row_labels(annotated), annotated, strict=True))
     named.sort(key=lambda pair: ranking.best_first(pair[1]))
     rows = [

@@ -14,7 +14,7 @@ from stl10bench.report.document import Block, DetailedTable, Figure, Section, Ta
 from stl10bench.report.load import RunGroup, Setting
 from stl10bench.report.provenance import failure_table, run_details
 from stl10bench.results import columns, ranking
-from stl10bench.results.benchmark_table import UNFINISHED
+from stl10bench.results.aggregate import unfinished_note
 from stl10bench.results.rows import Row
 from stl10bench.results.table import Cell, Table
 
@@ -77,8 +77,8 @@ def _results(group: RunGroup) -> DetailedTable:
         lines.append((Cell(name, name), *cells[:2], Cell("", picture=bar), *cells[2:]))
     titles = [column.title for column in chosen]
     header = (columns.LABEL, *titles[:2], "interval", *titles[2:])
-    unfinished = any(row.runs != row.runs_asked for row in rows)
-    notes = (("runs", UNFINISHED),) if unfinished else ()
+    unfinished = unfinished_note(rows)
+    notes = (("runs", unfinished),) if unfinished else ()
     minor = ("interval", *(columns.column(key).title for key in _MINOR))
     first = titles[0]
     table = Table("Results", header, tuple(lines), notes, (first,), first, minor)

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,24 +24,33 @@ _MEANS = (
 )
 
 
-def aggregate(rows: Sequence[Row | Failure]) -> list[Row | Failure]:
+def aggregate(
+    rows: Sequence[Row | Failure], of_studies: Mapping[str, int] = {}
+) -> list[Row | Failure]:
     """Each setting as one row, in the order of their first rows; raises CheckpointError for edits.
 
     The means of what was measured, `test_accuracy_sd`, the standard deviation over the repeats
     (n - 1), the Wilson interval of the mean on the test split, the sum of the confusion matrices,
-    `runs`, how many finished, and `runs_asked`, the most that any setting here has. What is of one
-    run alone is left out, but for `repeats`, their names, and `repeated_hits`. A setting without a
-    finished run keeps one failure. Rows of no run (baselines, published results) and failures of
-    settings that were refused stay as they are.
+    `runs`, how many finished, and `runs_asked`, the most that any setting here has. `of_studies`
+    has how many seeds a study asked of the setting of a run: of that setting, and of no other. What
+    is of one run alone is left out, but for `repeats`, their names, and `repeated_hits`. A setting
+    without a finished run keeps one failure. Rows of no run (baselines, published results) and
+    failures of settings that were refused stay as they are.
     """
     groups: dict[str, list[Row | Failure]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(_setting(row) or str(number), []).append(row)
-    asked: dict[str, int] = {}  # of each archive by itself: others may have had other plans
+    own: list[int] = []  # what is asked of each setting itself
+    shared: dict[str, int] = {}  # of all; of each archive by itself: others may have other plans
     for group in groups.values():
-        repeats = len({_counters(row) for row in group})
-        asked[_source(group[0])] = max(asked.get(_source(group[0]), 1), repeats)
-    return [_aggregate_group(group, asked[_source(group[0])]) for group in groups.values()]
+        by_studies = [_seeds_of_study(row, of_studies) for row in group]
+        own.append(max(len({_counters(row) for row in group}), *by_studies))
+        if not all(by_studies):
+            shared[_source(group[0])] = max(shared.get(_source(group[0]), 1), own[-1])
+    return [
+        _aggregate_group(group, max(asked, shared.get(_source(group[0]), 1)))
+        for group, asked in zip(groups.values(), own, strict=True)
+    ]
 
 
 def run_count(row: Row) -> str | None:
@@ -49,6 +58,16 @@ def run_count(row: Row) -> str | None:
     if row.runs is None:
         return None
     return str(row.runs) if row.runs == row.runs_asked else f"{row.runs}/{row.runs_asked}"
+
+
+def unfinished_note(rows: Sequence[Row]) -> str | None:
+    """What a count of runs with a slash says, of the first row that has one; None without any."""
+    for row in rows:
+        if row.runs != row.runs_asked:
+            finished = "1 of {} runs is" if row.runs == 1 else f"{row.runs} of {{}} runs are"
+            finished = finished.format(row.runs_asked)
+            return f"{run_count(row)}: {finished} finished; such a row is not ranked"
+    return None
 
 
 def rows_p_value(first: Row, second: Row) -> float:
@@ -146,6 +165,13 @@ def _setting(row: Row | Failure) -> str | None:
         return None
     settings = row.config.model_dump(mode="json", exclude=set(_COUNTERS))
     return json.dumps([_source(row), settings], sort_keys=True)
+
+
+def _seeds_of_study(row: Row | Failure, of_studies: Mapping[str, int]) -> int:
+    """How many seeds a study asked of the setting; 0 without one, and for rows of others."""
+    if row.run is None or (isinstance(row, Row) and (row.source or row.title)):
+        return 0
+    return of_studies.get(row.run, 0)
 
 
 def _source(row: Row | Failure) -> str:

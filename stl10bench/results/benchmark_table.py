@@ -2,8 +2,8 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from stl10bench.core.errors import CheckpointError, UsageError, unknown
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.results import columns, ranking
-from stl10bench.results.aggregate import aggregate
+from stl10bench.results.aggregate import aggregate, unfinished_note
 from stl10bench.results.columns import Column
 from stl10bench.results.labels import data_title, row_label, row_labels
 from stl10bench.results.rows import Failure, Row, parse_row
@@ -27,7 +27,6 @@ _TIED = (
     "with several seeds or folds a test of the means; p >= "
     f"{SIGNIFICANCE} after Holm's correction)"
 )
-UNFINISHED = "2/3: only 2 of 3 runs are finished, so the row is not ranked"
 _STACKED = "trained together with other rows, by version 0.1.0: the seconds are those of all"
 _GROUPS = (
     "group: rows that share a letter do not differ significantly (the same tests, after Holm's "
@@ -115,7 +114,7 @@ class View:
 
     `columns` name those beside the model (none: the default ones), `sort` the one that orders the
     rows (none: the best first), `baselines` adds what needs no image, and `combine` makes one row
-    of the seeds or folds of a setting.
+    of the seeds or folds of a setting; for `of_studies` see `aggregate`.
     """
 
     columns: tuple[str, ...] = ()
@@ -123,6 +122,7 @@ class View:
     descending: bool = False
     baselines: bool = False
     combine: bool = True
+    of_studies: Mapping[str, int] = field(default_factory=dict)
 
 
 def show_rows(
@@ -180,7 +180,7 @@ def _parts(rows: Sequence[Row | Failure], view: View) -> list[tuple[str, list[Ro
     """The title and the rows of each table, in their order."""
     parts = []
     for title, part in by_protocol(rows):
-        combined = aggregate(part) if view.combine else part
+        combined = aggregate(part, view.of_studies) if view.combine else part
         baselines = ranking.baselines(combined) if view.baselines else []
         shown = ranking.annotate([*baselines, *combined])
         parts.append((title, sorted(shown, key=ranking.best_first)))
@@ -286,8 +286,8 @@ def rows_to_table(
         notes.append((titles["group"], _GROUPS))
     if "verified" in titles and any(row.source for row in finished):
         notes.append((titles["verified"], _VERIFIED))
-    if "runs" in titles and any(row.runs != row.runs_asked for row in finished):
-        notes.append((titles["runs"], UNFINISHED))
+    if "runs" in titles and (unfinished := unfinished_note(finished)):
+        notes.append((titles["runs"], unfinished))
     if "train_seconds" in titles and any(row.stacked > 1 for row in finished):
         notes.append((titles["train_seconds"], _STACKED))
     if "test_accuracy" in titles and any(row.at_chance for row in finished):

@@ -228,7 +228,7 @@ class Row(BaseModel):
     runs: Count | None = None
     """Finished runs that the row combines."""
     runs_asked: Count | None = None
-    """The most that any setting beside it has."""
+    """The most that any setting beside it has; a study's seeds count for its own settings."""
     repeats: tuple[str, ...] = ()
     """Names of the runs that the row combines."""
     repeated_hits: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
 """What a study consisted of when it ran <-> its file in the runs folder."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -107,13 +108,23 @@ def names(runs_dir: Path) -> list[str]:
     return sorted(path.parent.name for path in (runs_dir / "studies").glob("*/study.json"))
 
 
-def varied_runs(runs_dir: Path) -> tuple[frozenset[str], list[CheckpointError]]:
-    """The runs in which a study varied something, by name; second, the records that are damaged.
+class StudyRuns(NamedTuple):
+    """The runs of the studies in a runs folder.
 
-    A run that is the unvaried one of any study is not among them: it is the model as it is.
+    `varied` are those in which a study varied something, by name; a run that is the unvaried one
+    of any study is not among them: it is the model as it is. `seeds` is how many a study asked of
+    the setting of each run.
     """
+
+    varied: frozenset[str] = frozenset()
+    seeds: Mapping[str, int] = {}
+
+
+def study_runs(runs_dir: Path) -> tuple[StudyRuns, list[CheckpointError]]:
+    """The runs of all studies; second, the records that are damaged."""
     varied: set[str] = set()
     unvaried: set[str] = set()
+    seeds: dict[str, int] = {}
     damaged: list[CheckpointError] = []
     for name in names(runs_dir):
         try:
@@ -124,10 +135,12 @@ def varied_runs(runs_dir: Path) -> tuple[frozenset[str], list[CheckpointError]]:
         if record is None:
             continue
         base = next((entry.labels for entry in record.runs if entry.run == record.base), None)
+        asked = Counter(tuple(entry.labels) for entry in record.runs)
         for entry in record.runs:
             if entry.run is not None:
                 (unvaried if entry.labels == base else varied).add(entry.run)
-    return frozenset(varied - unvaried), damaged
+                seeds[entry.run] = max(asked[tuple(entry.labels)], seeds.get(entry.run, 1))
+    return StudyRuns(frozenset(varied - unvaried), seeds), damaged
 
 
 def read(runs_dir: Path, name: str) -> Record | None:

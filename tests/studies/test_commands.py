@@ -1,5 +1,7 @@
 """`study`, `benchmark` and `train --job`: what they print, write and refuse."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -114,6 +116,32 @@ def test_runs_that_a_study_varied_are_in_tables_and_reports_only_when_asked(
     first.write_text("{")
     some, err = rows()  # what cannot be read hides nothing
     assert (len(some) > 1, "study.json" in err) == (True, True)
+
+
+def test_the_seeds_of_a_study_are_asked_of_no_other_model(
+    study: Callable[..., Any], children: list[str]
+) -> None:
+    at_work = OWN[2:]
+    run = ["study", "run", *OWN, *TINY, "--vary", "lr=1e-4,0.1", "--seeds", "2"]
+    assert study(*run)[0] == 0  # 1e-4 is the unvaried rate
+    assert study("benchmark", "mlp", "resnet9", *at_work, *TINY)[0] == 0
+
+    def runs(*words: str) -> dict[str, set[str]]:
+        code, out, err = study("table", "--format", "csv", "--no-baselines", *words)
+        assert code == 0, err
+        counts: dict[str, set[str]] = {}
+        for row in csv.DictReader(io.StringIO(out)):
+            counts.setdefault(row["model"], set()).add(f"{row['runs']} {bool(row['vs_best'])}")
+        return counts
+
+    alone = {"logistic": {"2 True"}, "mlp": {"1 True"}, "resnet9": {"1 True"}}
+    assert runs() == runs("--studies") == alone
+    assert study("report", "--format", "markdown")[0] == 0
+    assert "not ranked" not in Path("report.md").read_text()
+    assert study("benchmark", "mlp", *at_work, *TINY, "--seeds", "3")[0] == 0  # asks 3 of all
+    assert runs() == {"logistic": {"2/3 False"}, "mlp": {"3 False"}, "resnet9": {"1/3 False"}}
+    note = "2/3: 2 of 3 runs are finished; such a row is not ranked"
+    assert note in study("table", "--format", "markdown")[1]
 
 
 def test_a_study_with_other_settings_says_what_of_it_still_fits(
