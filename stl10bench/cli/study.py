@@ -78,23 +78,23 @@ def list_studies(*, runs_dir: RunsDir = RUNS, as_json: bool) -> None:
     ran, damaged = record.names(runs_dir), False
     for name in dict.fromkeys([*parse.PRESETS, *ran]):
         stored, problem = None, ""
+        preset = parse.preset(name) if name in parse.PRESETS else None
+        report = "" if preset is None else preset.finding
         try:
             stored = record.read(runs_dir, name)
         except CheckpointError as error:
             problem, damaged = str(error), True
         if stored is None:
-            study = parse.preset(name) if name in parse.PRESETS else None
-            varied, finding = (study.factors, study.finding) if study else ("", "")
-            lines.append((name, varied, finding, problem))
+            lines.append((name, "" if preset is None else preset.factors, report, problem))
             continue
         trained = record.trained(stored, runs_dir)
         damaged |= has_damage(run.row for run in trained)
         places = [] if stored.study.over_labels else ranking.rank(trained)
         done = sum(run.row is not None for run in trained)
         here = summary.best(stored, places) if places else f"{done} of {len(trained)} runs"
-        if stored.study.finding:
+        if report := report or stored.study.finding:
             here += f" ({summary.held(stored, places)})"
-        lines.append((name, stored.study.factors, stored.study.finding, here))
+        lines.append((name, stored.study.factors, report, here))
     if as_json:
         keys = ("name", "varied", "report_found", "found_here")
         typer.echo(json.dumps({"studies": [dict(zip(keys, line, strict=True)) for line in lines]}))

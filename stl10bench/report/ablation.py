@@ -16,7 +16,8 @@ from stl10bench.studies.study import Study, label
 _VERDICTS = (
     "Verdicts, by the accuracy on the validation images. Holds: the report's best is the best "
     "here, and the others are significantly worse. Tied: it is the best, or differs from it by no "
-    "more than noise. Contradicted: it is significantly worse than the best here."
+    "more than noise. Contradicted: it is significantly worse than the best here. Not compared: "
+    "the report's study had other settings."
 )
 
 
@@ -42,7 +43,8 @@ def finding(ablation: Ablation) -> str:
     places = rank(ablation.trained)
     verdict = summary.held(ablation.record, places)
     found = _found(ablation.study, places)
-    return f"{found} The report found: {ablation.study.finding}. {verdict}."
+    report = parse.preset(ablation.study.name).finding
+    return f"{found} The report found: {report}. {verdict}."
 
 
 def _found(study: Study, places: Sequence[Place]) -> str:
@@ -109,8 +111,8 @@ def _reduced(study: Study) -> str:
     changed += [key for key, value in study.settings.items() if value != whole.settings.get(key)]
     names = list(map(factor_name, changed))
     names += ["seeds"] if study.seeds != whole.seeds else []
-    names += [f"recipe {study.recipe}"] if study.recipe != whole.recipe else []
-    return f"Not as in the whole study: {', '.join(names)}." if names else ""
+    names += [f"recipe ({study.recipe})"] if study.recipe != whole.recipe else []
+    return f"Changed from the full study: {', '.join(names)}." if names else ""
 
 
 def findings_table(ablations: dict[str, Ablation]) -> Table:

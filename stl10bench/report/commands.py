@@ -41,21 +41,28 @@ class Commands(NamedTuple):
             return _join(("data", "download", *self._folder()))
         return None
 
+    def preset(self, name: str) -> str:
+        """The command of a study that has not run, with pretrained weights as in `missing`."""
+        return self._with_weights().study(parse.preset(name))
+
     def study(self, study: Study) -> str:
-        """The command of a study."""
+        """The command of a study that ran."""
         return " ".join((parse.as_command(study), shlex.join(self._of(study.model)))).rstrip()
 
     def missing(self, model: str, *words: str) -> str:
-        """A command that trains runs of `model` where this document finds them."""
+        """A command that trains runs of `model` where this document finds them.
+
+        With pretrained weights: a frozen backbone with random ones cannot learn.
+        """
         folder: tuple[str, ...] = ()
         if self.runs_dir != Path("runs"):
             folder = "--runs-dir", _RUNS if self.runs_dir.is_absolute() else str(self.runs_dir)
-        return _join((*words, *self._of(model), *folder))
+        return _join((*words, *self._with_weights()._of(model), *folder))
 
     def runs(self, runs: Sequence[Row]) -> list[str]:
         """The commands of one setting's runs: from the recipe that asks for fewest changes."""
         config = runs[0].config
-        changes = min((_changes(runs[0], recipe) for recipe in RECIPES), key=len)
+        changes = _changes(runs[0], nearest_recipe(runs[0]))
         frozen = is_frozen(config)
         words = [config.model]
         words += [] if frozen is None else ["--freeze" if frozen else "--no-freeze"]
@@ -77,10 +84,14 @@ class Commands(NamedTuple):
         checksum = self.weights.removeprefix(_CHECKSUM)[:12]
         meanings = {
             _DATA: "the folder of the images",
+            _RUNS: "the folder of the runs",
             _WEIGHTS: f"the file of the pretrained weights (SHA-256 {checksum}…)",
         }
         texts = [f"{word} is {meaning}" for word, meaning in meanings.items() if word in words]
         return f"In the commands {' and '.join(texts)}." if texts else ""
+
+    def _with_weights(self) -> "Commands":
+        return self._replace(weights="hub:") if self.weights == "none" else self
 
     def _of(self, model: str) -> list[str]:
         """The options of a command that trains a model."""
@@ -102,6 +113,11 @@ class Commands(NamedTuple):
         if weights.startswith(_CHECKSUM):
             return ["--weights", _WEIGHTS]
         return ["--no-pretrained"] if weights == "none" else []  # else timm downloads them
+
+
+def nearest_recipe(row: Row) -> str:
+    """The recipe that asks for fewest changes."""
+    return min(RECIPES, key=lambda recipe: len(_changes(row, recipe)))
 
 
 def _changes(row: Row, recipe: str) -> list[str]:

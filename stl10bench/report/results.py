@@ -42,8 +42,9 @@ _COST = (
 )
 _CURVES = (
     "Training (dashed; augmented images) and validation (solid), all settings of a model in one "
-    "figure. Of several runs a line is their mean, shaded from the lowest to the highest; a dot is "
-    "a run's epoch of the table. All models share their scales; losses above the panel are cut."
+    "figure. With several runs, the line is their mean and the shading spans the lowest to the "
+    "highest. The dot marks the epoch that the table reports. All models share their scales; "
+    "losses above the panel are cut."
 )
 _WIDTHS = 7.6, 3.5  # inches, of a figure on a desk and on a phone
 _BAR = (

@@ -1,18 +1,19 @@
 """The study's data, runs and models -> the document to hand in, in the order of its report."""
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from stl10bench.config import make_config, recipe_settings
-from stl10bench.core.console import clean
 from stl10bench.core.errors import CheckpointError
 from stl10bench.data.load import data_folder
 from stl10bench.data.stl10 import FOLDER, Dataset, open_dataset
 from stl10bench.models import summary as layers_of
-from stl10bench.models.factory import build_model, model_options
+from stl10bench.models.factory import build_model
 from stl10bench.plots import document as figures
 from stl10bench.plots import galleries, style
 from stl10bench.plots.inspection import sample_rows
@@ -21,9 +22,10 @@ from stl10bench.plots.style import Wording
 from stl10bench.report import ablation, best_settings
 from stl10bench.report.ablation import Ablation
 from stl10bench.report.best_settings import MODELS
-from stl10bench.report.commands import Commands, wrapped
+from stl10bench.report.commands import Commands, nearest_recipe, wrapped
 from stl10bench.report.document import Block, Code, GroupReport, Heading, Picture, Section, Text
 from stl10bench.report.layers import block_table, layer_table, memory_table
+from stl10bench.results.rows import Row
 from stl10bench.studies import parse, record
 
 _SIZE, _CLASSES, _BATCH = 64, 10, 128  # of the report
@@ -39,7 +41,22 @@ class Sources:
     data_dir: Path | None  # None: the default one
     suffix: str  # of the curves' files: .svg or .png
     studies: dict[str, Ablation]  # those of the report that have run
+    rows: tuple[Row, ...]  # of all runs, those of the final table first
     commands: Commands
+
+    @property
+    def shown(self) -> dict[str, Row]:
+        """Of each model that ran the row whose settings the document shows."""
+        return {row.model: row for row in reversed(self.rows)}
+
+    def size(self, model: str) -> int:
+        """The input size of a model, in pixels; the report's of one that has not run."""
+        return self.shown[model].image_size if model in self.shown else _SIZE
+
+    def options(self, model: str) -> dict[str, Any]:
+        """A model's own options, as it ran; a backbone's parameters are told frozen and not."""
+        options = self.shown[model].config.model_options if model in self.shown else {}
+        return {key: value for key, value in options.items() if key != "freeze"}
 
     def picture(self, name: str, figure: Figure, text: str, caption: str = "") -> Picture:
         """A figure of lines."""
@@ -66,15 +83,18 @@ def build_study_document(runs_dir: Path, *, data_dir: Path | None, suffix: str) 
             trained = record.trained(stored, runs_dir)
             studies[name] = Ablation(stored, trained, read_results(stored, trained, runs_dir))
     final, unreadable = best_settings.final_table(runs_dir, _fingerprint(studies))
+    rows = [row for runs in final.runs for row in runs]
+    rows += [row for study in studies.values() for row in study.rows]
     datasets = [study.record.dataset for study in studies.values()]
-    datasets += [row.dataset for runs in final.runs for row in runs]
+    datasets += [row.dataset for row in rows]
+    backbones = (row.config for row in rows if row.model == "mobilenetv2")
     commands = Commands(
         dataset=datasets[0] if datasets else None,
-        weights=_weights(studies, final),
+        weights=next((config.weights for config in backbones), "hub:"),  # by the first of them
         own_folder=data_dir is not None,
         runs_dir=runs_dir,
     )
-    sources = Sources(runs_dir, data_dir, suffix, studies, commands)
+    sources = Sources(runs_dir, data_dir, suffix, studies, tuple(rows), commands)
     sections = [
         _data(sources, final.data),
         _models(sources),
@@ -93,18 +113,11 @@ def _fingerprint(studies: dict[str, Ablation]) -> str | None:
     return next((study.record.data for study in studies.values()), None)
 
 
-def _weights(studies: dict[str, Ablation], final: best_settings.Final) -> str:
-    """What the backbones of these runs start from, by the first one."""
-    rows = [row for study in studies.values() for row in study.rows]
-    rows += [row for runs in final.runs for row in runs]
-    backbones = (row.config for row in rows if row.model == "mobilenetv2")
-    return next((config.weights for config in backbones), "hub:")
-
-
 def _summary(sources: Sources) -> str:
     text = "Five classifiers of images of ten classes, their ablations and one table."
     done, every = len(sources.studies), len(parse.REPORT)
-    return text if done == every else f"{text} So far {done} of the {every} ablations have run."
+    have = "has" if done == 1 else "have"
+    return text if done == every else f"{text} So far {done} of the {every} ablations {have} run."
 
 
 def _data(sources: Sources, title: str) -> Section:
@@ -121,13 +134,18 @@ def _data(sources: Sources, title: str) -> Section:
     samples = galleries.samples(dataset, wording=Wording(title=""))
     text = "Four labelled training images of each class."
     blocks.append(Picture("samples.png", style.encode(samples, ".png"), text, _WIDE, text))
-    text = "Left: the image as it is. Then: five draws, by the functions that training calls."
-    blocks += [Heading("Augmentation"), Text(text)]
-    config = make_config({**recipe_settings("report", "cnn", frozen=None), "model": "cnn"})
+    text = "Left: the image as it is. Then: five draws, by the functions that training calls, with "
+    if ran := sources.shown.get("cnn"):
+        config, whose = ran.config, "the settings of the CNN here."
+    else:
+        config = make_config({**recipe_settings("report", "cnn", frozen=None), "model": "cnn"})
+        whose = "the CNN's settings in the recipe 'report'."
+    blocks += [Heading("Augmentation"), Text(text + whose)]
     row = int(sample_rows(dataset.train, 1, 0)[0])
+    colours = ("brightness", "contrast", "saturation", "hue")
     settings = {
-        "colour jitter": f"brightness, contrast and saturation within ±{config.brightness:.0%}, "
-        f"hue within ±{config.hue:.0%} of the colour circle",
+        "colour jitter": ", ".join(f"{key} ±{getattr(config, key):.0%}" for key in colours)
+        + " of the colour circle",
         "horizontal flip": f"with probability {config.flip:g}",
         "rotation": "by {:g} to {:g} degrees".format(*config.rotation),
     }
@@ -150,7 +168,8 @@ def _use(sources: Sources) -> str:
     held_out = {run.val_images for study in sources.studies.values() for run in study.trained}
     if len(held_out) == 1:
         text += (
-            f" {held_out.pop():,} of the training images validate: they choose epoch and setting."
+            f" {held_out.pop():,} of the training images are held out for validation; they choose "
+            "the epoch and the setting."
         )
     return text
 
@@ -176,13 +195,22 @@ def _pixels(figure: Figure) -> int:
 
 
 def _models(sources: Sources) -> Section:
-    """How the parameters are counted, the layers of the CNN, the blocks of MobileNetV2, memory."""
-    built = {name: build_model(name, _CLASSES, _SIZE, {}) for name in MODELS}
-    listed = {name: layers_of.layers(model, _SIZE) for name, model in built.items()}
-    blocks: list[Block] = [Heading("Parameters")]
+    """How the parameters are counted, the layers of the CNN, the blocks of MobileNetV2, memory.
+
+    Of each model as it ran, by the best setting of the final table.
+    """
+    sizes = {name: sources.size(name) for name in MODELS}
+    built = {
+        name: build_model(name, _CLASSES, sizes[name], sources.options(name)) for name in MODELS
+    }
+    listed = {name: layers_of.layers(model, sizes[name]) for name, model in built.items()}
+    text = "Each model is shown as in the final table; one that has not run, with its defaults."
+    blocks: list[Block] = [Heading("Parameters"), Text(text, "note")]
     for name, layers in listed.items():
         total, trainable = layers_of.parameters(built[name])
-        parts = layers_of.formula(layers) if len(layers) < 12 else "the sum of the table below"
+        parts = layers_of.formula(layers) or "the sum of its layers"
+        if name == "cnn":
+            parts = "the sum of the table below"
         if name == "mobilenetv2":  # of a backbone only the head's can be told
             head = [layer for layer in layers if layer.name.startswith("head.")]
             rest = total - sum(layer.parameters for layer in head)
@@ -190,34 +218,18 @@ def _models(sources: Sources) -> Section:
         text = f"{MODELS[name]}: {parts} = {total:,}"
         if trainable != total:
             text += f"; {trainable:,} of them are trained while the backbone is frozen"
-        blocks.append(Text(f"{text}.{_smaller(name, total, sources)}"))
+        blocks.append(Text(f"{text}."))
     memories = {
-        MODELS[name]: layers_of.memory(layers, batch_size=_BATCH, image_size=_SIZE)
+        MODELS[name]: layers_of.memory(layers, batch_size=_BATCH, image_size=sizes[name])
         for name, layers in listed.items()
     }
     title = f"Memory of a training step with a batch of {_BATCH}"
     blocks += [Heading(title), memory_table(title, memories)]
-    title = f"Layers of the convolutional network at {_SIZE}x{_SIZE}"
+    title = f"Layers of the convolutional network at {sizes['cnn']}x{sizes['cnn']}"
     blocks += [Heading(title), layer_table(title, listed["cnn"])]
     title = "Blocks of MobileNetV2 and its head"
     blocks += [Heading(title), block_table(title, listed["mobilenetv2"])]
     return Section("Models", tuple(blocks))
-
-
-def _smaller(model: str, total: int, sources: Sources) -> str:
-    """Which other parameters the runs of a model have, where none has `total`."""
-    studies = [study for study in sources.studies.values() if study.study.model == model]
-    sizes = {row.parameters for study in studies for row in study.rows if row.parameters}
-    if not sizes or total in sizes:
-        return ""
-    options = {
-        ablation.setting(key, value): None
-        for study in studies
-        for key, value in study.study.settings.items()
-        if key in model_options(model)
-    }
-    counts = " or ".join(f"{size:,}" for size in sorted(sizes))
-    return f" In the runs of this document, with {clean(', '.join(options))}: {counts}."
 
 
 def _ablations(model: str, sources: Sources) -> Section:
@@ -268,21 +280,23 @@ def _results(sources: Sources, final: best_settings.Final) -> Section:
 
 
 def _benchmark(sources: Sources) -> str:
-    return sources.commands.missing("mobilenetv2", "benchmark", "--all", "--recipe", "report")
+    recipe = nearest_recipe(sources.rows[0]) if sources.rows else "report"
+    return sources.commands.missing("mobilenetv2", "benchmark", "--all", "--recipe", recipe)
 
 
 def _commands(sources: Sources, final: best_settings.Final) -> Section:
     """The command of each part, in their order: those that give the runs of this document."""
     commands = sources.commands
+    recipe = nearest_recipe(sources.shown["cnn"]) if "cnn" in sources.shown else "report"
     parts = {
         "Data and augmentation": [
             *filter(None, [commands.get_data()]),
             commands.on_data("visualize", "samples"),
-            commands.on_data("visualize", "augmentations", "cnn", "--recipe", "report"),
+            commands.on_data("visualize", "augmentations", "cnn", "--recipe", recipe),
         ],
-        "Parameters, layers and memory": [f"stl10bench describe {model}" for model in MODELS],
+        "Parameters, layers and memory": [_describe(model, sources) for model in MODELS],
         "Ablations": [
-            commands.study(study.study if study else parse.preset(name))
+            commands.study(study.study) if study else commands.preset(name)
             for name in parse.REPORT
             for study in [sources.studies.get(name)]
         ],
@@ -296,6 +310,15 @@ def _commands(sources: Sources, final: best_settings.Final) -> Section:
         if part:
             blocks += [Heading(title), Code("\n".join(map(wrapped, part)))]
     return Section("How to run each part", tuple(blocks))
+
+
+def _describe(model: str, sources: Sources) -> str:
+    words = ["stl10bench", "describe", model]
+    if (size := sources.size(model)) != _SIZE:
+        words += ["--image-size", str(size)]
+    for key, value in sources.options(model).items():
+        words += ["--model-option", f"{key}={parse.word(value)}"]
+    return shlex.join(words)
 
 
 def _of_table(sources: Sources, final: best_settings.Final) -> Iterator[str]:

@@ -230,7 +230,7 @@ def _changed(
 ) -> dict[str, Any]:
     """The fields of a study with another model or other factors, and without what then is not so.
 
-    What the report says of it is of another study than this one.
+    The report's finding is then of other settings; of another model it says nothing.
     """
     fields = {key: getattr(study, key) for key in study.model_fields_set}
     fields["vary"] = dict(study.vary) | {
@@ -241,9 +241,9 @@ def _changed(
     if other_model or wider:
         fields["about"] = ""
     if other_model or wider or recipe not in (None, study.recipe):
-        fields |= {"finding": "", "best": {}}
+        fields["best"] = {}  # so that nothing is compared with the report's finding
     if other_model:
-        fields |= {"model": model, "name": _slug(study.name, str(model))}
+        fields |= {"model": model, "name": _slug(study.name, str(model)), "finding": ""}
     return fields
 
 

@@ -166,7 +166,7 @@ def read(runs_dir: Path, name: str) -> Record | None:
 def changes(old: Record, new: Record, runs_dir: Path) -> str | None:
     """What differs between what a study was and what it is, and how much of it is of use still."""
     before, after = old.study.model_dump(mode="json"), new.study.model_dump(mode="json")
-    words = ("about", "finding")  # they change no run
+    words = ("about", "finding", "best")  # they change no run
     keys = [key for key in after if before[key] != after[key] and key not in words]
     keys += ["data"] if old.data != new.data else []
     names = {entry.run for entry in new.runs}

@@ -75,8 +75,10 @@ def best(record: Record, places: Sequence[Place]) -> str:
 def held(record: Record, places: Sequence[Place]) -> str:
     """Whether the values that the report calls the best are the best here: a word, and why.
 
-    The word, before the colon: Holds, Tied, Contradicted, or Not known.
+    The word, before the colon: Holds, Tied, Contradicted, Not known, or Not compared.
     """
+    if not record.study.best:
+        return "Not compared: the report's study had other settings"
     wanted = tuple(record.study.best.get(factor, "") for factor in record.study.vary)
     place = next((place for place in places if place.labels == wanted), None)
     if place is None:

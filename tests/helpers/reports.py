@@ -40,9 +40,11 @@ def write_log(folder: RunFolder, epochs: int) -> None:
     folder.log_file.write_text(text)
 
 
-def leave_study(runs_dir: Any, data: str, name: str, *changes: str, **settings: Any) -> Any:
+def leave_study(
+    runs_dir: Any, data: str, name: str, *changes: str, recipe: str | None = None, **settings: Any
+) -> Any:
     """The record of one of the report's studies, and its runs, each better than the one before."""
-    changed = parse.Changes(vary=changes, seeds=1, settings=settings)
+    changed = parse.Changes(vary=changes, seeds=1, settings=settings, recipe=recipe)
     study = parse.define(name, changed)
     entries = []
     for number, place in enumerate(points(study)):

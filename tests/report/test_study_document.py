@@ -1,5 +1,6 @@
 """The document to hand in: its parts in order, what lacks runs, its figures, its final table."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -157,6 +158,51 @@ def test_a_report_is_not_written_under_a_name_of_another_format(cli: Any) -> Non
             code, _, err = cli("report", "--template", template, "--format", form, "--output", name)
             assert (code, Path(name).exists()) == (2, False)
             assert remedy in err
+
+
+def test_a_study_with_another_recipe_tells_the_reports_finding_and_compares_nothing(
+    data_dir: Path, tmp_path: Path, cli: Any
+) -> None:
+    data = open_dataset(data_dir, verify=False, stamp=False).fingerprint
+    stored = leave_study(Path("runs"), data, "logistic-lr", "lr=1e-3,1e-4", recipe="quick")
+    finding = parse.preset("logistic-lr").finding
+    assert finding
+    of_0_1 = stored.study.model_copy(update={"finding": "", "best": {}})
+    for study in (stored.study, of_0_1):  # records lacked the finding once
+        record.write(Path("runs"), stored.model_copy(update={"study": study}))
+        text = write(data_dir, Path("runs"), tmp_path, "--format", "markdown")
+        assert f"The report found: {finding}. Not compared: the report's study had other" in text
+        assert "So far 1 of the 9 ablations has run." in text
+        assert "### Learning rate\n" in text, "nothing of SGD, which the recipe replaced"
+        assert "Changed from the full study: learning rate, seeds, recipe (quick)." in text
+        listed = json.loads(cli("study", "list", "--json")[1].splitlines()[-1])["studies"][0]
+        assert listed["report_found"] == finding
+        assert "Not compared: the report's study had other settings" in listed["found_here"]
+
+
+def test_the_models_the_augmentations_and_the_commands_are_those_of_the_runs(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    data = open_dataset(data_dir, verify=False, stamp=False).fingerprint
+    runs = tmp_path / "runs"
+    channels = {"channels": [8, 8]}
+    config = {"data": data, "hue": 0.02, "epochs": 8, "batch_size": 64, "image_size": 32}
+    add_run(runs, "cnn-a", 1.0, config=config, model_options=channels, image_size=32)
+    config = {"data": data, "epochs": 8, "batch_size": 64, "weights": "none"}
+    add_run(runs, "mobilenetv2-a", 1.0, config=config, model_options={"freeze": False})
+    text = write(data_dir, runs, tmp_path, "--format", "markdown")
+    assert "hue ±2% of the colour circle" in text
+    assert "### Layers of the convolutional network at 32x32" in text
+    assert "3\\*3\\*3\\*8 weights + 8 biases" in text
+    assert "describe cnn --image-size 32 --model-option channels=8,8\n" in text
+    assert "visualize augmentations cnn --recipe quick" in text
+    (line,) = (line for line in text.splitlines() if "(frozen): not run yet." in line)
+    wanting = text.partition(line)[2].partition("```\n")[0]
+    assert "benchmark --all --recipe quick" in wanting
+    ablations = "".join(code_blocks(text, "Ablations"))
+    assert "mobilenetv2-freeze" in ablations
+    assert "--no-pretrained" not in wanting + ablations, "a frozen one needs weights"
+    assert "--no-pretrained" in "".join(code_blocks(text, "The final table"))[:500], "it ran so"
 
 
 def code_blocks(markdown: str, heading: str) -> list[str]:
