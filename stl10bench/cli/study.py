@@ -111,7 +111,7 @@ def _show_list(lines: Sequence[tuple[str, str, str, str]]) -> None:
     if any(line[3] for line in lines):
         titles.append("found here")
     for title in titles:
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for line in lines:
         table.add_row(*(escape(clean(cell)) for cell in line[: len(table.columns)]))
     stdout().print(table)
@@ -199,6 +199,8 @@ def _check(study: Study, name: str | None, start: Start) -> None:
 def _declare(study: Study) -> None:
     """Print what a study is."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, fact in study.facts.items():
         table.add_row(f"[dim]{key}[/dim]", escape(clean(fact)))
     stdout().print(table)

@@ -108,11 +108,12 @@ class Study(BaseModel):
 
     @property
     def factors(self) -> str:
-        """What is varied, on one line."""
-        return ", ".join(
-            f"{name} {', '.join(label for label, _ in levels(name, factor))}"
-            for name, factor in self.vary.items()
-        )
+        """What is varied, on one line; as in --vary, slashes separate values that have commas."""
+        parts = []
+        for name, factor in self.vary.items():
+            labels = [label for label, _ in levels(name, factor)]
+            parts.append(f"{name} {(' / ' if ',' in ''.join(labels) else ', ').join(labels)}")
+        return "; ".join(parts)
 
     @property
     def facts(self) -> dict[str, str]:

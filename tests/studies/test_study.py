@@ -44,7 +44,7 @@ def test_the_nine_studies_have_the_reports_values_and_its_best_among_them() -> N
         labels = [tuple(run.labels) for run in study.points(found)]
         assert tuple(found.best[factor] for factor in found.vary) in labels
     grid = parse.preset("cnn-lr-batch-size")
-    assert grid.factors == "lr 0.01, 0.001, 0.0001, 1e-05, batch_size 8, 16, 32, 64, 128, 256"
+    assert grid.factors == "lr 0.01, 0.001, 0.0001, 1e-05; batch_size 8, 16, 32, 64, 128, 256"
     assert RECIPES["report"]["logistic"]["lr"] == 1e-4  # the base of the noise band
 
 
@@ -70,7 +70,7 @@ def test_an_option_narrows_widens_or_replaces_what_a_study_says() -> None:
         {"epochs": 12, "lr": 0.5, "freeze": False}
     ] * 2
     wider = defined("cnn-dropout", vary=["dropout=0,0.9", "lr=1,2"])
-    assert wider.factors == "dropout 0, 0.9, lr 1, 2"
+    assert wider.factors == "dropout 0, 0.9; lr 1, 2"
     other = defined("augmentations", model="mlp")
     assert (other.name, other.model) == ("augmentations-mlp", "mlp")
 
@@ -141,6 +141,18 @@ def test_values_that_differ_have_labels_that_differ() -> None:
     assert [point.labels for point in study.points(close)] == [("0.12345671",), ("0.12345672",)]
     assert study.label(0.1 + 0.2) == "0.30000000000000004"
     assert study.label(1e-5) == "1e-05"
+
+
+def test_values_with_commas_are_told_apart_and_long_ones_are_wrapped(cli: Any) -> None:
+    budgets = parse.preset("label-efficiency")
+    assert "kmeans / kmeans, unlabelled / probe / " in budgets.factors
+    assert budgets.factors.endswith("; labels_per_class 4, 10, 25, 50, 100, 450")
+    for words in (("list",), ("show", "mlp-hidden")):
+        with pytest.MonkeyPatch.context() as terminal:
+            terminal.setenv("COLUMNS", "60")
+            code, out, _ = cli("study", *words)
+        assert (code, "…" in out, "1024" in out) == (0, False, True)
+        assert max(map(len, out.splitlines())) <= 60
 
 
 def test_only_the_reports_own_studies_have_its_findings() -> None:
