@@ -109,6 +109,8 @@ class Progress:
             table.add_row(escape(clean(planned.title)), epochs, accuracy)
             if table.row_count == _MOST:
                 break
+        if not table.row_count and len(self.outcomes) < len(self._planned):
+            table.add_row("starting", "-", "-")  # until a worker has imported torch and the data
         return table
 
 

@@ -1,5 +1,6 @@
 """Many jobs: each run once, whoever trains it, whatever fails; nothing beyond loopback."""
 
+import contextlib
 import io
 import json
 import os
@@ -75,6 +76,21 @@ def test_two_workers_train_each_job_once_on_loopback_alone_and_record_what_fails
     assert wild.state == "diverged"
     assert sorted(first_epochs(common.runs_dir, "test")) == [0, 1]
     assert not list((common.runs_dir / "studies").glob(".driver-*"))
+
+
+def test_the_live_table_says_that_runs_are_starting_until_one_is_at_work(common: Common) -> None:
+    _, planned = planned_study(common, "lr=0.1")
+    job = planned[0].job
+    assert job is not None
+    for at_work in (False, True):
+        console = Console(file=io.StringIO(), force_terminal=True, width=80)
+        with contextlib.ExitStack() as stack:
+            if at_work:
+                stack.enter_context(job.folder.owned(job.config))
+            stack.enter_context(progress := Progress("test", planned, console))
+            progress.tick()
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("starting" in shown, "lr=0.1 seed 0" in shown) == (not at_work, at_work)
 
 
 def test_runs_that_are_done_need_no_workers(
