@@ -59,7 +59,10 @@ def html_page(title: str, groups: Sequence[document.GroupReport]) -> str:
 
 
 def html_document(title: str, author: str, report: document.GroupReport) -> str:
-    """A document to print: each section begins a page, and nothing in it is hidden or moves."""
+    """A document to print: each section with a figure or a table begins a page.
+
+    Nothing in it is hidden or moves.
+    """
     style = _resource("study.css")
     byline = markup('<p class="author">{}</p>', author) if author else Markup()
     content = _sections(report.sections, 0)

@@ -274,6 +274,30 @@ def document(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pages_of(browser: Any, width: float = 8.27, height: float = 11.69) -> int:
+    """The pages of the open page on paper of that size, in inches."""
+    size = {"paperWidth": width, "paperHeight": height, "preferCSSPageSize": False}
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", size)["data"])
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+def test_the_document_has_room_for_its_tables_and_no_pages_for_parts_without_runs(
+    browser: Any, tmp_path: Path
+) -> None:
+    for model in ("cnn", "mlp", "logistic"):
+        add_run(tmp_path / "runs", f"{model}-a", 1.0)
+    built = build_study_document(tmp_path / "runs", data_dir=tmp_path, suffix=".svg")
+    path = tmp_path / "study.html"
+    path.write_text(html_document("Five classifiers", "A. Student", built), encoding="utf-8")
+    open_page(browser, path, width=1100)
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert run(browser, f"{cut}.length") == 0
+    for width in (1100, 800, 400):
+        open_page(browser, path, width=width)
+        assert run(browser, "document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert pages_of(browser) <= 6, "the four parts without runs share pages"
+
+
 @pytest.mark.faults  # nine studies, 92 runs, 13 figures
 @pytest.mark.parametrize("paper", PAPERS)
 def test_the_document_of_the_whole_study_prints_on_few_pages_at_its_size(
@@ -282,10 +306,7 @@ def test_the_document_of_the_whole_study_prints_on_few_pages_at_its_size(
     width, height = PAPERS[paper]
     open_page(browser, document, width=int(96 * (width - MARGINS)))
     assert sideways_on_paper(browser) == 0
-    size = {"paperWidth": width, "paperHeight": height, "preferCSSPageSize": False}
-    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", size)["data"])
-    pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
-    assert 8 <= pages <= 15
+    assert 8 <= pages_of(browser, width, height) <= 15
 
 
 def sideways_on_paper(browser: Any) -> int:
