@@ -17,7 +17,7 @@ from stl10bench.cli.options import (
     pop_look,
     with_options,
 )
-from stl10bench.cli.results import Studies, With, end_with, study_runs
+from stl10bench.cli.results import Studies, With, end_with, find_study_runs
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results import history
 from stl10bench.results.row_archive import shared_rows
@@ -101,7 +101,7 @@ def report(
 
     with shared_rows(shared or [], runs_dir) as others:
         # The section on studies names the damaged ones.
-        of_studies, _ = study_runs(runs_dir, shown=bool(run or studies))
+        of_studies, _ = find_study_runs(runs_dir, shown=bool(run or studies))
         groups = build_report(
             runs_dir, run or [], data_dir=data_dir, shared=others, of_studies=of_studies
         )

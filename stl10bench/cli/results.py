@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,10 +28,8 @@ from stl10bench.results.labels import common_title, row_labels, trained_on
 from stl10bench.results.row_archive import shared_rows
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import current_folders
+from stl10bench.results.study_runs import StudyRuns, study_runs
 from stl10bench.results.table import Table, print_table, to_csv, to_markdown
-
-if TYPE_CHECKING:
-    from stl10bench.studies.record import StudyRuns
 
 app = typer.Typer()
 With = Annotated[
@@ -86,7 +84,7 @@ def table(
     if descending and sort is None:
         raise UsageError("--descending needs --sort COLUMN")
     folders = history.find_runs(runs_dir, run) if run else current_folders(runs_dir)
-    of_studies, unread = study_runs(runs_dir, shown=bool(run or studies))
+    of_studies, unread = find_study_runs(runs_dir, shown=bool(run or studies))
     varied = of_studies.varied
     rows, damaged = benchmark_table.read_rows(f for f in folders if f.name not in varied)
     damaged += unread
@@ -112,21 +110,21 @@ def table(
     end_with(damaged)
 
 
-def study_runs(runs_dir: Path, *, shown: bool) -> tuple["StudyRuns", list[CheckpointError]]:
+def find_study_runs(runs_dir: Path, *, shown: bool) -> tuple[StudyRuns, list[CheckpointError]]:
     """Of the studies: the varied runs that `--studies` would add, and the damaged records.
 
     Neither where the varied runs are shown: then nothing is left out.
     """
     from stl10bench.studies import record
 
-    runs, damaged = record.study_runs(runs_dir)
+    runs = study_runs(runs_dir)
     if shown:
         return runs._replace(varied=frozenset()), []
     varied = frozenset(name for name in runs.varied if (runs_dir / name).exists())
     if varied:
         count = f"{len(varied):,} run{'s' * (len(varied) > 1)}"
         stderr().print(f"{count} of studies left out (--studies adds them)", highlight=False)
-    return runs._replace(varied=varied), damaged
+    return runs._replace(varied=varied), record.damaged(runs_dir)
 
 
 _NOTE = (

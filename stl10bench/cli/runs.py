@@ -166,7 +166,7 @@ def rm(
     """
     if not run and state is None:
         raise UsageError("Missing run: pass names (stl10bench runs list shows them), or --state")
-    folders = [find_run(runs_dir, name) for name in run or []]
+    folders = [find_run(runs_dir, name, guess=False) for name in run or []]
     if state is not None:
         folders += [run for run in run_folders(runs_dir) if run.describe()["state"] == state]
     removed = {}

@@ -13,7 +13,7 @@ from stl10bench.report.results import costs, curves, results_table, summary
 from stl10bench.report.studies import load_studies, study_section
 from stl10bench.results.rows import Row
 from stl10bench.results.run_folder import RunFolder
-from stl10bench.studies.record import StudyRuns
+from stl10bench.results.study_runs import StudyRuns
 
 
 def build_report(

@@ -24,7 +24,7 @@ from stl10bench.results.history import History
 from stl10bench.results.labels import row_labels
 from stl10bench.results.rows import Failure, Row
 from stl10bench.results.run_folder import OLD, RunFolder, copy_error, run_folders
-from stl10bench.studies.record import StudyRuns
+from stl10bench.results.study_runs import StudyRuns
 
 _EPOCHS = 10**9  # beyond which an epoch cannot be drawn
 

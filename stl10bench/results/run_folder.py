@@ -6,7 +6,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -27,10 +27,12 @@ from stl10bench.core.errors import (
     InterruptedRunError,
     StorageError,
     UsageError,
-    unknown,
+    listed,
+    suggest,
 )
 from stl10bench.metrics import calibration
 from stl10bench.results import predictions
+from stl10bench.results.labels import tell_apart
 from stl10bench.results.predictions import Predictions
 from stl10bench.results.pretraining import (
     BACKBONE,
@@ -40,6 +42,7 @@ from stl10bench.results.pretraining import (
     read_pretraining,
 )
 from stl10bench.results.rows import Failure, Row, read_row
+from stl10bench.results.study_runs import study_runs
 
 OLD = ".old-"  # in the names of folders that were moved aside
 STATES = ("running", "interrupted", "finished", "diverged", "failed")
@@ -437,16 +440,41 @@ def default_runs_dir() -> Path:
     return Path(os.environ.get("STL10BENCH_RUNS", "runs"))
 
 
-def find_run(runs_dir: Path, name: str) -> RunFolder:
+def find_run(runs_dir: Path, name: str, *, guess: bool = True) -> RunFolder:
     """The run that a `name` means: its folder, a file in that, its name or a unique beginning.
 
-    Raises UsageError with the nearest name.
+    Runs of studies, but their base, give way to the others where a name begins both, unless `guess`
+    is False. Raises UsageError, with what tells the runs apart, or the nearest name.
     """
     matching = _matching(runs_dir, name)
+    if len(matching) > 1 and guess:
+        others = study_runs(runs_dir).beside_bases
+        matching = [folder for folder in matching if folder.name not in others] or matching
     if len(matching) > 1:
-        names = ", ".join(folder.name for folder in matching)
-        raise UsageError(f"run {name!r} is ambiguous: {names}; type more of the name")
+        raise UsageError(
+            f"run {name!r} is ambiguous: {listed(_told_apart(matching))}; type more of the name "
+            "('stl10bench runs list' says more)"
+        )
     return matching[0]
+
+
+def _told_apart(folders: Sequence[RunFolder]) -> list[str]:
+    """The name of each run, and what tells it from the others: settings, accuracy or state."""
+    models, settings = [], []
+    for folder in folders:
+        config: dict[str, Any] = {}
+        with suppress(CheckpointError):  # its state says so
+            config = dict(folder.config())
+        models.append(config.pop("model", ""))
+        settings.append(config | config.pop("model_options", {}))
+    runs = []
+    for folder, model, label in zip(folders, models, tell_apart(models, settings), strict=True):
+        facts = folder.describe()
+        accuracy = facts["test_accuracy"]
+        marks = [label.removeprefix(model).lstrip(", ")]
+        marks.append(facts["state"] if accuracy is None else f"accuracy {accuracy:.3f}")
+        runs.append(f"{folder.name} ({', '.join(filter(None, marks))})")
+    return runs
 
 
 def runs_of(runs_dir: Path, name: str) -> list[RunFolder]:
@@ -467,5 +495,7 @@ def _matching(runs_dir: Path, name: str) -> list[RunFolder]:
     begun = [other for other in names if other.startswith(name) and OLD not in other]
     matching = [name] if name in names else begun
     if not matching:
-        raise unknown("run", name, names, remedy=f"(runs are looked for in {runs_dir})")
+        models = {other.rpartition("-")[0] for other in names}
+        near = suggest(name, [*models, *names], otherwise=f"known: {', '.join(names[:20])}")
+        raise UsageError(f"unknown run {name!r}: {near} (runs are looked for in {runs_dir})")
     return [RunFolder(runs_dir / other) for other in matching]

@@ -1,9 +1,8 @@
 """What a study consisted of when it ran <-> its file in the runs folder."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -108,39 +107,15 @@ def names(runs_dir: Path) -> list[str]:
     return sorted(path.parent.name for path in (runs_dir / "studies").glob("*/study.json"))
 
 
-class StudyRuns(NamedTuple):
-    """The runs of the studies in a runs folder.
-
-    `varied` are those in which a study varied something, by name; a run that is the unvaried one
-    of any study is not among them: it is the model as it is. `seeds` is how many a study asked of
-    the setting of each run.
-    """
-
-    varied: frozenset[str] = frozenset()
-    seeds: Mapping[str, int] = {}
-
-
-def study_runs(runs_dir: Path) -> tuple[StudyRuns, list[CheckpointError]]:
-    """The runs of all studies; second, the records that are damaged."""
-    varied: set[str] = set()
-    unvaried: set[str] = set()
-    seeds: dict[str, int] = {}
-    damaged: list[CheckpointError] = []
+def damaged(runs_dir: Path) -> list[CheckpointError]:
+    """The records of a runs folder that cannot be read."""
+    errors: list[CheckpointError] = []
     for name in names(runs_dir):
         try:
-            record = read(runs_dir, name)
+            read(runs_dir, name)
         except CheckpointError as error:
-            damaged.append(error)
-            continue
-        if record is None:
-            continue
-        base = next((entry.labels for entry in record.runs if entry.run == record.base), None)
-        asked = Counter(tuple(entry.labels) for entry in record.runs)
-        for entry in record.runs:
-            if entry.run is not None:
-                (unvaried if entry.labels == base else varied).add(entry.run)
-                seeds[entry.run] = max(asked[tuple(entry.labels)], seeds.get(entry.run, 1))
-    return StudyRuns(frozenset(varied - unvaried), seeds), damaged
+            errors.append(error)
+    return errors
 
 
 def read(runs_dir: Path, name: str) -> Record | None:

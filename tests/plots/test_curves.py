@@ -143,7 +143,7 @@ def test_a_real_run_is_plotted(cli: Entry, data_dir: Path, tmp_path: Path) -> No
     ("arguments", "code", "text"),
     [
         ("plot", 2, "Missing run: pass a name or its beginning; in runs are cnn-1, mlp-1, mlp-2"),
-        ("plot ml", 2, "run 'ml' is ambiguous: mlp-1, mlp-2"),
+        ("plot ml", 2, "run 'ml' is ambiguous: mlp-1 (new), mlp-2 ("),
         ("plot mpl-1", 2, "unknown run 'mpl-1': did you mean 'mlp-1'"),
         ("plot mlp-1 --output x.pdf", 2, "--output x.pdf: must end in .png, .svg or .jpg"),
         (

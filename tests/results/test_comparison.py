@@ -206,7 +206,7 @@ def test_a_run_is_named_by_its_name_a_beginning_of_it_or_a_path(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["ml", "cnn"], "run 'ml' is ambiguous: mlp-aa, mlp-bb; type more of the name"),
+        (["ml", "cnn"], "run 'ml' is ambiguous: mlp-aa (accuracy 0"),
         (["mlp-ax", "cnn"], "unknown run 'mlp-ax': did you mean 'mlp-aa'"),
         (["cnn", "cnn-cc"], "compare needs two finished runs or more; 1 given"),
         (["unfinished", "cnn"], "has no result.json: the run is not finished"),

@@ -130,14 +130,15 @@ def test_the_name_of_a_model_means_all_of_its_runs_unless_a_run_is_called_so(
 
 
 def test_an_ambiguous_and_an_unknown_name_say_what_there_is(tmp_path: Path) -> None:
-    for run in ("mlp-1", "mlp-2", "logistic-12345678"):
-        make_run(tmp_path, run)
-    with pytest.raises(
-        UsageError, match="run 'ml' is ambiguous: mlp-1, mlp-2; type more of the name"
-    ):
+    for seed, run in enumerate(("mlp-1", "mlp-2", "logistic-12345678")):
+        make_run(tmp_path, run, seed=seed)
+    told = r"run 'ml' is ambiguous: mlp-1 \(seed 0, new\), mlp-2 \(seed 1, new\); type more of the"
+    with pytest.raises(UsageError, match=told):
         history.find_runs(tmp_path, ["ml"])
     with pytest.raises(UsageError, match="did you mean 'logistic-12345678'"):
         history.find_runs(tmp_path, ["lgistic-1234"])
+    with pytest.raises(UsageError, match="unknown run 'mpl': did you mean 'mlp'"):
+        history.find_runs(tmp_path, ["mpl"])
 
 
 def test_no_name_at_all_lists_the_runs_there_are(tmp_path: Path) -> None:

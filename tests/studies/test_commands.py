@@ -144,6 +144,25 @@ def test_the_seeds_of_a_study_are_asked_of_no_other_model(
     assert note in study("table", "--format", "markdown")[1]
 
 
+def test_a_name_that_begins_runs_of_a_study_and_another_means_the_other(
+    study: Callable[..., Any], children: list[str], tmp_path: Path
+) -> None:
+    study("study", "run", *OWN, "--vary", "momentum=0.9,0.5", *TINY, "--seeds", "2")
+    for result in tmp_path.glob("runs/*/result.json"):
+        config = json.loads(result.read_text())["config"]
+        result.with_name("config.json").write_text(json.dumps(config))
+    code, out, _ = study("runs", "show", "logistic", "--json")
+    (base,) = (
+        json.loads(path.read_text())["base"] for path in tmp_path.glob("runs/*/*/study.json")
+    )
+    assert (code, json.loads(out)["run"]) == (0, base)
+    code, _, err = study("runs", "rm", "logistic")  # which does not guess
+    assert (code, "run 'logistic' is ambiguous" in err) == (2, True)
+    shutil.copytree(tmp_path / "runs" / base, tmp_path / "runs" / "logistic-mine")
+    _, _, err = study("runs", "show", "logistic")
+    assert (base in err, "logistic-mine" in err, err.count("accuracy")) == (True, True, 2)
+
+
 def test_a_study_with_other_settings_says_what_of_it_still_fits(
     study: Callable[..., Any], children: list[str], tmp_path: Path
 ) -> None:
