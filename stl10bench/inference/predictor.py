@@ -218,16 +218,20 @@ def find_checkpoint(path: Path) -> Path:
     hf-hub:OWNER/NAME is the folder that its files are downloaded to.
 
     What is not there may be a run's name, or a unique beginning of it, in `default_runs_dir`.
-    Raises CheckpointError for a `path` that is not there and a run that is not so far.
+    Raises CheckpointError for a `path` that is not there and a run that is not so far, UsageError
+    for a name that no run or more than one has.
     """
     if path.as_posix().startswith(HUB):
         return download_export(path.as_posix().removeprefix(HUB))
-    runs_dir, name = default_runs_dir(), str(path)
-    if not path.exists() and any(run.name.startswith(name) for run in run_folders(runs_dir)):
-        path = find_run(runs_dir, name).path
-    folder = RunFolder(path)
     if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}: pass RUNS_DIR/RUN/best.safetensors")
+        runs_dir = default_runs_dir()
+        if path.name != str(path) or path.suffix or not run_folders(runs_dir):  # no run's name
+            raise CheckpointError(
+                f"no checkpoint {path}: pass a run's name in {runs_dir}, its folder, or a "
+                "checkpoint file"
+            )
+        path = find_run(runs_dir, str(path)).path
+    folder = RunFolder(path)
     if not folder.status_file.is_file():
         return path
     return folder.checkpoint()

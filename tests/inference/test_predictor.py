@@ -181,5 +181,7 @@ def test_a_checkpoint_may_be_said_by_the_name_of_its_run(
         assert find_checkpoint(Path(name)) == best
     with pytest.raises(UsageError, match="run 'logistic' is ambiguous"):
         find_checkpoint(Path("logistic"))
-    with pytest.raises(CheckpointError, match="no checkpoint nothing"):
-        find_checkpoint(Path("nothing"))
+    with pytest.raises(UsageError, match="unknown run 'logstic': did you mean 'logistic'"):
+        find_checkpoint(Path("logstic"))
+    with pytest.raises(CheckpointError, match="no checkpoint none/nothing: pass a run's name in"):
+        find_checkpoint(Path("none/nothing"))
