@@ -248,6 +248,7 @@ def augmentations(
 
 
 def predictions(
+    header: Header,
     dataset: Dataset,
     predicted: Predictions,
     *,
@@ -284,7 +285,7 @@ def predictions(
         f"Predictions for {images:,}{drawn} of the {len(dataset.test.labels):,} test images. Below "
         f"each: the predicted class and its probability. In {order} order."
     )
-    title = f"{data_label(dataset)}: right and wrong predictions on test images"
+    title = f"{header.config.name}: right and wrong predictions, {data_label(dataset)}"
     return gallery(Words(title, caption, wording), sections)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stl10bench.core.errors import DataError, UsageError, listed
 from stl10bench.data import image_file
 from stl10bench.data.stl10 import Dataset, Split
-from stl10bench.inference.predictor import Predictor
+from stl10bench.inference.predictor import Predictor, find_checkpoint
+from stl10bench.results.run_folder import RunFolder
 
 BATCH = 250  # images at once through a model
 
@@ -26,16 +27,44 @@ class Predictions(NamedTuple):
     confidences: NDArray[np.float64]  # (N,), their softmax probabilities, 0..1
 
 
-def predict(predictor: Predictor, dataset: Dataset, *, images: int, seed: int) -> Predictions:
+def predict(
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    images: int,
+    seed: int,
+    stored: NDArray[np.float32] | None = None,
+) -> Predictions:
     """The predictions for at most `images` test images, drawn by `seed`, in random order.
 
-    Raises DataError when the data have other classes.
+    From the `stored` logits (N, C) of the test split, or else computed in fp32. Raises DataError
+    when the data have other classes.
     """
     check_classes(predictor, dataset)
     rows = sample_rows(dataset.test, images, seed)
-    probabilities = logits(predictor, dataset.test.images, rows).double().softmax(1)
+    if stored is None:
+        of_rows = logits(predictor, dataset.test.images, rows)
+    else:
+        of_rows = torch.from_numpy(stored[rows])
+    probabilities = of_rows.double().softmax(1)
     confidences, classes = probabilities.max(1)
     return Predictions(rows, classes.numpy(), confidences.numpy())
+
+
+def stored_logits(checkpoint: Path, dataset: Dataset) -> NDArray[np.float32] | None:
+    """float32 (N, C): what a finished run's row counts, in the run's own precision.
+
+    None for another checkpoint, and for other data than the run's. Raises CheckpointError where
+    they are not its row's.
+    """
+    path = find_checkpoint(checkpoint)
+    folder = RunFolder(path.parent)
+    if not folder.is_finished or not folder.predictions_file.is_file():
+        return None
+    row = folder.row()
+    if path != folder.tested_file(row.config) or row.config.data != dataset.fingerprint:
+        return None
+    return folder.predictions(row).logits
 
 
 def check_classes(predictor: Predictor, dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """`stl10bench visualize`: what each picture shows is what the data and the model hold."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from helpers.layout import NAMES, write_layout
 from helpers.pictures import HOSTILE, painted, save_model, texts, written
 from matplotlib.text import Text
 
+import stl10bench
 from stl10bench.config import RunConfig
 from stl10bench.core.errors import DataError, UsageError
 from stl10bench.data import augment
@@ -22,8 +24,12 @@ from stl10bench.models import checkpoint, registry
 from stl10bench.plots import galleries, inspection
 from stl10bench.plots.galleries import GAP, LINE, MIN_WIDTH, SIDE, Section, Tile, Words, gallery
 from stl10bench.plots.style import DPI
+from stl10bench.results.run_folder import RunFolder
 
 STEP = SIDE + GAP
+HEADER = checkpoint.Header(
+    config=RunConfig(model="mlp"), class_names=NAMES, mean=(0.5,) * 3, std=(0.2,) * 3
+)
 
 
 def tile(pixels: Any, top: int, left: int = GAP) -> Any:
@@ -227,8 +233,9 @@ def test_right_and_wrong_images_stand_where_they_belong(dataset: Dataset) -> Non
     classes = dataset.test.labels[rows].copy()
     classes[1] = (classes[1] + 1) % 4
     predicted = inspection.Predictions(rows, classes, np.array([0.5, 0.875, 0.75, 0.625]))
-    figure = galleries.predictions(dataset, predicted, count=10, order="surest")
+    figure = galleries.predictions(HEADER, dataset, predicted, count=10, order="surest")
     shown = texts(figure)
+    assert shown[0].startswith(f"{HEADER.config.name}: right and wrong predictions")
     assert "for 4 drawn of the 20 test images" in shown[1]
     names = [NAMES[label] for label in dataset.test.labels[[8, 2, 3]]]
     assert shown[2:] == [
@@ -246,7 +253,7 @@ def test_right_and_wrong_images_stand_where_they_belong(dataset: Dataset) -> Non
 def test_an_unknown_order_names_the_nearest(dataset: Dataset) -> None:
     predicted = inspection.Predictions(np.array([0]), np.array([0]), np.array([0.5]))
     with pytest.raises(UsageError, match="unknown order 'sure': did you mean 'surest'"):
-        galleries.predictions(dataset, predicted, count=1, order="sure")
+        galleries.predictions(HEADER, dataset, predicted, count=1, order="sure")
 
 
 def test_the_predictions_are_those_of_the_models_logits(dataset: Dataset, tmp_path: Path) -> None:
@@ -265,6 +272,24 @@ def test_predictions_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_pa
     ended = cli("visualize", "predictions", "m.safetensors", "--data-dir", data_dir)
     assert (ended.code, ended.out, ended.err) == (0, "predictions.png\n", "")
     assert written(tmp_path / "predictions.png").shape[1] > 400
+
+
+def test_a_runs_picture_shows_the_predictions_that_its_row_counts(
+    data_dir: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    tiny = {"image_size": 8, "epochs": 1, "batch_size": 8, "tracker": "none"}
+    row = stl10bench.train(
+        "logistic", data_dir=data_dir, runs_dir=tmp_path, precision="bf16", **tiny
+    )
+    folder = RunFolder(tmp_path / str(row.run))
+    of_row = torch.from_numpy(folder.predictions(row).logits).double().softmax(1).amax(1)
+    predictor = load(folder.path)
+    for path, same in ((folder.path, True), (folder.best_file, True), (folder.last_file, False)):
+        stored = inspection.stored_logits(path, dataset)
+        found = inspection.predict(predictor, dataset, images=20, seed=0, stored=stored)
+        assert np.array_equal(found.confidences, of_row[found.rows]) == same, path
+    other = dataclasses.replace(dataset, fingerprint="0" * 64)
+    assert inspection.stored_logits(folder.path, other) is None
 
 
 def test_data_of_other_classes_are_refused(cli: Entry, tmp_path: Path) -> None:
