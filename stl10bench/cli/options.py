@@ -260,6 +260,15 @@ DATA: Specification = {
     "data_dir": (DataDir, DATA_DIR),
     **_job_options("verify", panel=_DATA, hidden=True),
 }
+DATA_OF_RUN = DATA | {  # of commands that take a run
+    "dataset": option(
+        str,
+        f"{Job.model_fields['dataset'].description} [default: the run's]",
+        panel=_DATA,
+        values=DATASETS,
+        metavar=_METAVARS[str],
+    )
+}
 MACHINE = {
     **_job_options("device", panel=_MACHINE),
     **_job_options("threads", panel=_MACHINE, hidden=True),

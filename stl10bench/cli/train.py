@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stl10bench.cli.options import (
-    DATA,
+    DATA_OF_RUN,
     JSON,
     MACHINE,
     MODEL,
@@ -40,6 +40,7 @@ from stl10bench.config import STEPPED, Limits
 from stl10bench.core.console import clean, is_main, stderr, stdout
 from stl10bench.core.errors import CheckpointError, DifferentError, UsageError
 from stl10bench.core.launcher import count_of
+from stl10bench.data.load import data_folder
 from stl10bench.metrics.significance import SIGNIFICANCE
 from stl10bench.models import registry
 from stl10bench.models.factory import check_freeze
@@ -84,10 +85,11 @@ def train(
         if others := set(typed) - {"job", "as_json"}:
             raise UsageError(f"--job has all settings: leave out {', '.join(sorted(others))}")
         read = read_job(job)
-        runs_dir, row = read.runs_dir, run_job(read, stderr())
+        runs_dir, data_dir, row = read.runs_dir, read.data_dir, run_job(read, stderr())
     else:
         model, keywords = _with_model(model, settings(context, options, [model] if model else []))
-        runs_dir, row = keywords["runs_dir"], train(model, console=stderr(), **keywords)
+        runs_dir, data_dir = keywords["runs_dir"], keywords["data_dir"]
+        row = train(model, console=stderr(), **keywords)
     leave_process_group()
     if not is_main():
         return
@@ -95,29 +97,33 @@ def train(
         typer.echo(json.dumps(row.stored()))
     else:
         show_rows([row], "table", stdout())
-        _name_next(runs_dir, str(row.run))
+        _name_next(Path(runs_dir) / str(row.run), data_dir)
         if row.config.unlabeled is not None:
             typer.echo(_verdict(RunFolder(Path(runs_dir) / str(row.run))))
         _name_copies(row)
 
 
-def _name_next(runs_dir: Path, name: str) -> None:
+def _name_next(path: Path, data_dir: Path | None) -> None:
     """Say where the run is, and what is often done next."""
-    path = Path(runs_dir) / name
-    where = "" if Path(runs_dir) == default_runs_dir() else f" --runs-dir {runs_dir}"
+    is_default = path.parent == default_runs_dir()
+    words = {
+        "run": path.name if is_default else path,
+        "runs": "" if is_default else f" --runs-dir {path.parent}",
+        "data": "" if data_folder(data_dir) == data_folder(None) else f" --data-dir {data_dir}",
+    }
     stderr().print(f"{path} has the row, the curves and the weights. Next:", highlight=False)
-    commands = [f"stl10bench {command.format(name)}{where}" for command in _NEXT]
+    commands = [f"stl10bench {command.format_map(words)}" for command in _NEXT]
     width = max(map(len, commands))
     for command, does in zip(commands, _NEXT.values(), strict=True):
         stderr().print(f"  {command:{width}}  # {does}", highlight=False, soft_wrap=True)
 
 
 _NEXT = {
-    "table": "beside your other runs",
-    "plot {}": "its curves",
-    "visualize predictions {}": "right and wrong images",
-    "predict {} IMAGE": "your own images",
-    "report": "a page of all runs",
+    "table{runs}": "beside your other runs",
+    "plot {run}": "its curves",
+    "visualize predictions {run}{data}": "right and wrong images",
+    "predict {run} IMAGE": "your own images",
+    "report{runs}": "a page of all runs",
 }
 
 
@@ -216,7 +222,7 @@ def lr_find(
 
 
 @app.command()
-@with_options(PLUGIN, DATA, MACHINE, JSON)
+@with_options(PLUGIN, DATA_OF_RUN, MACHINE, JSON)
 def evaluate(
     checkpoint: Checkpoint,
     *,
@@ -380,7 +386,7 @@ def show_forecast(
 
 
 @app.command()
-@with_options(DATA, MACHINE, PLUGIN, OVERWRITE, JSON)
+@with_options(DATA_OF_RUN, MACHINE, PLUGIN, OVERWRITE, JSON)
 def reproduce(
     run: RunName,
     *,
@@ -407,6 +413,7 @@ def reproduce(
     load_plugin(plugin)
     folder = find_run(runs_dir, run)
     file = None if weights is None else find_weights(weights, runs_dir)
+    options["dataset"] = options["dataset"] or folder.dataset()
     options |= {"weights": file, "runs_dir": into, "tracker": "none", "plugin": plugin}
     outcome = reproduce_run(folder, make_job(folder.config(), **options), stderr())
     first, second = outcome.first.test_accuracy, outcome.second.test_accuracy

@@ -8,6 +8,7 @@ import typer
 
 from stl10bench.cli.options import (
     DATA,
+    DATA_OF_RUN,
     JSON,
     LOOK,
     PLUGIN,
@@ -29,6 +30,7 @@ from stl10bench.models import registry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from stl10bench.data.stl10 import Dataset
     from stl10bench.inference.predictor import Predictor
     from stl10bench.plots.style import Look
 
@@ -122,7 +124,7 @@ def augmentations(
 
 
 @app.command()
-@with_options(DATA, PLUGIN, LOOK, JSON)
+@with_options(DATA_OF_RUN, PLUGIN, LOOK, JSON)
 def predictions(
     checkpoint: Checkpoint,
     *,
@@ -144,10 +146,11 @@ def predictions(
     from stl10bench.plots import galleries, inspection
 
     predictor = _load(checkpoint, plugin)
-    dataset = open_data(**data, download=False, console=stderr())
-    predicted = inspection.predict(predictor, dataset, images=images, seed=seed)
+    dataset = _open(checkpoint, **data)
+    stored = inspection.stored_logits(checkpoint, dataset)
+    predicted = inspection.predict(predictor, dataset, images=images, seed=seed, stored=stored)
     figure = galleries.predictions(
-        dataset, predicted, count=count, order=order, wording=look.wording
+        predictor.header, dataset, predicted, count=count, order=order, wording=look.wording
     )
     _save(figure, output, look, as_json)
 
@@ -182,7 +185,7 @@ def filters(
 
 
 @app.command()
-@with_options(DATA, PLUGIN, LOOK, JSON)
+@with_options(DATA_OF_RUN, PLUGIN, LOOK, JSON)
 def gradcam(
     checkpoint: Checkpoint,
     images: Annotated[
@@ -222,7 +225,7 @@ def gradcam(
         pixels = inspection.read_images(images, predictor.header.config.data_size)
         titles = [path.name for path in images]
     else:
-        dataset = open_data(**data, download=False, console=stderr())
+        dataset = _open(checkpoint, **data)
         inspection.check_classes(predictor, dataset)
         rows = inspection.sample_rows(dataset.test, count, seed)
         pixels = dataset.test.images[rows]
@@ -233,7 +236,7 @@ def gradcam(
 
 
 @app.command()
-@with_options(DATA, PLUGIN, LOOK, JSON)
+@with_options(DATA_OF_RUN, PLUGIN, LOOK, JSON)
 def embedding(
     checkpoint: Checkpoint,
     *,
@@ -255,7 +258,7 @@ def embedding(
     from stl10bench.plots.embedding import project, scatter
 
     predictor = _load(checkpoint, plugin)
-    dataset = open_data(**data, download=False, console=stderr())
+    dataset = _open(checkpoint, **data)
     inspection.check_classes(predictor, dataset)
     rows = inspection.sample_rows(dataset.test, images, seed)
     features = inspection.penultimate(predictor, dataset.test.images, rows)
@@ -284,6 +287,15 @@ def _load(checkpoint: Path, plugin: str | None) -> "Predictor":
 
     load_plugin(plugin)
     return load(checkpoint)
+
+
+def _open(checkpoint: Path, *, dataset: str | None, data_dir: Path, verify: bool) -> "Dataset":
+    """The data of a checkpoint's run, unless `dataset` names others."""
+    from stl10bench.inference.predictor import find_checkpoint
+    from stl10bench.results.run_folder import RunFolder
+
+    dataset = dataset or RunFolder(find_checkpoint(checkpoint).parent).dataset()
+    return open_data(dataset, data_dir, verify=verify, download=False, console=stderr())
 
 
 def _save(figure: "Figure", output: Path, look: "Look", as_json: bool) -> None:

@@ -25,6 +25,7 @@ from stl10bench.metrics.classification import none_if_not_finite
 from stl10bench.metrics.significance import wilson_interval
 from stl10bench.models import summary
 from stl10bench.models.checkpoint import Header
+from stl10bench.results.run_folder import RunFolder
 from stl10bench.training.evaluate import Mirrored, compute_logits, fuse_frozen, score
 from stl10bench.training.row import attempt, describe_model, provenance
 
@@ -35,7 +36,7 @@ def evaluate(
     checkpoint: str | Path,
     *,
     split: str = "test",
-    dataset: str = "stl10",
+    dataset: str | None = None,
     data_dir: str | Path | None = None,
     verify: bool = True,
     device: str = "auto",
@@ -44,12 +45,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a checkpoint on a split (test, train, or val: the validation images of its run).
 
-    Needs only the file and the data. Raises CheckpointError, DataError, UsageError.
+    Needs only the file and the data; `dataset` is by default that of the run in whose folder the
+    file is, else stl10. Raises CheckpointError, DataError, UsageError.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     path = find_checkpoint(Path(checkpoint))
     console = console or Console(quiet=True)
+    dataset = dataset or RunFolder(path.parent).dataset()
     data = open_data(dataset, data_dir, download=False, verify=verify, console=console)
 
     kind = choose_device(device)

@@ -142,6 +142,13 @@ class RunFolder:
             raise CheckpointError(no_classifier(self.path, self.name))
         return read_row(self.result_file)
 
+    def dataset(self) -> str:
+        """What --dataset is for the data of a finished run: demo, or stl10; else stl10.
+
+        Raises CheckpointError for a file that holds no row.
+        """
+        return "demo" if self.is_finished and self.row().dataset == "demo" else "stl10"
+
     def predictions(self, row: Row) -> Predictions:
         """What a finished run predicted; raises CheckpointError where that is not its row's."""
         path = self.predictions_file

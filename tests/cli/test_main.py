@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from helpers.forks import Forks
+from PIL import Image
 
 import stl10bench
 from stl10bench.cli.main import COMMANDS, main
+from stl10bench.data.demo import make_demo
 from stl10bench.training import reproduce
 
 TINY = [
@@ -61,6 +63,26 @@ def test_train_prints_one_table_to_stdout_and_the_epochs_to_stderr(cli: Any) -> 
     assert json.loads(Path("runs", name, "result.json").read_text())["note"] == "a first try"
     assert "epoch" not in ended.out
     assert re.findall(r"epoch (\d)/2", ended.err) == ["1", "2"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_commands_that_train_names_work_as_printed_for_a_run_on_the_demo_images(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    make_demo(tmp_path / "data" / "demo", train=100, test=20)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    monkeypatch.delenv("STL10BENCH_DATA")
+    folders = ["--runs-dir", "mine", "--data-dir", str(tmp_path / "data")] if elsewhere else []
+    monkeypatch.chdir(tmp_path / "data" if elsewhere else tmp_path)
+    ended = cli("train", "logistic", *TINY, "--dataset", "demo", *folders)
+    commands = re.findall(r"^  stl10bench (.+?) +# ", ended.err, re.M)
+    assert [command.split()[0] for command in commands][1:4] == ["plot", "visualize", "predict"]
+    for command in commands:
+        ended = cli(*command.replace("IMAGE", str(tmp_path / "photo.png")).split())
+        assert (ended.code, ended.err) == (0, ""), command
+    if not elsewhere:
+        assert json.loads(cli("evaluate", "logistic", "--json").out)["dataset"] == "demo"
+        assert cli("reproduce", "logistic", "--threads", "1").code == 0
 
 
 def test_quiet_says_nothing_on_stderr_but_warnings_and_errors(
