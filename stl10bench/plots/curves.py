@@ -25,7 +25,7 @@ _PANELS = {
     "loss": ("train/loss", "val/loss"),
     "accuracy": ("train/accuracy", "val/accuracy"),
     "learning rate": ("lr",),
-    "training speed, images per second": ("images_per_second",),
+    "images per second": ("images_per_second",),
 }
 
 

@@ -25,7 +25,7 @@ def test_each_panel_holds_the_numbers_of_its_metrics(tmp_path: Path) -> None:
     histories = [history.read(make_run(tmp_path, *run)) for run in (("a", 3), ("b", 5))]
     figure = curves(histories)
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        *("loss", "accuracy", "learning rate", "training speed, images per second")
+        *("loss", "accuracy", "learning rate", "images per second")
     ]
     loss, accuracy, rate, speed = figure.axes
     paths = ["train/loss", "val/loss"]
@@ -60,15 +60,19 @@ def test_runs_of_far_apart_rates_have_a_logarithmic_scale_with_plain_numbers(
     tmp_path: Path,
 ) -> None:
     folders = [make_run(tmp_path, name) for name in "ab"]
-    lines = "".join(json.dumps(row(epoch, lr=1e-5)) + "\n" for epoch in (1, 2))
+    slow = {"lr": 1e-5, "images_per_second": 9.0}
+    lines = "".join(json.dumps(row(epoch, **slow)) + "\n" for epoch in (1, 2))
     folders[1].log_file.write_text(lines)
     figure = curves([history.read(folder) for folder in folders])
-    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "linear"]
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "log"]
     style.save(figure, tmp_path / "a.png")
     assert figure.axes[2].get_ylabel() == "learning rate (log scale)"
     labels = [text.get_text() for text in figure.axes[2].get_yticklabels()]
     assert {"0.001", "0.0001", "1e-05"} <= set(labels)
     assert "$" not in "".join(labels)
+    for axes in figure.axes:
+        label, panel = axes.yaxis.label.get_window_extent(), axes.get_window_extent()
+        assert label.height <= panel.height, axes.get_ylabel()
 
 
 def test_a_diverged_run_has_a_gap_and_the_rest_is_drawn(tmp_path: Path) -> None:
