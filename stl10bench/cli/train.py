@@ -111,7 +111,8 @@ def _name_next(path: Path, data_dir: Path | None) -> None:
         "runs": "" if is_default else f" --runs-dir {path.parent}",
         "data": "" if data_folder(data_dir) == data_folder(None) else f" --data-dir {data_dir}",
     }
-    stderr().print(f"{path} has the row, the curves and the weights. Next:", highlight=False)
+    line = f"{path} has the row, the curves and the weights. Next:"
+    stderr().print(line, highlight=False, soft_wrap=True)
     commands = [f"stl10bench {command.format_map(words)}" for command in _NEXT]
     width = max(map(len, commands))
     for command, does in zip(commands, _NEXT.values(), strict=True):

@@ -189,7 +189,7 @@ def _connect(
         each = threads or max(1, free // slots)
         more = " (change with --workers N)" if ours else ""
         counts = f"{size} worker{'s'[: size - 1]}, {each} thread{'s'[: each - 1]} each"
-        console.print(f"{counts}{more}", highlight=False)
+        console.print(f"{counts}{more}", highlight=False, soft_wrap=True)
         train = partial(_train_on_worker, slots=slots, gpus=gpus, threads=each if ours else None)
         yield Pool(client.get_executor(pure=False), train, size, home, signalled)
 

@@ -220,10 +220,10 @@ def loss_before(at: Position, header: checkpoint.Header) -> float:
 
 
 def epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
-    """What one epoch prints."""
+    """What one epoch prints: up to two-digit epochs and five-digit speeds within 80 columns."""
     line = f"epoch {epoch:{len(str(epochs))}}/{epochs}"
-    for split, title in (("train", "train"), ("val", "validation")):
-        if f"{split}/loss" in values:
-            loss, accuracy = values[f"{split}/loss"], values[f"{split}/accuracy"]
-            line += f"  {title} loss {loss:.3f}, accuracy {accuracy:.1%}"
+    for name, form in (("loss", ".3f"), ("accuracy", ".1%")):
+        line += f"  {name} {values[f'train/{name}']:{form}}"
+        if f"val/{name}" in values:
+            line += f" (val {values[f'val/{name}']:{form}})"
     return f"{line}  {values['images_per_second']:,.0f} images/s"

@@ -84,7 +84,7 @@ def pretrain(
         try:
             if state is None:
                 before_training = neighbours(run, watch)
-                console.print(first_line(run, before_training), highlight=False)
+                console.print(first_line(run, before_training), highlight=False, soft_wrap=True)
                 if before_training:
                     log.write(before_training, step=0)
             while at.epoch < config.epochs:
@@ -99,7 +99,8 @@ def pretrain(
                     values |= neighbours(run, watch)
                 logged = none_if_not_finite({"epoch": epoch, **values, "time": time.time()})
                 log.write(logged, step=step)
-                console.print(line_of(epoch, config.epochs, values), highlight=False)
+                line = line_of(epoch, config.epochs, values)
+                console.print(line, highlight=False, soft_wrap=True)
                 header = header.at(epoch, step, logged)
                 at = at.next_epoch()
                 if job.limits.checkpoint_epochs and epoch % job.limits.checkpoint_epochs == 0:

@@ -320,7 +320,7 @@ def resume_threads(state: State, accelerator: Accelerator, console: Console) -> 
     if state.threads is None or not same_processes or state.threads == torch.get_num_threads():
         return
     threads = f"{state.threads} thread{'s'[: state.threads - 1]}"
-    console.print(f"Using {threads}, as at the start of the run", highlight=False)
+    console.print(f"Using {threads}, as at the start of the run", highlight=False, soft_wrap=True)
     torch.set_num_threads(state.threads)
 
 
@@ -359,6 +359,7 @@ def restore(run: Training, state: State) -> None:
         f"Resuming at epoch {state.position.epoch + 1}/{run.config.epochs}, "
         f"step {state.position.batch}/{steps}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

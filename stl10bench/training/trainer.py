@@ -82,7 +82,8 @@ def train(
                         raise diverged(what, step, at.lr, values["train/loss"])
                     logged = none_if_not_finite({"epoch": epoch, **values, "time": time.time()})
                     log.write(logged, step=step)
-                    console.print(epoch_line(epoch, config.epochs, values), highlight=False)
+                    line = epoch_line(epoch, config.epochs, values)
+                    console.print(line, highlight=False, soft_wrap=True)
                     header = header.at(epoch, step, logged)
                     best = better(best, header, run)
                     if best.header is header and len(run.validation.labels) and run.is_main:

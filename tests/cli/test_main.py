@@ -65,6 +65,22 @@ def test_train_prints_one_table_to_stdout_and_the_epochs_to_stderr(cli: Any) -> 
     assert re.findall(r"epoch (\d)/2", ended.err) == ["1", "2"]
 
 
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_an_epoch_is_one_line_of_at_most_80_characters_however_narrow_the_terminal(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    train = cli("train", "logistic", *TINY, "--epochs", "10")
+    assert train.code == 0
+    pretrain = cli("pretrain", "simclr", "--backbone", "cnn", *TINY, "--model-option", "channels=4")
+    assert pretrain.code == 0, pretrain.err
+    epochs = [line for line in (train.err + pretrain.err).splitlines() if line.startswith("epoch")]
+    assert [line.endswith(" images/s") for line in epochs[:10]] == [True] * 10, epochs
+    assert "(val " in epochs[0], epochs
+    assert "  kNN " in epochs[10], epochs
+    assert max(map(len, epochs)) <= 80
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_commands_that_train_names_work_as_printed_for_a_run_on_the_demo_images(
     cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
