@@ -15,6 +15,7 @@ from stl10bench.cli.options import (
     Checkpoint,
     check_format,
     choice,
+    in_a_folder,
     load_plugin,
     with_options,
 )
@@ -100,7 +101,11 @@ def export(
     to: Annotated[str, choice("format", ("onnx", "torch", "hub"))],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write; with --to hub, a folder."),
+        typer.Option(
+            *("--output", "-o"),
+            help="File to write; with --to hub, a folder.",
+            callback=in_a_folder,
+        ),
     ] = None,
     push: Annotated[
         str | None,

@@ -89,6 +89,15 @@ def choice(
     )
 
 
+def in_a_folder(output: Path | None) -> Path | None:
+    """The callback of --output: a UsageError, before the work, for a folder that is not there."""
+    if output is not None and not output.parent.exists():
+        raise UsageError(
+            f"--output {output}: there is no folder {output.parent}: create it, or choose another"
+        )
+    return output
+
+
 def option(
     kind: Any,
     help_text: str,
@@ -212,7 +221,12 @@ RunsDir = Annotated[
 ]
 Picture = Annotated[
     Path,
-    typer.Option("--output", "-o", help="File to write: .png, .svg or .jpg.", metavar="FILE"),
+    typer.Option(
+        *("--output", "-o"),
+        help="File to write: .png, .svg or .jpg.",
+        metavar="FILE",
+        callback=in_a_folder,
+    ),
 ]
 DataDir = Annotated[
     Path,

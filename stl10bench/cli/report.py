@@ -14,6 +14,7 @@ from stl10bench.cli.options import (
     RunNames,
     RunsDir,
     choice,
+    in_a_folder,
     pop_look,
     with_options,
 )
@@ -38,6 +39,7 @@ def report(
             "--output",
             "-o",
             help=r"File to write \[default: report.html, or study.html for --template study; .md].",
+            callback=in_a_folder,
         ),
     ] = None,
     style: Annotated[str, choice("format", ("html", "markdown"), "--format")] = "html",
@@ -149,6 +151,7 @@ def plot(
             "--output",
             "-o",
             help=r"File to write: .png, .svg or .jpg \[default: RUN.png or curves.png].",
+            callback=in_a_folder,
         ),
     ] = None,
     runs_dir: RunsDir = RUNS,

@@ -18,6 +18,7 @@ from stl10bench.cli.options import (
     RunNames,
     RunsDir,
     choice,
+    in_a_folder,
     load_plugin,
     with_options,
 )
@@ -39,7 +40,10 @@ app = typer.Typer(no_args_is_help=True)
 def share(
     run: RunNames = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, e.g. rows.tar.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="File to write, e.g. rows.tar.", callback=in_a_folder),
+    ],
     with_checkpoint: Annotated[
         bool, typer.Option("--with-checkpoint", help="Add the tested weights of each run.")
     ] = False,

@@ -25,6 +25,7 @@ from stl10bench.cli.options import (
     choice,
     completing,
     hiding,
+    in_a_folder,
     option,
     pop_look,
     with_options,
@@ -255,6 +256,7 @@ def run(
             "-o",
             help=r"Folder for figures and CSV \[default: RUNS_DIR/studies/NAME].",
             hidden=True,
+            callback=in_a_folder,
         ),
     ] = None,
     dry_run: Annotated[

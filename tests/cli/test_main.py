@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.entry import leaves
 from helpers.forks import Forks
 from PIL import Image
 
@@ -301,6 +302,19 @@ def test_describe_gives_the_layer_table_of_the_report(cli: Any) -> None:
         2_359_808,
         4_609_000,
     ]
+
+
+WRITERS = [name for name, leaf in leaves().items() if any(p.name == "output" for p in leaf.params)]
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_an_output_in_a_folder_that_is_not_there_is_refused_and_makes_none(
+    cli: Any, command: str
+) -> None:
+    ended = cli(*command.split(), "--output", "none/there/x.png")
+    told = "--output none/there/x.png: there is no folder none/there: create it, or choose another"
+    assert (ended.code, ended.err) == (2, f"error: {told}\n")
+    assert not Path("none").exists()
 
 
 @pytest.mark.usefixtures("forgetful")
