@@ -108,7 +108,9 @@ def augmentations(
     registry.check_name(model)
     keywords = settings(context, options, [model])
     frozen = None if registry.backbone_name(model) is None else True
-    keywords = {**recipe_settings(keywords.pop("recipe"), model, frozen=frozen), **keywords}
+    recipe = keywords.pop("recipe")
+    changed = [key.replace("_", " ") for key in _AUGMENTATION if key in keywords and key != "seed"]
+    keywords = {**recipe_settings(recipe, model, frozen=frozen), **keywords}
     shown = {key: value for key, value in keywords.items() if key in _AUGMENTATION}
     config = make_config({**shown, "model": model})
     data = open_data(dataset, data_dir, verify=verify, download=False, console=stderr())
@@ -117,7 +119,10 @@ def augmentations(
         raise UsageError(f"--image {image}: the training images are 0 to {count - 1}")
     row = int(inspection.sample_rows(data.train, 1, config.seed)[0]) if image is None else image
     original, variants = galleries.variants(data.train, row, config, draws)
-    title = f"{galleries.data_label(data)}: training image {row}, augmented as for {model}"
+    title = (
+        f"{galleries.data_label(data)}: training image {row}, augmented with recipe {recipe} for "
+        f"{model}"
+    ) + (f" (changed: {', '.join(changed)})" if changed else "")
     caption = "Each operation alone, with what was drawn for it; then all together."
     words = galleries.Words(title, caption, look.wording)
     _save(galleries.augmentations(original, variants, words), output, look, as_json)

@@ -223,6 +223,10 @@ def test_augmentations_are_drawn_by_the_command(cli: Entry, data_dir: Path, tmp_
     assert np.array_equal(before, written(tmp_path / "augmentations.png"))
     cli("visualize", "augmentations", "logistic", *options)
     assert not np.array_equal(before, written(tmp_path / "augmentations.png"))
+    for more, ending in (([], ""), (["--rotation", "0,90"], " (changed: rotation)")):
+        cli("visualize", "augmentations", "logistic", *options, *more, "--output", "a.svg")
+        drawn = " ".join((tmp_path / "a.svg").read_text().split())
+        assert f"5, augmented with recipe report for logistic{ending} -->" in drawn
 
 
 # Predictions.
