@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
-from stl10bench.core.errors import BenchError, UsageError, cause, unknown
+from stl10bench.core.errors import BenchError, UsageError, cause, suggest, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,10 +84,7 @@ def load_plugin(plugin: str) -> None:
         name, folder = path.name.removesuffix(".py"), path.parent
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    missing = UsageError(
-        f"no plugin {plugin!r}: there is no file {plugin} or {plugin}.py, no folder {plugin} with "
-        f"an __init__.py, and no module {plugin} in {folder} or site-packages"
-    )
+    missing = _missing_plugin(plugin, folder)
     if path is not None and "." in name:
         raise UsageError(
             f"--plugin {plugin}: Python cannot import a name with a dot ({name}): rename it"
@@ -106,6 +103,18 @@ def load_plugin(plugin: str) -> None:
             f"--plugin {plugin}: another module has the name {name!r} "
             f"({module.__file__ or 'part of Python'}): rename the plugin"
         )
+
+
+def _missing_plugin(plugin: str, folder: Path) -> UsageError:
+    """The error for what is neither a file nor a module, with the nearest file that there is."""
+    file = plugin if plugin.endswith(".py") else f"{plugin}.py"
+    files = [str(path) for path in sorted(Path(file).parent.glob("*.py"))]
+    if hint := suggest(str(Path(file)), files, otherwise=""):
+        return UsageError(f"no plugin {plugin!r}: there is no file {file}: {hint}")
+    return UsageError(
+        f"no plugin {plugin!r}: there is no file {file}, no folder {plugin} with an __init__.py, "
+        f"and no module {plugin} in {folder} or site-packages"
+    )
 
 
 @contextmanager

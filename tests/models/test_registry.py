@@ -284,6 +284,23 @@ def test_a_plugin_that_is_not_there_is_told(
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize("plugin", ["my_model", "my_model.py", "plugins/my_model.py"])
+def test_a_plugin_that_is_not_there_is_told_with_the_nearest_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(plugin).parent
+    folder.mkdir(exist_ok=True)
+    (folder / "my_models.py").write_text("")
+    file = folder / "my_model.py"
+    told = (
+        f"no plugin {plugin!r}: there is no file {file}: did you mean '{folder / 'my_models.py'}'"
+    )
+    with pytest.raises(UsageError) as error:
+        registry.load_plugin(plugin)
+    assert str(error.value).startswith(told)
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [
