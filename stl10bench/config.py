@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from stl10bench.core.errors import UsageError, suggest, unknown
+from stl10bench.core.errors import UsageError, rule_of, suggest, unknown
 
 STEPPED = ("supervised", "fixmatch", "simclr")  # the methods of gradient steps
 SELF_SUPERVISED = "simclr"  # the method whose runs end in a backbone, not in a row
@@ -324,8 +324,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
             return f"unknown {name} {problem['input']!r:.80}: {hint}"
         case "value_error":  # one of ours, from a validator
             return str(problem["ctx"]["error"])
-    rule = problem["msg"].removeprefix("Input should be ")
-    return f"{name} = {problem['input']!r:.80}: must be {rule}"
+    return f"{name} = {problem['input']!r:.80}: {rule_of(problem)}"
 
 
 DEFAULT_RECIPE = "tuned"

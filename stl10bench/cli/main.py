@@ -29,7 +29,7 @@ from stl10bench.core.console import (
     muted_stderr,
     open_streams,
 )
-from stl10bench.core.errors import BenchError, StorageError, suggest
+from stl10bench.core.errors import BenchError, StorageError, rule_of, suggest
 from stl10bench.core.launcher import note_launcher, warn_of_one_process
 
 # A command -> its module in stl10bench.cli, and the first line of its help: `--help` imports no
@@ -174,7 +174,10 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 
 def _explain(error: Any) -> str:
-    """Typer's words; for an option that a command does not have, with what may be meant."""
+    """Typer's words, but ours for a value of the wrong kind and an option that there is not."""
+    if hasattr(error.__cause__, "errors"):  # pydantic's, of a value of error.param
+        problem = error.__cause__.errors()[0]
+        return f"{error.param.opts[0]} {problem['input']!s:.80}: {rule_of(problem)}"
     if not hasattr(error, "possibilities"):
         return str(error.format_message())
     options = [name for parameter in error.ctx.command.params for name in parameter.opts]

@@ -1,10 +1,10 @@
 """What can go wrong for a user -> one line and an exit code."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -151,6 +151,17 @@ def first_problem(error: "ValidationError") -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(map(str, problem["loc"]))[:100]
     return f"{where or 'all of it'}: {problem['msg'][:200]}"
+
+
+_PARSED = re.compile(r"(int|float|bool)_(?:parsing|type|from_float)")
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def rule_of(problem: Mapping[str, Any]) -> str:
+    """What a value must be, from one of pydantic's problems, in our words where we have some."""
+    parsed = _PARSED.fullmatch(problem["type"])
+    rule = problem["msg"].removeprefix("Input should be ")
+    return f"must be {_KINDS[parsed[1]] if parsed else rule}"
 
 
 def require(package: str, *, extra: str, purpose: str) -> None:

@@ -368,7 +368,7 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         (
             "train cnn --plugin no_such",
             2,
-            "no plugin 'no_such': there is no file no_such or",
+            "no plugin 'no_such': there is no file no_such.py, no folder",
         ),
         (
             "train mobilenetv2 --freeze --no-pretrained",
@@ -378,7 +378,10 @@ def test_a_plugin_from_the_working_folder_trains(cli: Any, tmp_path: Path) -> No
         ("train mobilenetv2 --no-pretrained", 2, "or use --no-freeze."),
         ("train logistic --weights x.safetensors", 4, "cannot read the weights x.safe"),
         ("train mobilenetv2 --weights no.safetensors", 4, "cannot read the weights no.safe"),
-        ("train cnn --epochs many", 2, "Invalid value for '--epochs'"),
+        ("train cnn --epochs many", 2, "error: --epochs many: must be a whole number"),
+        ("train cnn --max-minutes x", 2, "error: --max-minutes x: must be a number"),
+        ("visualize samples --seed -1", 2, "error: --seed -1: must be greater than or equal to 0"),
+        ("train cnn --set keep_copies=maybe", 2, "keep_copies = 'maybe': must be true or false"),
         ("train cnn --data-dir nowhere", 3, "stl10bench data download --data-dir nowhere"),
         ("train cnn --config no.json", 2, "cannot read no.json"),
         ("train cnn --config odd.json", 2, "odd.json: model_options must be an object"),

@@ -314,7 +314,7 @@ def test_a_search_resumes_with_the_same_weights_alone(data_dir: Path, tmp_path: 
         ("--vary schedule=1..2 --sampler tpe", "schedule is not a number and cannot have a range"),
         ("--vary rotation=1..2 --sampler tpe", "rotation is not a number and cannot have a range"),
         ("--vary model=1..2 --sampler tpe", "model is not a number and cannot have a range"),
-        ("--vary batch_size=1.5..8 --sampler tpe", "batch_size = 1.5: must be a valid integer"),
+        ("--vary batch_size=1.5..8 --sampler tpe", "batch_size = 1.5: must be a whole number"),
         ("--vary lr=1,2 --trials 5", "--trials needs a search: add --sampler"),
         (
             "--vary lr=1..2 --sampler tpe --dry-run",
