@@ -226,9 +226,10 @@ def import_folder(
         skip_broken=skip_broken,
     )
     folder = str(data_dir / FOLDER)
+    skipped = "1 file" if counts["skipped"] == 1 else f"{counts['skipped']:,} files"
     sentence = (
         f"Wrote {folder}: {counts['classes']} classes, {counts['train']:,} training and "
-        f"{counts['test']:,} test images; {counts['skipped']:,} files skipped"
+        f"{counts['test']:,} test images; {skipped} skipped"
     )
     _answer(sentence, {"folder": folder, "image_size": size, **counts}, as_json)
 

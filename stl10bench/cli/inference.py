@@ -89,7 +89,8 @@ def predict(
     elif predictions:
         _print_table(predictions)
     if broken:
-        typer.echo(f"cannot read {len(broken)} of {len(results)} files as images", err=True)
+        count = f"cannot read {len(broken)} of {len(results)} files as images"
+        typer.echo(count if predictions else "no image could be read", err=True)
         raise typer.Exit(DataError.exit_code)
 
 

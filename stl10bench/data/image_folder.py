@@ -189,9 +189,9 @@ def _without_known_others(source: Path, photos: Sequence[Photo]) -> list[Photo]:
     others = [photo for photo in photos if photo.path.suffix.lower() in _NO_PHOTOS]
     if others:
         names = _shown(photo.path.relative_to(source).as_posix() for photo in others)
-        noun = "1 file that is no photo"
+        noun = "1 file that is not a photo"
         if len(others) > 1:
-            noun = f"{len(others)} files that are no photos"
+            noun = f"{len(others)} files that are not photos"
         _say(f"{source}: skipped {noun}: {names}")
     return [photo for photo in photos if photo.path.suffix.lower() not in _NO_PHOTOS]
 

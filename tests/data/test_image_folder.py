@@ -144,13 +144,20 @@ def test_files_known_to_be_no_photos_are_skipped_and_counted(
     counts = import_folder(source, tmp_path / "data")
     assert counts == {"classes": 2, "train": 16, "test": 4, "skipped": 7}
     told = capfd.readouterr().err
-    assert "skipped 7 files that are no photos: 'ant/Thumbs.db', 'ant/_classes.CSV'" in told
+    assert "skipped 7 files that are not photos: 'ant/Thumbs.db', 'ant/_classes.CSV'" in told
     assert "'ant/b.md', 'ant/c.xml' and 2 more\n" in told
     (source / "ant" / "photo.heic").write_bytes(b"x")
     with pytest.raises(
         DataError, match=r"1 of 21 files cannot be read as images: 'ant/photo.heic'"
     ):
         import_folder(source, tmp_path / "other")
+
+
+def test_one_skipped_file_is_told_in_the_singular(cli: Any, source: Path, tmp_path: Path) -> None:
+    (source / "ant" / "notes.txt").write_bytes(b"x")
+    code, out, err = cli("data", "import", str(source), "--data-dir", str(tmp_path / "data"))
+    assert (code, out.endswith("; 1 file skipped\n")) == (0, True)
+    assert "skipped 1 file that is not a photo: 'ant/notes.txt'" in err
 
 
 def test_copies_across_the_splits_and_under_two_labels_are_told(

@@ -59,6 +59,16 @@ def test_predict_gives_json_csv_and_python_the_same(
     assert one[1:] == ((best["class"],), (pytest.approx(best["probability"]),))
 
 
+def test_predict_says_that_it_could_read_no_image_at_all(
+    cli: Any, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, reason in (("empty", "the folder is empty"), ("no.jpg", "No such file")):
+        code, out, err = cli("predict", model, path)
+        assert (code, out, err.splitlines()[1]) == (3, "", "no image could be read")
+        assert reason in err.splitlines()[0]
+
+
 def test_predict_exits_with_0_when_every_file_is_an_image(cli: Any, model: str) -> None:
     Image.new("L", (3, 300), 7).save("thin.jpg")
     code, out, err = cli("predict", model, "thin.jpg", "--top", "1")
