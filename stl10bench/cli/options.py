@@ -199,7 +199,7 @@ RunNames = Annotated[
     list[str] | None,
     typer.Argument(
         help="Names of runs, their beginnings, folders, or files in them; a model's name means all "
-        "of its runs.",
+        "of its runs, but those that a study varied.",
         autocompletion=_runs,
     ),
 ]

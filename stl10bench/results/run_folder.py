@@ -485,10 +485,12 @@ def _told_apart(folders: Sequence[RunFolder]) -> list[str]:
 
 
 def runs_of(runs_dir: Path, name: str) -> list[RunFolder]:
-    """The runs that a `name` means: all runs of a model, or else the one of `find_run`."""
+    """The runs that a `name` means: all of a model that no study varied, or `find_run`'s one."""
     matching = _matching(runs_dir, name)
     of_model = [folder for folder in matching if folder.name.rpartition("-")[0] == name]
-    return of_model or [find_run(runs_dir, name)]
+    varied = study_runs(runs_dir).varied if len(of_model) > 1 else frozenset()
+    unvaried = [folder for folder in of_model if folder.name not in varied]
+    return unvaried or of_model or [find_run(runs_dir, name)]
 
 
 def _matching(runs_dir: Path, name: str) -> list[RunFolder]:

@@ -156,6 +156,8 @@ def test_a_name_that_begins_runs_of_a_study_and_another_means_the_other(
         json.loads(path.read_text())["base"] for path in tmp_path.glob("runs/*/*/study.json")
     )
     assert (code, json.loads(out)["run"]) == (0, base)
+    shown = study("table", "logistic", "--no-combine", "--no-baselines", "--format", "csv")[1]
+    assert len(shown.splitlines()) == 3  # the base with two seeds, of four runs
     code, _, err = study("runs", "rm", "logistic")  # which does not guess
     assert (code, "run 'logistic' is ambiguous" in err) == (2, True)
     shutil.copytree(tmp_path / "runs" / base, tmp_path / "runs" / "logistic-mine")
