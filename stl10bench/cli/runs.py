@@ -25,9 +25,8 @@ from stl10bench.core import files
 from stl10bench.core.console import clean, stdout
 from stl10bench.core.errors import CheckpointError, UsageError
 from stl10bench.results import columns
-from stl10bench.results.labels import row_labels
-from stl10bench.results.rows import Failure, Row
-from stl10bench.results.run_folder import STATES, RunFolder, find_run, run_folders
+from stl10bench.results.rows import Row
+from stl10bench.results.run_folder import STATES, find_run, run_folders, run_labels
 from stl10bench.results.table import Table, print_table
 
 app = typer.Typer(no_args_is_help=True)
@@ -56,7 +55,7 @@ def list_runs(*, runs_dir: RunsDir = RUNS, as_json: bool) -> None:
         raise UsageError(f"no run in {runs_dir}: train one, or pass --runs-dir")
     else:
         total = decimal(sum(run["bytes"] for run in runs))
-        table = _to_table(runs, _labels(folders))
+        table = _to_table(runs, run_labels(folders))
         print_table(table, stdout(), expendable=("size", "since", "epoch"), whole="--json")
         stdout().print(f"{total} in {len(runs)} run{'s' * (len(runs) > 1)}", highlight=False)
     if any(run["state"] == "damaged" for run in runs):
@@ -75,20 +74,6 @@ def _to_table(runs: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
             notes.append(("run", f"{run['run']}: {textwrap.shorten(run['reason'], _LONGEST)}"))
     header = ("model", "run", "state", "since", "epoch", "test accuracy", "size")
     return Table("Runs", header, tuple(lines), tuple(notes), left=("run", "state", "since"))
-
-
-def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    """The model of each run, and its settings that tell it from the others."""
-    runs = []
-    for folder in folders:
-        config, options = None, {}
-        with suppress(CheckpointError):  # the state says so
-            config = folder.config()
-            options = config.model_options
-        model = "" if config is None else config.model
-        # With a row or without: a failure has what a label is made of.
-        runs.append(Failure(model=model, model_options=options, config=config, error=""))
-    return row_labels(runs)
 
 
 def _date(since: Any) -> str:

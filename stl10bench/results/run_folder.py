@@ -32,7 +32,7 @@ from stl10bench.core.errors import (
 )
 from stl10bench.metrics import calibration
 from stl10bench.results import predictions
-from stl10bench.results.labels import tell_apart
+from stl10bench.results.labels import row_labels
 from stl10bench.results.predictions import Predictions
 from stl10bench.results.pretraining import (
     BACKBONE,
@@ -467,21 +467,29 @@ def find_run(runs_dir: Path, name: str, *, guess: bool = True) -> RunFolder:
 
 def _told_apart(folders: Sequence[RunFolder]) -> list[str]:
     """The name of each run, and what tells it from the others: settings, accuracy or state."""
-    models, settings = [], []
-    for folder in folders:
-        config: dict[str, Any] = {}
-        with suppress(CheckpointError):  # its state says so
-            config = dict(folder.config())
-        models.append(config.pop("model", ""))
-        settings.append(config | config.pop("model_options", {}))
-    runs = []
-    for folder, model, label in zip(folders, models, tell_apart(models, settings), strict=True):
+    labels, runs = run_labels(folders), []
+    models = {label.partition(", ")[0].partition(" #")[0] for label in labels}
+    for folder, label in zip(folders, labels, strict=True):
         facts = folder.describe()
         accuracy = facts["test_accuracy"]
-        marks = [label.removeprefix(model).lstrip(", ")]
-        marks.append(facts["state"] if accuracy is None else f"accuracy {accuracy:.3f}")
-        runs.append(f"{folder.name} ({', '.join(filter(None, marks))})")
+        state = facts["state"] if accuracy is None else f"accuracy {accuracy:.3f}"
+        told = label.partition(", ")[2] if len(models) == 1 else label
+        runs.append(f"{folder.name} ({', '.join(filter(None, (told, state)))})")
     return runs
+
+
+def run_labels(folders: Sequence[RunFolder]) -> list[str]:
+    """The model of each run, finished or not, and its settings that tell it from the others."""
+    runs = []
+    for folder in folders:
+        config, options = None, {}
+        with suppress(CheckpointError):  # its state says so
+            config = folder.config()
+            options = config.model_options
+        model = "" if config is None else config.model
+        # With a row or without: a failure has what a label is made of.
+        runs.append(Failure(model=model, model_options=options, config=config, error=""))
+    return row_labels(runs)
 
 
 def runs_of(runs_dir: Path, name: str) -> list[RunFolder]:

@@ -203,3 +203,14 @@ def test_runs_are_removed_by_name_and_by_state(cli: Any, data_dir: Path, tmp_pat
     assert left == [rows[0]["run"]]
     code, _, err = cli("runs", "rm", "--runs-dir", str(tmp_path))
     assert (code, "Missing run" in err) == (2, True)
+
+
+def test_an_ambiguous_name_says_a_methods_options_as_the_list_of_runs_does(tmp_path: Path) -> None:
+    for views in (1, 2):
+        settings = {"model": "kmeans", "method": "probe", "method_options": {"views": views}}
+        config = make_config(settings)
+        (tmp_path / f"kmeans-{views}").mkdir()
+        text = json.dumps(config.model_dump(mode="json"))
+        (tmp_path / f"kmeans-{views}" / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=r"kmeans-1 \(views 1, new\), kmeans-2 \(views 2, new\)"):
+        find_run(tmp_path, "kmeans")
